@@ -1,0 +1,62 @@
+//! Identifiers. One type per thing that is counted, so that two numbers cannot be swapped.
+
+use std::fmt;
+
+/// A shard's index in this life of the process, `0..shards`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(pub u16);
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The number of a start of the process on this data directory; raised durably before the first write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch(pub u32);
+
+/// One shard's log in one life of the process (glossary: stream).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream {
+    /// Which life of the process; compared first, so that streams order by age.
+    pub epoch: Epoch,
+    /// Which shard's log.
+    pub shard: ShardId,
+}
+
+/// Position of a record in its stream; 1 is the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Sequence(pub u64);
+
+/// A table's identity with its generation in one number: never used again, so a dropped and recreated table
+/// never meets old records. Layout: epoch (24 bits), shard (16), counter (24).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableId(pub u64);
+
+impl TableId {
+    /// The `counter`-th table that `shard` created in `epoch`.
+    pub fn new(epoch: Epoch, shard: ShardId, counter: u32) -> Self {
+        debug_assert!(counter < 1 << 24, "a shard creates fewer than 2^24 tables in one life");
+        TableId(u64::from(epoch.0) << 40 | u64::from(shard.0) << 24 | u64::from(counter))
+    }
+}
+
+/// A trigger's identity; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TriggerId(pub u64);
+
+/// One run of a plugin in this life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunId(pub u64);
+
+/// Nanoseconds of the monotonic clock, comparable within one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct MonoNs(pub u64);
+
+impl MonoNs {
+    /// Nanoseconds from `earlier` to `self`, 0 if `earlier` is later.
+    pub fn since(self, earlier: MonoNs) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}

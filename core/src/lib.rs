@@ -1,0 +1,16 @@
+//! `saltus-core`: the pure domain of Saltus.
+//!
+//! Line protocol, schemas, batches, trigger specifications, limits, errors, and the ports through which the
+//! other crates meet. **Invariant:** this crate knows no runtime, no clock, no Python and no `unsafe`; every
+//! instant is an argument.
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod catalog;
+pub mod ids;
+pub mod limits;
+pub mod line_protocol;
+pub mod names;
+pub mod ports;
+pub mod schema;
+pub mod trigger;

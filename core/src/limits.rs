@@ -1,0 +1,65 @@
+//! Every bound of the engine, in one place, with the arithmetic that relates them.
+//!
+//! A bound that operators may change is the default of a setting of the same name.
+
+/// Tags and fields of one table together; `time` is exempt.
+pub const COLUMNS_PER_TABLE_MAX: usize = 4096;
+/// Tables of all databases together.
+pub const TABLES_MAX: usize = 100_000;
+/// Databases, `_internal` not counted.
+pub const DATABASES_MAX: usize = 10_000;
+/// Bytes of a measurement, tag key or field key, unescaped.
+pub const NAME_BYTES_MAX: usize = 64 * 1024 - 1;
+/// Bytes of a tag value, unescaped.
+pub const TAG_VALUE_BYTES_MAX: usize = 64 * 1024 - 1;
+/// Bytes of a string field's value, unescaped (reference, 6.1: 1 MiB).
+pub const STRING_FIELD_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a database name (reference, 3.3).
+pub const DB_NAME_BYTES_MAX: usize = 511;
+/// Bytes of a request body after decompression, default of `--max-http-request-size`.
+pub const HTTP_REQUEST_BYTES_MAX: usize = 10 * 1024 * 1024;
+/// Rejected lines described in one reply; further ones are only counted.
+pub const LINE_ERRORS_REPORTED_MAX: usize = 1000;
+
+/// Rows in the growable tail of a table before it becomes a chunk.
+pub const TAIL_ROWS_MAX: usize = 8192;
+/// A batch of at least this many rows becomes a chunk of its own: its buffers are the table's buffers.
+pub const CHUNK_DIRECT_ROWS_MIN: usize = 1024;
+/// Rows beyond which two chunks are not merged any more.
+pub const CHUNK_ROWS_MAX: usize = 1024 * 1024;
+
+/// Items in one shard's mailbox.
+pub const MAILBOX_ITEMS_MAX: usize = 64 * 1024;
+/// Bytes of batches under way to one shard, default of `--mailbox-size`.
+pub const MAILBOX_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// A WAL frame carries at most this many payload bytes, unless one record alone is larger.
+pub const WAL_FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Size of a preallocated WAL segment.
+pub const WAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Alignment of frames, for O_DIRECT.
+pub const WAL_ALIGN: usize = 4096;
+/// One record, that is one accepted body for one table, may not exceed this (reference default body: 10 MiB).
+pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// Rows handed to one run of a plugin.
+pub const RUN_ROWS_MAX: usize = 100_000;
+/// Events waiting in memory for one trigger, in bytes of their batches.
+pub const TRIGGER_BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Runs waiting for the deferred workers of one shard.
+pub const DEFERRED_QUEUE_MAX: usize = 1024;
+/// Milliseconds an inline run may take before it is interrupted.
+pub const INLINE_DEADLINE_MS: u64 = 10;
+/// Milliseconds a deferred run may take before it is interrupted.
+pub const DEFERRED_DEADLINE_MS: u64 = 60_000;
+/// How often a plugin's output may trigger further runs in one chain.
+pub const CHAIN_DEPTH_MAX: u8 = 8;
+/// Rows of `system.processing_engine_logs` kept per node.
+pub const LOG_ROWS_MAX: usize = 10_000;
+/// Bytes of one log text; the rest is cut and the cut is said.
+pub const LOG_TEXT_BYTES_MAX: usize = 64 * 1024;
+
+const _: () = assert!(CHUNK_DIRECT_ROWS_MIN <= TAIL_ROWS_MAX, "a batch that fits no tail must become a chunk");
+const _: () = assert!(WAL_FRAME_BYTES_MAX.is_multiple_of(WAL_ALIGN), "full frames are aligned");
+const _: () = assert!(HTTP_REQUEST_BYTES_MAX < WAL_RECORD_BYTES_MAX, "a body always fits one record");
+const _: () = assert!(HTTP_REQUEST_BYTES_MAX * 4 <= MAILBOX_BYTES_MAX, "several full bodies fit a mailbox");

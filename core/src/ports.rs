@@ -1,0 +1,184 @@
+//! The seams between crates: what `shards` calls and `python-bridge` implements, and what `python-bridge` calls and
+//! `server` implements. Both sides know only this file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+
+use crate::batch::Batch;
+use crate::ids::{MonoNs, RunId, ShardId};
+use crate::trigger::TriggerDef;
+
+/// One version of a plugin's source.
+#[derive(Clone, Debug)]
+pub struct PluginCode {
+    /// The source text (of `__init__.py` for a directory plugin).
+    pub source: Arc<str>,
+    /// Hash of the content; equal hashes are equal code. For a directory: of all its files.
+    pub hash: u64,
+    /// Where it came from. `Some` for a directory plugin: imported as a package from its parent.
+    pub directory: Option<std::path::PathBuf>,
+}
+
+/// Where a trigger's code comes from; implemented by the registry in `server`.
+pub trait CodeSource: Send + Sync {
+    /// The newest version already read; never blocks.
+    fn current(&self) -> Arc<PluginCode>;
+    /// Looks at the file and reads it again if it changed. Blocks on file I/O: never called on a shard's thread.
+    fn refresh(&self) -> Arc<PluginCode>;
+}
+
+/// A trigger ready to run.
+pub struct Trigger {
+    /// What the catalog says.
+    pub def: TriggerDef,
+    /// Its code.
+    pub code: Arc<dyn CodeSource>,
+}
+
+/// One table's rows for a write trigger.
+#[derive(Clone, Debug)]
+pub struct TableBatch {
+    /// The table.
+    pub table: Arc<str>,
+    /// Its rows: the very buffers that the table holds.
+    pub batch: Arc<Batch>,
+}
+
+/// What a run is for.
+#[derive(Clone, Debug)]
+pub enum RunEvent {
+    /// Rows were written; in order per table.
+    Writes(Vec<TableBatch>),
+}
+
+/// One run to be made.
+pub struct RunRequest {
+    /// Identity of the run.
+    pub run_id: RunId,
+    /// Whose run.
+    pub trigger: Arc<Trigger>,
+    /// What for.
+    pub event: RunEvent,
+    /// Interrupted when it takes longer.
+    pub deadline: Duration,
+    /// When the last byte of the (oldest) request arrived: activation is measured from here.
+    pub received: MonoNs,
+    /// How many plugin runs stand between the client's write and this event; 0 for a client's write.
+    pub depth: u8,
+}
+
+/// Lines that a run wants written when it succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedWrite {
+    /// The database.
+    pub db: Arc<str>,
+    /// Line protocol, nanosecond timestamps.
+    pub lines: String,
+}
+
+/// A failure in the plugin or in loading it, as plain strings (no Python object leaves its interpreter).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct PluginError {
+    /// The exception's type name, for instance `KeyError`; `Timeout` and `MemoryError` included.
+    pub kind: String,
+    /// `"{TypeName}: {message}"` (reference, 1.2).
+    pub message: String,
+    /// The formatted traceback, or empty.
+    pub traceback: String,
+}
+
+/// What came of a run.
+pub struct RunReport {
+    /// The request, given back.
+    pub request: RunRequest,
+    /// Success, or why not.
+    pub result: Result<(), PluginError>,
+    /// To be applied if the run succeeded.
+    pub writes: Vec<QueuedWrite>,
+    /// When the plugin's entry function was entered (glossary: activation); `None` if it never was.
+    pub entered: Option<MonoNs>,
+    /// When it was over.
+    pub finished: MonoNs,
+}
+
+/// Severity of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// `INFO`
+    Info,
+    /// `WARN`
+    Warn,
+    /// `ERROR`
+    Error,
+}
+
+impl LogLevel {
+    /// The text in `system.processing_engine_logs`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Info => "INFO",
+            LogLevel::Warn => "WARN",
+            LogLevel::Error => "ERROR",
+        }
+    }
+}
+
+/// One line for `system.processing_engine_logs`.
+#[derive(Clone, Debug)]
+pub struct LogLine {
+    /// The trigger's database.
+    pub db: Arc<str>,
+    /// The trigger.
+    pub trigger: Arc<str>,
+    /// The run.
+    pub run_id: RunId,
+    /// Severity.
+    pub level: LogLevel,
+    /// The text; for a failure with the traceback.
+    pub text: String,
+}
+
+/// What plugins reach outside themselves; implemented by `server`.
+pub trait PluginHost: Send + Sync {
+    /// Keeps a log line. Lock-free, never blocks; lines that find no room are counted.
+    fn log(&self, line: LogLine);
+
+    /// Runs SQL and waits for the whole result. Blocks: deferred lane only.
+    ///
+    /// # Errors
+    /// The text of the failure as the reference, 1.4, gives it.
+    fn query(&self, db: &str, sql: &str, params: &[(String, String)]) -> Result<Vec<RecordBatch>, String>;
+}
+
+/// Where a finished deferred run is reported; implemented by `shards`. Never blocks.
+pub trait Completions: Send + Sync {
+    /// Takes the report of a run that was accepted by [`ShardPlugins::submit`].
+    fn completed(&self, report: RunReport);
+}
+
+/// A shard's interpreters; lives on the shard's thread and never leaves it.
+pub trait ShardPlugins {
+    /// Runs on this thread, now, and returns within about the request's deadline.
+    fn run_inline(&mut self, request: RunRequest) -> RunReport;
+
+    /// Hands the run to the shard's deferred workers.
+    ///
+    /// # Errors
+    /// The request, when the bounded queue is full; the caller keeps it and tries again after a completion.
+    fn submit(&mut self, request: RunRequest) -> Result<(), Box<RunRequest>>;
+}
+
+/// The process's Python; implemented by `python-bridge`.
+pub trait PluginRuntime: Send + Sync {
+    /// Makes a shard's interpreters. Called once per shard, on the shard's thread.
+    ///
+    /// # Errors
+    /// What Python said.
+    fn attach(&self, shard: ShardId, completions: Arc<dyn Completions>) -> Result<Box<dyn ShardPlugins>, PluginError>;
+
+    /// Interrupts what still runs and waits for the workers, at most `within`. Interpreters are not destroyed.
+    fn stop(&self, within: Duration);
+}
