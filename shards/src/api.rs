@@ -1,0 +1,175 @@
+//! What the composition sees of the engine: values in, values out.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use saltus_core::ids::{MonoNs, ShardId, TableId};
+use saltus_core::line_protocol::{LineError, Precision};
+use saltus_core::trigger::TriggerDef;
+
+/// Everything the engine needs to start.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// One shard per CPU named, in this order; `None` leaves the shard unpinned.
+    pub cpus: Vec<Option<usize>>,
+    /// Where logs live; locked while the engine runs.
+    pub data_dir: PathBuf,
+    /// Where connections are accepted.
+    pub http_bind: SocketAddr,
+    /// Bytes of batches under way to one shard.
+    pub mailbox_bytes: usize,
+    /// Bytes of one WAL segment.
+    pub wal_segment_bytes: u64,
+    /// Start although a corrupt range of the log has to be left out.
+    pub accept_loss: bool,
+    /// Rows of one plugin run.
+    pub run_rows_max: usize,
+    /// Deadline of inline runs.
+    pub inline_deadline: Duration,
+    /// Deadline of deferred runs.
+    pub deferred_deadline: Duration,
+}
+
+/// A client's write.
+#[derive(Clone, Debug)]
+pub struct WriteRequest {
+    /// The database, its name checked.
+    pub db: Arc<str>,
+    /// Line protocol.
+    pub body: Bytes,
+    /// Unit of the timestamps.
+    pub precision: Precision,
+    /// Keep the good lines when some are bad.
+    pub accept_partial: bool,
+    /// Answer after apply, before the log is durable.
+    pub no_sync: bool,
+    /// When the last byte of the request was there.
+    pub received: MonoNs,
+}
+
+/// What came of a write.
+#[derive(Clone, Debug)]
+pub enum WriteOutcome {
+    /// Every line was taken (and is durable, unless `no_sync`).
+    Written {
+        /// Rows taken.
+        rows: usize,
+    },
+    /// `accept_partial`: the good lines were taken (perhaps none), these were not.
+    Partial {
+        /// Rows taken.
+        rows: usize,
+        /// The first of the rejected lines, by line number.
+        rejected: Vec<LineError>,
+        /// How many lines were rejected in all.
+        rejected_count: usize,
+    },
+    /// Not `accept_partial`: nothing was taken because of this line.
+    Rejected(LineError),
+    /// The body has no line that is neither blank nor a comment.
+    Empty,
+    /// A mailbox is full: the client should come again.
+    Busy {
+        /// What was full.
+        what: String,
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// The shard that owns the table takes no writes (poisoned log, no space, stopping).
+    Unavailable {
+        /// Why, for the client and `/health`.
+        reason: String,
+    },
+}
+
+/// Why a table could not be made or dropped.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TableError {
+    /// A table of that name exists.
+    #[error("attempted to create a resource that already exists")]
+    Exists,
+    /// There is none of that name.
+    #[error("Table not found {0}")]
+    NotFound(String),
+    /// The columns break a rule; the text says which.
+    #[error("{0}")]
+    Invalid(String),
+    /// A limit is met; the text is the reference's, 6.6.
+    #[error("{0}")]
+    Limit(String),
+    /// The owner takes no writes.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// A table as metrics and system tables show it.
+#[derive(Clone, Debug)]
+pub struct TableStats {
+    /// Identity.
+    pub id: TableId,
+    /// Its owner.
+    pub shard: ShardId,
+    /// Rows in memory, overwritten versions included.
+    pub rows: u64,
+    /// Bytes in memory, estimated.
+    pub bytes: u64,
+}
+
+/// Counters and histograms of one shard, at one moment.
+#[derive(Clone, Debug)]
+pub struct ShardStats {
+    /// Which.
+    pub shard: ShardId,
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// Open connections.
+    pub connections: u64,
+    /// Counters since start, by metric name without prefix: `rows_written_total`, `lines_rejected_total` ...
+    pub counters: Vec<(&'static str, u64)>,
+    /// Gauges, likewise: `mailbox_bytes`, `tables`, `table_bytes` ...
+    pub gauges: Vec<(&'static str, f64)>,
+    /// Nanoseconds from append to durable, per round.
+    pub commit_ns: Histogram<u64>,
+    /// Why it takes no writes, if so.
+    pub poisoned: Option<String>,
+    /// Its tables.
+    pub tables: Vec<TableStats>,
+}
+
+/// Counters and histograms of one trigger, at one moment. Nanoseconds.
+#[derive(Clone, Debug)]
+pub struct TriggerStats {
+    /// The trigger.
+    pub def: TriggerDef,
+    /// Its home.
+    pub home: ShardId,
+    /// Last byte of the request received, to plugin entered.
+    pub activation_ns: Histogram<u64>,
+    /// Event handed over, to plugin entered.
+    pub queue_ns: Histogram<u64>,
+    /// Plugin entered, to returned.
+    pub run_ns: Histogram<u64>,
+    /// Runs finished.
+    pub runs: u64,
+    /// Runs that failed.
+    pub errors: u64,
+    /// Rows handed to runs.
+    pub rows: u64,
+    /// Events given up because the backlog was full.
+    pub events_dropped: u64,
+    /// The last failure's text.
+    pub last_error: Option<String>,
+    /// Events waiting.
+    pub backlog_events: u64,
+}
+
+/// Whether the engine serves.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Empty when all is well; else one reason per shard that does not take writes.
+    pub reasons: Vec<String>,
+}
