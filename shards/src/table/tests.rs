@@ -557,7 +557,7 @@ fn any_row() -> impl Strategy<Value = Row> {
 
 /// Rows of one batch, all without the columns whose bit is not set; late ones and mostly rising ones.
 fn any_rows() -> impl Strategy<Value = Vec<Row>> {
-    let size = prop_oneof![5 => 1..4usize, 3 => 4..24, 2 => 24..60];
+    let size = prop_oneof![5 => 1..4usize, 3 => 4..24usize, 2 => 24..60usize];
     (size.prop_flat_map(|size| proptest::collection::vec(any_row(), size)), any::<u8>(), 0..40i64).prop_map(
         |(mut rows, columns, shift)| {
             for row in &mut rows {
