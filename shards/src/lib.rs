@@ -1,1 +1,3 @@
-//! stub
+//! `saltus-shards`: the thread-per-core engine.
+pub mod io;
+pub mod wal;
