@@ -210,3 +210,6 @@ fn unshare(shared: Rc<DmaBuffer>) -> DmaBuffer {
         copy
     })
 }
+
+#[cfg(test)]
+mod tests;

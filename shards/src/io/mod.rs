@@ -30,11 +30,7 @@ pub trait WalFile: 'static {
     type Buffer: WalBuffer + 'static;
 
     /// Writes all of `buffer` at byte `offset`. Gives the number of bytes written, which may be too few.
-    fn write_at(
-        &self,
-        buffer: Self::Buffer,
-        offset: u64,
-    ) -> impl Future<Output = (io::Result<usize>, Self::Buffer)>;
+    fn write_at(&self, buffer: Self::Buffer, offset: u64) -> impl Future<Output = (io::Result<usize>, Self::Buffer)>;
 
     /// Makes durable what was written.
     fn sync_data(&self) -> impl Future<Output = io::Result<()>>;

@@ -7,7 +7,9 @@
 //! | zeros behind the last frame | the log ends there | nothing |
 //! | something that is no frame, and no sound frame of this segment or a later one behind it | the last round was under way when the power went: it was never acknowledged | cut, and reported ([`TornTail`]) |
 //! | the same with a sound frame behind it | decay or loss: a round is submitted only after the one before it is durable | refused; with `accept_loss` skipped, and reported ([`Loss`]) |
-//! | a sound frame whose first sequence is not the next one | frames between them are missing | as above |
+//! | a sound frame whose first sequence is beyond the next one | frames between them are missing | as above |
+//! | a sound frame whose first sequence was read already | a bug | refused always |
+//! | no frame, but the next segment goes on with the next sequence | nothing is missing | nothing |
 //! | a segment number left out | a file is missing | as above |
 //! | a last segment without a sound header and without frames | its preparation was interrupted | reported, nothing lost |
 //! | any other segment without a sound header | damage | refused; with `accept_loss` its frames are taken by their own headers |
@@ -187,17 +189,22 @@ pub struct Loss {
     pub path: PathBuf,
     /// Where it begins, in bytes.
     pub offset: u64,
-    /// The first sequence that is missing.
+    /// The first sequence that is missing; 0 if that is not known, because the log before it was cut.
     pub first: Sequence,
-    /// The last one; below `first` if the damage cost no record.
-    pub last: Sequence,
+    /// The last one; below `first` if the damage cost no record, `None` if the log ends with it.
+    pub last: Option<Sequence>,
 }
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (epoch, shard) = (self.stream.epoch.0, self.stream.shard);
-        let (first, last) = (self.first.0, self.last.0);
-        write!(f, "sequences {first} to {last} of epoch {epoch}, shard {shard}")
+        match (self.first.0, self.last) {
+            (0, Some(last)) => write!(f, "sequences up to {}", last.0),
+            (first, Some(last)) if last.0 < first => write!(f, "no sequence"),
+            (first, Some(last)) => write!(f, "sequences {first} to {}", last.0),
+            (first, None) => write!(f, "all sequences from {first}"),
+        }?;
+        write!(f, " of epoch {epoch}, shard {shard}")
     }
 }
 
@@ -308,6 +315,8 @@ struct Gap {
     /// Up to the last byte that is not zero; 0 for a clean end.
     bytes: u64,
     what: &'static str,
+    /// Damage whatever follows.
+    certain: bool,
 }
 
 /// One stream on its way through recovery.
@@ -341,14 +350,13 @@ impl StreamReader<'_> {
         }
         for (at, (number, path)) in files.segments.iter().enumerate() {
             if at > 0 && files.segments[at - 1].0 + 1 != *number {
-                self.missing_segment(path)?;
+                self.missing_segment(path);
             }
-            let mapped = SegmentBytes::open(lock, path)
-                .map_err(|source| RecoveryError::Io { path: path.clone(), source })?;
+            let mapped =
+                SegmentBytes::open(lock, path).map_err(|source| RecoveryError::Io { path: path.clone(), source })?;
             self.read_segment(*number, path, mapped.as_slice(), at + 1 == count)?;
         }
-        self.end();
-        Ok(())
+        self.end()
     }
 
     fn read_segment(&mut self, number: u32, path: &Path, bytes: &[u8], is_last: bool) -> Result<(), RecoveryError> {
@@ -368,8 +376,8 @@ impl StreamReader<'_> {
                 self.report.unused_segments.push(path.to_owned());
                 return Ok(());
             }
-            self.refuse(path, 0, "segment without a header", found.map(|(_, frame)| frame.first_sequence))?;
-            // The frames speak for themselves, as long as they agree.
+            self.certain_gap(path.to_owned(), "segment without a header");
+            // Its frames speak for themselves, as long as they agree.
             current.id = found.map(|(_, frame)| frame.segment_id);
         }
         self.read_frames(&current)
@@ -408,7 +416,11 @@ impl StreamReader<'_> {
     }
 
     fn is_ours(&self, current: &Current<'_>, frame: &FrameHeader) -> bool {
-        frame.stream == self.stream && current.id.is_none_or(|id| id == frame.segment_id)
+        let fits = match current.id {
+            Some(id) => frame.segment_id == id,
+            None => frame.first_sequence.0 >= self.expected.unwrap_or(0),
+        };
+        fits && frame.stream == self.stream
     }
 
     fn take_frame(
@@ -424,14 +436,16 @@ impl StreamReader<'_> {
             let source = FrameError::Sequence { found: first.0, expected };
             return Err(frame_error(current.path, offset, source));
         }
-        // A clean end is none if the log goes on behind it; at the end of a full segment it does, without a gap in
-        // the sequences.
-        if let Some(gap) = self.gap.take()
-            && (gap.bytes > 0 || first.0 > expected)
-        {
-            self.refuse(&gap.path, gap.offset, gap.what, Some(first))?;
-        } else if first.0 > expected {
-            self.refuse(current.path, offset as u64, "gap in the sequences", Some(first))?;
+        // Sequences that go on prove that a gap cost nothing: the unused end of a full segment is one.
+        let missing = first.0 > expected;
+        match self.gap.take() {
+            Some(gap) if missing || gap.certain || self.expected.is_none() => self.refuse(&gap, Some(first))?,
+            None if missing => {
+                let (path, offset) = (current.path.to_owned(), offset as u64);
+                let gap = Gap { path, offset, bytes: 0, what: "gap in the sequences", certain: true };
+                self.refuse(&gap, Some(first))?;
+            }
+            _ => {}
         }
         self.visit_records(current, offset, frame, payload)?;
         self.expected = Some(frame.last_sequence().0 + 1);
@@ -465,7 +479,7 @@ impl StreamReader<'_> {
 
     /// Remembers where frames end, unless an earlier end waits for its verdict and says more.
     fn open_gap(&mut self, current: &Current<'_>, offset: usize) {
-        if self.gap.as_ref().is_some_and(|gap| gap.bytes > 0) {
+        if self.gap.as_ref().is_some_and(|gap| gap.bytes > 0 || gap.certain) {
             return;
         }
         let rest = current.bytes.get(offset..).unwrap_or_default();
@@ -473,45 +487,48 @@ impl StreamReader<'_> {
         // An unused segment behind a clean end says nothing new.
         if self.gap.is_none() || bytes > 0 {
             let what = if bytes > 0 { "no valid frame" } else { "missing frames" };
-            self.gap = Some(Gap { path: current.path.to_owned(), offset: offset as u64, bytes, what });
+            self.gap = Some(Gap { path: current.path.to_owned(), offset: offset as u64, bytes, what, certain: false });
         }
     }
 
-    fn missing_segment(&mut self, path: &Path) -> Result<(), RecoveryError> {
+    /// Remembers damage whose extent the next frame will tell.
+    fn certain_gap(&mut self, path: PathBuf, what: &'static str) {
+        if !self.gap.as_ref().is_some_and(|gap| gap.certain) {
+            self.gap = Some(Gap { path, offset: 0, bytes: 0, what, certain: true });
+        }
+    }
+
+    fn missing_segment(&mut self, path: &Path) {
         let dir = path.parent().unwrap_or(path);
         let number = self.segments.last().map_or(1, |s| s.number + 1);
-        self.refuse(&dir.join(segment_name(number)), 0, "missing segment", None)
+        self.certain_gap(dir.join(segment_name(number)), "missing segment");
     }
 
-    /// An error, or a note if the caller accepts loss. `found` is where the log goes on, if that is known.
-    fn refuse(
-        &mut self,
-        path: &Path,
-        offset: u64,
-        what: &'static str,
-        found: Option<Sequence>,
-    ) -> Result<(), RecoveryError> {
-        let first = Sequence(self.expected.unwrap_or(1));
-        let last = Sequence(found.map_or(first.0 - 1, |found| found.0 - 1));
-        let loss = Loss { stream: self.stream, path: path.to_owned(), offset, first, last };
+    /// An error, or a note if the caller accepts loss. `found` is where the log goes on, if it does.
+    fn refuse(&mut self, gap: &Gap, found: Option<Sequence>) -> Result<(), RecoveryError> {
+        let first = Sequence(self.expected.unwrap_or(0));
+        let last = found.map(|found| Sequence(found.0 - 1));
+        let loss = Loss { stream: self.stream, path: gap.path.clone(), offset: gap.offset, first, last };
         if !self.options.accept_loss {
-            return Err(RecoveryError::Damaged { what, loss: Box::new(loss) });
+            return Err(RecoveryError::Damaged { what: gap.what, loss: Box::new(loss) });
         }
-        tracing::error!(path = %path.display(), offset, what, %loss, "damage in the log is skipped");
+        tracing::error!(path = %gap.path.display(), offset = gap.offset, what = gap.what, %loss, "damage in the log is skipped");
         self.report.losses.push(loss);
-        // What is reported here must not be reported again as a gap.
-        if let Some(found) = found {
-            self.expected = Some(found.0);
-        }
         Ok(())
     }
 
     /// The stream is over: what could still have been damage was its tail.
-    fn end(&mut self) {
-        let Some(gap) = self.gap.take().filter(|gap| gap.bytes > 0) else { return };
-        tracing::warn!(path = %gap.path.display(), offset = gap.offset, bytes = gap.bytes, "torn tail of the log is cut");
-        let tail = TornTail { stream: self.stream, path: gap.path, offset: gap.offset, bytes: gap.bytes };
-        self.report.torn_tails.push(tail);
+    fn end(&mut self) -> Result<(), RecoveryError> {
+        match self.gap.take() {
+            Some(gap) if gap.certain => self.refuse(&gap, None),
+            Some(gap) if gap.bytes > 0 => {
+                let Gap { path, offset, bytes, .. } = gap;
+                tracing::warn!(path = %path.display(), offset, bytes, "torn tail of the log is cut");
+                self.report.torn_tails.push(TornTail { stream: self.stream, path, offset, bytes });
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -39,7 +39,9 @@ use std::task::{Poll, Waker};
 use saltus_core::ids::{Sequence, Stream};
 use saltus_core::limits::{WAL_ALIGN, WAL_FRAME_BYTES_MAX, WAL_RECORD_BYTES_MAX, WAL_SEGMENT_BYTES};
 
-use super::format::{EncodeError, FRAME_HEADER_BYTES, FrameHeader, Record, SEGMENT_HEADER_BYTES, SegmentHeader, frame_bytes};
+use super::format::{
+    EncodeError, FRAME_HEADER_BYTES, FrameHeader, Record, SEGMENT_HEADER_BYTES, SegmentHeader, frame_bytes,
+};
 use super::recovery::segment_name;
 use crate::io::{WalBuffer, WalDir, WalFile};
 
@@ -149,11 +151,8 @@ pub async fn open_stream<D: WalDir>(
     dir: Rc<D>,
     options: WalOptions,
 ) -> Result<(WalWriter<D>, WalCommitter<D>), WalError> {
-    let shared = Rc::new(Shared {
-        durable: Cell::new(Sequence(0)),
-        round_out: Cell::new(false),
-        poison: RefCell::new(None),
-    });
+    let shared =
+        Rc::new(Shared { durable: Cell::new(Sequence(0)), round_out: Cell::new(false), poison: RefCell::new(None) });
     let maker = Rc::new(SegmentMaker { dir: dir.clone(), options: options.clone(), shared: shared.clone() });
     let segment = maker.make(1).await?;
     let writer = WalWriter {
