@@ -230,7 +230,7 @@ impl<D: WalDir> WalWriter<D> {
         let bytes = frame_bytes(filling.payload_bytes);
         let mut buffer = filling.buffer;
         buffer.truncate(bytes);
-        self.buffer_bytes_hint = bytes.clamp(BUFFER_BYTES_MIN, frame_bytes(self.payload_bytes_max));
+        self.buffer_bytes_hint = bytes.min(frame_bytes(self.payload_bytes_max)).max(BUFFER_BYTES_MIN);
         self.waiting_bytes -= filling.payload_bytes;
         self.shared.round_out.set(true);
         Some(Round {
