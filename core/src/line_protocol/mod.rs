@@ -99,7 +99,7 @@ pub trait SchemaSource {
 }
 
 /// What the parser made of a request.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ParsedWrite {
     /// One per table, in order of first appearance.
     pub batches: Vec<PendingBatch>,
