@@ -78,15 +78,21 @@ impl Connection {
 
     /// Sends a GET and waits for the reply.
     pub fn get(&mut self, path_and_query: &str) -> anyhow::Result<Reply> {
-        self.request("GET", path_and_query, &[])
+        self.request("GET", path_and_query, "", &[])
     }
 
     /// Sends a POST with a body and waits for the reply.
     pub fn post(&mut self, path_and_query: &str, body: &[u8]) -> anyhow::Result<Reply> {
-        self.request("POST", path_and_query, body)
+        self.request("POST", path_and_query, "", body)
     }
 
-    fn request(&mut self, method: &str, path_and_query: &str, body: &[u8]) -> anyhow::Result<Reply> {
+    /// Sends a POST with a JSON body and waits for the reply.
+    pub fn post_json(&mut self, path_and_query: &str, body: &serde_json::Value) -> anyhow::Result<Reply> {
+        let text = body.to_string();
+        self.request("POST", path_and_query, "Content-Type: application/json\r\n", text.as_bytes())
+    }
+
+    fn request(&mut self, method: &str, path_and_query: &str, extra_head: &str, body: &[u8]) -> anyhow::Result<Reply> {
         /// Bodies up to this size travel in the same segment as their head.
         const INLINE_BODY_BYTES_MAX: usize = 2048;
         if self.closed {
@@ -97,7 +103,7 @@ impl Connection {
         self.outgoing.clear();
         write!(
             self.outgoing,
-            "{method} {path_and_query} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path_and_query} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{extra_head}\r\n",
             self.authority,
             body.len()
         )?;

@@ -33,8 +33,8 @@ pub struct TriggerLatency {
 
 /// Creates the database; one that exists is as good.
 pub fn ensure_database(target: &Target, database: &str) -> anyhow::Result<()> {
-    let path = format!("/api/v3/configure/database?db={}", encode(database));
-    let reply = Connection::open(target)?.post(&path, &[])?;
+    let body = serde_json::json!({ "db": database });
+    let reply = Connection::open(target)?.post_json("/api/v3/configure/database", &body)?;
     ensure!(
         matches!(reply.status, 200 | 201 | 204 | 409),
         "creating database {database}: status {}: {}",
