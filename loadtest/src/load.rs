@@ -5,6 +5,7 @@
 //! what a client at a fixed rate would see (that is `probe`). The clock starts after all bodies are rendered. A 503
 //! is back-pressure, not an error: the body is sent again after `Retry-After`, and the pauses are counted.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,7 @@ use serde::Serialize;
 use crate::hiccup::Meter;
 use crate::http::{Connection, Target, encode};
 use crate::progress::Progress;
-use crate::report::{Percentiles, json_line, new_histogram, table};
+use crate::report::{self, Percentiles, json_line, new_histogram, table};
 use crate::server;
 use crate::tsbs::Source;
 
@@ -44,9 +45,9 @@ pub struct Options {
     /// Ask for an acknowledgement before the rows are durable
     #[arg(long)]
     no_sync: bool,
-    /// Print only the line of JSON
-    #[arg(long)]
-    json: bool,
+    /// Append the line of JSON to this file instead of printing it
+    #[arg(short, long)]
+    output: Option<PathBuf>,
 }
 
 /// What one run measured.
@@ -91,21 +92,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
     let outcome = summarize(&totals, seconds, &acks?, &hiccups);
     let line = json_line("load", options, &outcome);
-    if !options.json {
-        println!(
-            "{} rows of TSBS cpu-only in {seconds:.1} s over {} connection(s), {} rows a body, {}\n\n\
-             {:.0} rows/s, {:.1} MB/s, {} pauses asked for by the server\n\n{}",
-            outcome.rows,
-            options.connections,
-            options.rows_per_body,
-            if options.no_sync { "acknowledged when applied (no_sync)" } else { "acknowledged when durable" },
-            outcome.rows_per_s,
-            outcome.megabytes_per_s,
-            outcome.pauses,
-            table(&outcome.latencies)
-        );
-    }
-    println!("{line}");
+    println!(
+        "{} rows of TSBS cpu-only in {seconds:.1} s over {} connection(s), {} rows a body, {}\n\n\
+         {:.0} rows/s, {:.1} MB/s, {} pauses asked for by the server\n\n{}",
+        outcome.rows,
+        options.connections,
+        options.rows_per_body,
+        if options.no_sync { "acknowledged when applied (no_sync)" } else { "acknowledged when durable" },
+        outcome.rows_per_s,
+        outcome.megabytes_per_s,
+        outcome.pauses,
+        table(&outcome.latencies)
+    );
+    report::keep(&line, options.output.as_deref())?;
     Ok(())
 }
 

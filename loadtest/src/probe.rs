@@ -23,7 +23,7 @@ use serde::Serialize;
 use crate::hiccup::{Meter, sharpen_timers};
 use crate::http::{Connection, Target, encode};
 use crate::progress::Progress;
-use crate::report::{Percentiles, json_line, new_histogram, table};
+use crate::report::{self, Percentiles, json_line, new_histogram, table};
 use crate::server;
 
 /// Options of `saltus-loadtest probe`.
@@ -65,9 +65,9 @@ pub struct Options {
     /// Poll the clock instead of sleeping until the next send
     #[arg(long)]
     spin: bool,
-    /// Print only the line of JSON
-    #[arg(long)]
-    json: bool,
+    /// Append the line of JSON to this file instead of printing it
+    #[arg(short, long)]
+    output: Option<PathBuf>,
 }
 
 /// What one run measured.
@@ -99,10 +99,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let after = server::trigger_latency(&target, &options.database, trigger)?;
     let outcome = summarize(measured, &hiccups, before, after.as_deref());
     let line = json_line("probe", options, &outcome);
-    if !options.json {
-        print!("{}", render(options, &outcome, after.is_some()));
-    }
-    println!("{line}");
+    print!("{}", render(options, &outcome, after.is_some()));
+    report::keep(&line, options.output.as_deref())?;
     ensure!(outcome.sent > outcome.errors, "no request succeeded");
     Ok(())
 }
@@ -340,7 +338,7 @@ mod tests {
             trigger: None,
             cpu: None,
             spin: false,
-            json: false,
+            output: None,
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Figures for people (a table) and for programs (one line of JSON).
 
 use std::fmt::Write;
+use std::fs::OpenOptions;
+use std::path::Path;
 use std::process::Command;
 
+use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -103,6 +106,21 @@ impl Machine {
 pub fn json_line(command: &str, options: &impl Serialize, result: &impl Serialize) -> String {
     serde_json::json!({ "command": command, "machine": Machine::here(), "options": options, "result": result })
         .to_string()
+}
+
+/// Appends the line to the file, or prints it where there is none.
+pub fn keep(line: &str, file: Option<&Path>) -> anyhow::Result<()> {
+    let Some(path) = file else {
+        println!("{line}");
+        return Ok(());
+    };
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes())
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 #[cfg(test)]
