@@ -50,7 +50,7 @@ check: setup ## everything that must hold before a change lands: format, lints, 
 	$(ENV) .ci/demo smoke
 
 crash: setup ## kills the server during ingest ROUNDS times and looks for acknowledged rows that are missing
-	SALTUS_CRASH_ROUNDS=$(ROUNDS) $(ENV) .ci/cargo-test --release -p saltus --test crash
+	SALTUS_CRASH_ROUNDS=$(ROUNDS) NEXTEST_PROFILE=crash $(ENV) .ci/cargo-test --release -p saltus --test crash
 
 bench: setup ## micro-benchmarks
 	$(ENV) cargo bench -p saltus-benches
