@@ -49,23 +49,3 @@ unsafe extern "C" fn destroy<T: Exported>(capsule: *mut ffi::PyObject) {
         drop(unsafe { Box::from_raw(pointer) });
     }
 }
-
-/// Takes an array out of the two capsules that `__arrow_c_array__` returned; shares their buffers.
-///
-/// Trusts the producer as the interface demands: for tests and for values that came from our own types.
-pub fn import_array(py: Py, schema: &Object, array: &Object) -> PyResult<arrow::array::ArrayData> {
-    // SAFETY: `Py` witnesses the GIL; a wrong capsule gives null with the indicator set.
-    let schema = unsafe { ffi::PyCapsule_GetPointer(schema.as_ptr(), FFI_ArrowSchema::NAME.as_ptr()) };
-    // SAFETY: as above.
-    let array = unsafe { ffi::PyCapsule_GetPointer(array.as_ptr(), FFI_ArrowArray::NAME.as_ptr()) };
-    if schema.is_null() || array.is_null() {
-        return Err(Raised::indicated());
-    }
-    // SAFETY: capsules of these names hold these structs, by the interface; the array's content is moved out.
-    let (array, schema) = unsafe {
-        (FFI_ArrowArray::from_raw(array.cast()), &*schema.cast::<FFI_ArrowSchema>())
-    };
-    // SAFETY: both describe the same data, as the producer promised by returning them together.
-    unsafe { arrow::ffi::from_ffi(array, schema) }
-        .map_err(|e| Raised::new(py, super::pyerrors::Builtin::ValueError, &e.to_string()))
-}

@@ -61,13 +61,6 @@ impl Raised {
         let exception = unsafe { Object::owned_or_none(ffi::PyErr_GetRaisedException()) };
         exception.unwrap_or_else(|| Object::none(py))
     }
-
-    /// Sets the indicator to an exception that was taken before.
-    pub fn restore(_py: Py, exception: Object) -> Raised {
-        // SAFETY: `Py` witnesses the GIL; the call takes over our reference.
-        unsafe { ffi::PyErr_SetRaisedException(exception.into_ptr()) };
-        Raised::indicated()
-    }
 }
 
 /// # Safety
