@@ -32,6 +32,8 @@ fn find_python() -> FoundPython {
     let (prefix, libdir, shared, recent) = (next(), next(), next(), next());
     assert!(recent == "1", "{python} is no CPython 3.13 or later; run python-bridge/find-python.sh for advice");
     assert!(shared == "1", "{python} has no shared libpython; run python-bridge/find-python.sh for advice");
+    // A relocated build (uv) may still name the folder that it was made in.
+    let libdir = if std::path::Path::new(&libdir).is_dir() { libdir } else { format!("{prefix}/lib") };
     FoundPython { prefix, libdir }
 }
 

@@ -129,13 +129,7 @@ impl Interpreter {
     }
 
     /// Makes one run of `code`.
-    pub fn run(
-        &mut self,
-        host: &Arc<dyn PluginHost>,
-        request: RunRequest,
-        code: &PluginCode,
-        lane: Lane,
-    ) -> RunReport {
+    pub fn run(&mut self, host: &Arc<dyn PluginHost>, request: RunRequest, code: &PluginCode, lane: Lane) -> RunReport {
         let def = &request.trigger.def;
         let info = Rc::new(RunInfo {
             host: host.clone(),
@@ -219,7 +213,7 @@ impl Interpreter {
         let globals = Object::dict(py)?;
         drop(Object::eval(py, &self.code[&code.hash], &globals)?);
         let entry = globals.dict_get(py, &self.process_writes)?;
-        entry.ok_or_else(|| Raised::new(py, Builtin::RuntimeError, NO_PROCESS_WRITES))
+        entry.ok_or_else(|| Raised::new(py, Builtin::Runtime, NO_PROCESS_WRITES))
     }
 
     fn load_directory(&self, directory: &std::path::Path, code: &PluginCode) -> PyResult {
@@ -228,7 +222,7 @@ impl Interpreter {
         let module = self.load_directory.call(py, [&path, &Object::uint(py, code.hash)?])?;
         module.getattr_key(py, &self.process_writes).map_err(|raised| {
             drop(raised.take(py));
-            Raised::new(py, Builtin::RuntimeError, NO_PROCESS_WRITES)
+            Raised::new(py, Builtin::Runtime, NO_PROCESS_WRITES)
         })
     }
 

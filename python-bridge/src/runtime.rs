@@ -127,8 +127,7 @@ impl PythonRuntime {
 
 fn entry_points(py: Py, source: &str, file_name: &str) -> PyResult<Vec<String>> {
     let report = Object::import(py, "saltus._report")?;
-    let names =
-        report.call_method(py, "entry_points", [&Object::text(py, source)?, &Object::text(py, file_name)?])?;
+    let names = report.call_method(py, "entry_points", [&Object::text(py, source)?, &Object::text(py, file_name)?])?;
     names.sequence_items(py)?.iter().map(|name| name.extract_str(py, "a name")).collect()
 }
 

@@ -93,12 +93,7 @@ impl Object {
         let pointers = args.map(Object::as_ptr);
         // SAFETY: `Py` witnesses the GIL; callee and arguments are alive through the call, and the array has N of them.
         unsafe {
-            Object::owned_or_raised(ffi::PyObject_Vectorcall(
-                self.as_ptr(),
-                pointers.as_ptr(),
-                N,
-                std::ptr::null_mut(),
-            ))
+            Object::owned_or_raised(ffi::PyObject_Vectorcall(self.as_ptr(), pointers.as_ptr(), N, std::ptr::null_mut()))
         }
     }
 
@@ -165,7 +160,7 @@ impl Object {
             Some(text) => text.map(str::to_owned),
             None => {
                 let message = format!("{what} must be str, not {}", self.type_name(py));
-                Err(Raised::new(py, Builtin::TypeError, &message))
+                Err(Raised::new(py, Builtin::Type, &message))
             }
         }
     }

@@ -45,7 +45,7 @@ pub(super) unsafe extern "C" fn get<T: BufferSource>(
     let body = |py: Py| {
         // SAFETY: CPython calls this slot with an instance of the type that has it, which has a payload of type `T`.
         let view = unsafe { super::typeobject::payload_of::<T>(object) }.view();
-        let refuse = |text: &str| Err(Raised::new(py, Builtin::BufferError, text));
+        let refuse = |text: &str| Err(Raised::new(py, Builtin::Buffer, text));
         let view = match view {
             Ok(view) if flags & ffi::PyBUF_WRITABLE != 0 => {
                 let _ = view;
@@ -65,7 +65,8 @@ pub(super) unsafe extern "C" fn get<T: BufferSource>(
             (*out).itemsize = view.item_bytes as ffi::Py_ssize_t;
             (*out).readonly = 1;
             (*out).ndim = 1;
-            (*out).format = if wants(ffi::PyBUF_FORMAT) { view.format.as_ptr().cast_mut() } else { std::ptr::null_mut() };
+            (*out).format =
+                if wants(ffi::PyBUF_FORMAT) { view.format.as_ptr().cast_mut() } else { std::ptr::null_mut() };
             (*out).shape = if wants(ffi::PyBUF_ND) { &raw mut (*shape).items } else { std::ptr::null_mut() };
             (*out).strides = if wants(ffi::PyBUF_STRIDES) { &raw mut (*shape).stride } else { std::ptr::null_mut() };
             (*out).suboffsets = std::ptr::null_mut();

@@ -83,7 +83,12 @@ impl RowBuilder {
     /// A builder for `keys`, which should be interned.
     pub fn new(_py: Py, keys: Vec<Object>) -> Self {
         let key_pointers = keys.iter().map(Object::as_ptr).collect();
-        RowBuilder { present: Vec::with_capacity(keys.len()), values: Vec::with_capacity(keys.len()), keys, key_pointers }
+        RowBuilder {
+            present: Vec::with_capacity(keys.len()),
+            values: Vec::with_capacity(keys.len()),
+            keys,
+            key_pointers,
+        }
     }
 
     /// Adds the value of the key at position `key`; positions ascend within a row.

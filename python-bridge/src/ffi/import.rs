@@ -18,7 +18,7 @@ impl Object {
     /// The code object of a module's source.
     pub fn compile(py: Py, source: &str, file_name: &str) -> PyResult {
         let (Ok(source), Ok(file_name)) = (CString::new(source), CString::new(file_name)) else {
-            return Err(Raised::new(py, Builtin::ValueError, "plugin code contains null bytes"));
+            return Err(Raised::new(py, Builtin::Value, "plugin code contains null bytes"));
         };
         // SAFETY: `Py` witnesses the GIL; both texts end with a zero.
         unsafe {

@@ -19,7 +19,7 @@ impl Args<'_> {
     pub fn positional(&self, py: Py, function: &str) -> PyResult<Vec<Object>> {
         if !self.named.is_empty() {
             let message = format!("{function}() takes no keyword arguments");
-            return Err(Raised::new(py, Builtin::TypeError, &message));
+            return Err(Raised::new(py, Builtin::Type, &message));
         }
         // SAFETY: the caller of the method keeps its arguments alive through the call.
         Ok(self.positional.iter().map(|&pointer| unsafe { Object::from_borrowed(pointer) }).collect())
@@ -33,7 +33,7 @@ impl Args<'_> {
         parameters: [&str; N],
         required: usize,
     ) -> PyResult<[Option<Object>; N]> {
-        let refuse = |message: String| Err(Raised::new(py, Builtin::TypeError, &message));
+        let refuse = |message: String| Err(Raised::new(py, Builtin::Type, &message));
         if self.positional.len() > N {
             return refuse(format!(
                 "{function}() takes at most {N} arguments ({} given)",

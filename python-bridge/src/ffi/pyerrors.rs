@@ -20,13 +20,13 @@ pub type PyResult<T = Object> = Result<T, Raised>;
 #[derive(Clone, Copy)]
 pub enum Builtin {
     /// `TypeError`
-    TypeError,
+    Type,
     /// `ValueError`
-    ValueError,
+    Value,
     /// `RuntimeError`
-    RuntimeError,
+    Runtime,
     /// `BufferError`
-    BufferError,
+    Buffer,
 }
 
 impl Raised {
@@ -39,10 +39,10 @@ impl Raised {
         // SAFETY: reads the addresses of static exception classes, set when the runtime was initialised.
         let class = unsafe {
             match class {
-                Builtin::TypeError => ffi::PyExc_TypeError,
-                Builtin::ValueError => ffi::PyExc_ValueError,
-                Builtin::RuntimeError => ffi::PyExc_RuntimeError,
-                Builtin::BufferError => ffi::PyExc_BufferError,
+                Builtin::Type => ffi::PyExc_TypeError,
+                Builtin::Value => ffi::PyExc_ValueError,
+                Builtin::Runtime => ffi::PyExc_RuntimeError,
+                Builtin::Buffer => ffi::PyExc_BufferError,
             }
         };
         // SAFETY: `Py` witnesses the GIL; the class is a live exception class.

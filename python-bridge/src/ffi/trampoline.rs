@@ -21,7 +21,7 @@ pub(super) unsafe fn enter<R>(failure: R, body: impl FnOnce(Py) -> PyResult<R>) 
                 .map(|s| (*s).to_owned())
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_default();
-            let _raised = Raised::new(py, Builtin::RuntimeError, &format!("internal error in saltus: {text}"));
+            let _raised = Raised::new(py, Builtin::Runtime, &format!("internal error in saltus: {text}"));
             failure
         }
     }

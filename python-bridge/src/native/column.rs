@@ -66,12 +66,7 @@ impl Length for Column {
 impl BufferSource for Column {
     fn view(&self) -> Result<BufferView, String> {
         fn view<T>(items: &[T], format: &'static CStr) -> Result<BufferView, String> {
-            Ok(BufferView {
-                start: items.as_ptr().cast(),
-                item_bytes: size_of::<T>(),
-                items: items.len(),
-                format,
-            })
+            Ok(BufferView { start: items.as_ptr().cast(), item_bytes: size_of::<T>(), items: items.len(), format })
         }
         let Some(column) = self.batch.columns.get(self.at) else {
             return view(self.batch.time.values(), c"q");
@@ -201,5 +196,5 @@ impl Method for ArrowSchema {
 }
 
 fn arrow_error(py: Py, error: &arrow::error::ArrowError) -> Raised {
-    Raised::new(py, Builtin::ValueError, &error.to_string())
+    Raised::new(py, Builtin::Value, &error.to_string())
 }

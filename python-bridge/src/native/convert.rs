@@ -145,7 +145,7 @@ fn nanoseconds(py: Py, unit: TimeUnit, count: i64) -> PyResult {
     };
     match count.checked_mul(factor) {
         Some(nanoseconds) => Object::int(py, nanoseconds),
-        None => Err(Raised::new(py, Builtin::ValueError, "a time in the result does not fit 64 bits of nanoseconds")),
+        None => Err(Raised::new(py, Builtin::Value, "a time in the result does not fit 64 bits of nanoseconds")),
     }
 }
 
@@ -157,5 +157,5 @@ fn date(py: Py, days_since_epoch: i64) -> PyResult {
 }
 
 fn printed(py: Py, array: &ArrayRef, row: usize) -> PyResult<String> {
-    array_value_to_string(array, row).map_err(|e| Raised::new(py, Builtin::ValueError, &e.to_string()))
+    array_value_to_string(array, row).map_err(|e| Raised::new(py, Builtin::Value, &e.to_string()))
 }

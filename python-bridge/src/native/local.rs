@@ -33,13 +33,7 @@ pub struct RunInfo {
 impl RunInfo {
     /// Writes to `system.processing_engine_logs`.
     pub fn log(&self, level: LogLevel, text: String) {
-        self.host.log(LogLine {
-            db: self.db.clone(),
-            trigger: self.trigger.clone(),
-            run_id: self.run_id,
-            level,
-            text,
-        });
+        self.host.log(LogLine { db: self.db.clone(), trigger: self.trigger.clone(), run_id: self.run_id, level, text });
     }
 }
 
@@ -78,7 +72,7 @@ impl Local {
         let built = line_builder.getattr_key(py, &self.natives.build_key)?.call(py, [])?;
         let Some(lines) = built.as_str(py) else {
             let message = format!("build() must return str, not {}", built.type_name(py));
-            return Err(Raised::new(py, Builtin::TypeError, &message));
+            return Err(Raised::new(py, Builtin::Type, &message));
         };
         let lines = lines?;
         let mut writes = self.writes.borrow_mut();
@@ -180,7 +174,7 @@ impl Method for Query {
                 .collect::<PyResult<Vec<_>>>()?,
             Some(other) => {
                 let message = format!("args must be dict or None, not {}", other.type_name(py));
-                return Err(Raised::new(py, Builtin::TypeError, &message));
+                return Err(Raised::new(py, Builtin::Type, &message));
             }
         };
         let db: Arc<str> = match database.filter(|d| !d.is_none()) {
@@ -266,7 +260,7 @@ impl Method for CachePut {
             None => Object::none(py),
             Some(ttl) => {
                 let seconds = std::time::Duration::try_from_secs_f64(ttl.extract_f64(py)?)
-                    .map_err(|e| Raised::new(py, Builtin::ValueError, &e.to_string()))?;
+                    .map_err(|e| Raised::new(py, Builtin::Value, &e.to_string()))?;
                 let nanoseconds = i64::try_from(seconds.as_nanos()).unwrap_or(i64::MAX) as u64;
                 Object::uint(py, time::now().0.saturating_add(nanoseconds).min(i64::MAX as u64))?
             }

@@ -131,8 +131,7 @@ impl<'a> Reader<'a> {
 
 /// The rows as a list of dicts: keys in the order of the columns, `time` last, no key where a row has no value.
 fn rows(py: Py, batch: &Batch) -> PyResult {
-    let mut keys =
-        batch.columns.iter().map(|c| Object::interned(py, &c.name)).collect::<PyResult<Vec<Object>>>()?;
+    let mut keys = batch.columns.iter().map(|c| Object::interned(py, &c.name)).collect::<PyResult<Vec<Object>>>()?;
     keys.push(Object::interned(py, "time")?);
     let mut readers: Vec<_> = batch.columns.iter().map(|c| (Reader::new(c), c.data.nulls())).collect();
     let mut builder = RowBuilder::new(py, keys);
@@ -160,7 +159,7 @@ fn record_batch(batch: &Batch) -> Result<RecordBatch, arrow::error::ArrowError> 
 }
 
 fn arrow_error(py: Py, error: arrow::error::ArrowError) -> Raised {
-    Raised::new(py, Builtin::ValueError, &error.to_string())
+    Raised::new(py, Builtin::Value, &error.to_string())
 }
 
 macro_rules! completing_dict_methods {
@@ -254,8 +253,7 @@ impl Method for ArrowSchema {
 
     fn call(py: Py, _this: &Object, owner: &TableBatch, _args: &Args<'_>) -> PyResult {
         let rows = record_batch(&owner.table.batch).map_err(|e| arrow_error(py, e))?;
-        let schema =
-            arrow::ffi::FFI_ArrowSchema::try_from(rows.schema().as_ref()).map_err(|e| arrow_error(py, e))?;
+        let schema = arrow::ffi::FFI_ArrowSchema::try_from(rows.schema().as_ref()).map_err(|e| arrow_error(py, e))?;
         capsule(py, schema)
     }
 }

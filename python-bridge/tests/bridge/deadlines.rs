@@ -74,7 +74,8 @@ fn a_loop_that_swallows_everything_ends_as_well() {
 #[test]
 fn a_run_that_swallows_its_timeout_and_returns_has_failed() {
     on_shard(|shard| {
-        let code = "def process_writes(*a):\n    try:\n        while True: pass\n    except BaseException:\n        pass\n";
+        let code =
+            "def process_writes(*a):\n    try:\n        while True: pass\n    except BaseException:\n        pass\n";
         assert_timed_out(&shard.inline(within(code, 10)).result.unwrap_err(), 10);
     });
 }

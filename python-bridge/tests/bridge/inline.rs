@@ -58,7 +58,8 @@ fn writes_are_collected_per_database_in_call_order_and_dropped_on_failure() {
         report.result.unwrap();
         let write = |db: &str, lines: &str| QueuedWrite { db: db.into(), lines: lines.to_owned() };
         assert_eq!(report.writes, [write("home", "m,t=a v=1i 5\nm v=2i"), write("other", "x y=1\nz y=2")]);
-        let failing = "def process_writes(api, b, a):\n    api.write(LineBuilder('m').int64_field('v', 1))\n    1 / 0\n";
+        let failing =
+            "def process_writes(api, b, a):\n    api.write(LineBuilder('m').int64_field('v', 1))\n    1 / 0\n";
         let report = shard.inline(request(Code::text(failing), vec![]));
         assert!(report.writes.is_empty());
         assert_eq!(report.result.unwrap_err().message, "ZeroDivisionError: division by zero");
@@ -108,21 +109,37 @@ fn a_traceback_names_the_file_and_shows_its_lines() {
 #[test]
 fn errors_of_every_kind_become_reports() {
     let cases = [
-        ("def process_writes(a, b):\n    pass\n", "TypeError", "process_writes() takes 2 positional arguments but 3 were given"),
+        (
+            "def process_writes(a, b):\n    pass\n",
+            "TypeError",
+            "process_writes() takes 2 positional arguments but 3 were given",
+        ),
         ("def process_writes(:\n", "SyntaxError", "invalid syntax (inline.py, line 1)"),
         ("import sys\ndef process_writes(*a): sys.exit(3)\n", "SystemExit", "3"),
         ("def process_writes(*a): raise KeyboardInterrupt\n", "KeyboardInterrupt", ""),
         ("def process_writes(*a): process_writes(*a)\n", "RecursionError", "maximum recursion depth exceeded"),
         ("import nothing_like_this\n", "ModuleNotFoundError", "No module named 'nothing_like_this'"),
-        ("class E(Exception):\n  def __str__(self): 1 / 0\ndef process_writes(*a): raise E\n", "E", "<exception str() failed>"),
+        (
+            "class E(Exception):\n  def __str__(self): 1 / 0\ndef process_writes(*a): raise E\n",
+            "E",
+            "<exception str() failed>",
+        ),
         ("def process_writes(a, *b): a.info(x=1)\n", "TypeError", "info() takes no keyword arguments"),
         ("def process_writes(a, *b): a.write(3)\n", "AttributeError", "'int' object has no attribute 'build'"),
-        ("import os\ndef process_writes(*a): os._exit(1)\n", "PermissionError", "os._exit would affect the whole database process and is not allowed in plugins"),
+        (
+            "import os\ndef process_writes(*a): os._exit(1)\n",
+            "PermissionError",
+            "os._exit would affect the whole database process and is not allowed in plugins",
+        ),
         ("import os\ndef process_writes(*a): os.close(1)\n", "PermissionError", "os.close would affect"),
         ("import os\ndef process_writes(*a): os.chdir('/')\n", "PermissionError", "os.chdir would affect"),
         ("import signal\ndef process_writes(*a): signal.alarm(1)\n", "PermissionError", "signal.alarm would affect"),
         ("import time\ndef process_writes(*a): time.tzset()\n", "PermissionError", "time.tzset would affect"),
-        ("import os\ndef process_writes(*a): os.fork()\n", "RuntimeError", "fork not supported for isolated subinterpreters"),
+        (
+            "import os\ndef process_writes(*a): os.fork()\n",
+            "RuntimeError",
+            "fork not supported for isolated subinterpreters",
+        ),
     ];
     on_shard(move |shard| {
         for (source, kind, message) in cases {
