@@ -38,13 +38,13 @@ fn a_query_gives_dicts_and_its_failure_is_a_query_error() {
 #[test]
 fn other_workers_run_while_one_waits_for_a_query() {
     on_shard(|shard| {
-        let slow = request(Code::text("def process_writes(api, b, a): api.query('slow')\n"), vec![]);
+        let slow = request(Code::text("def process_writes(api, b, a): api.query('very slow')\n"), vec![]);
         let slow_id = slow.run_id;
         let begun = Instant::now();
         assert!(shard.lanes.submit(slow).is_ok());
         let quick = shard.deferred(request(Code::text("def process_writes(*a): pass\n"), vec![]));
         quick.result.unwrap();
-        assert!(begun.elapsed() < Duration::from_millis(290), "the quick run has not waited for the slow query");
+        assert!(begun.elapsed() < Duration::from_secs(5), "the quick run has not waited for the slow query");
         shard.finished.wait(slow_id, Instant::now() + Duration::from_secs(20)).result.unwrap();
     });
 }

@@ -32,6 +32,9 @@ impl PluginHost for Host {
         if sql == "slow" {
             std::thread::sleep(Duration::from_millis(300));
         }
+        if sql == "very slow" {
+            std::thread::sleep(Duration::from_secs(5));
+        }
         if sql == "bad" {
             return Err(format!("error: no such table executing query on {db}: {sql}"));
         }
