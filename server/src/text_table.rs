@@ -68,10 +68,7 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let mut table = TextTable::new(&["name", "n"]);
         table.row(vec!["alpha".into(), "1".into()]);
-        assert_eq!(
-            table.pretty(),
-            "+-------+---+\n| name  | n |\n+-------+---+\n| alpha | 1 |\n+-------+---+"
-        );
+        assert_eq!(table.pretty(), "+-------+---+\n| name  | n |\n+-------+---+\n| alpha | 1 |\n+-------+---+");
     }
 
     #[test]

@@ -162,8 +162,7 @@ fn system_sql(part: SystemPart) -> (String, String) {
         }
         SystemPart::Table { table, limit, order_by, select, format } => {
             let columns = if select.is_empty() { "*".to_owned() } else { select.join(", ") };
-            let order =
-                if order_by.is_empty() { String::new() } else { format!(" ORDER BY {}", order_by.join(", ")) };
+            let order = if order_by.is_empty() { String::new() } else { format!(" ORDER BY {}", order_by.join(", ")) };
             (format!("SELECT {columns} FROM system.\"{table}\"{order} LIMIT {limit}"), format)
         }
     }

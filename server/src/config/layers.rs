@@ -27,8 +27,9 @@ pub type Layer = BTreeMap<&'static str, Text>;
 /// # Errors
 /// It is no TOML, or has a key that is no setting; the nearest one is suggested.
 pub fn from_toml(text: &str, origin: &str) -> Result<Layer, ConfigError> {
-    let table: toml::Table =
-        text.parse().map_err(|error: toml::de::Error| ConfigError(format!("{origin}: {}", error.to_string().trim_end())))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| ConfigError(format!("{origin}: {}", error.to_string().trim_end())))?;
     let mut layer = Layer::new();
     for (key, value) in table {
         let setting = SETTINGS.iter().find(|s| s.key == key).ok_or_else(|| unknown_key(&key, origin))?;
@@ -38,7 +39,9 @@ pub fn from_toml(text: &str, origin: &str) -> Result<Layer, ConfigError> {
             toml::Value::Boolean(flag) => flag.to_string(),
             other => {
                 let kind = other.type_str();
-                return Err(ConfigError(format!("{origin}: {key}: expected a text, a number or true/false, got a {kind}")));
+                return Err(ConfigError(format!(
+                    "{origin}: {key}: expected a text, a number or true/false, got a {kind}"
+                )));
             }
         };
         layer.insert(setting.key, Text { value, origin: origin.to_owned() });

@@ -233,7 +233,9 @@ impl Reader<'_> {
             ));
         }
         if !bind.ip().is_loopback() {
-            self.notes.push(format!("http-bind {bind} is not loopback: whoever reaches it can write, delete and run plugins"));
+            self.notes.push(format!(
+                "http-bind {bind} is not loopback: whoever reaches it can write, delete and run plugins"
+            ));
         }
         Ok(())
     }
@@ -254,7 +256,9 @@ impl Reader<'_> {
         let size = self.bounded_size("max-http-request-size", 1)?;
         match usize::try_from(size) {
             Ok(size) if size < WAL_RECORD_BYTES_MAX => Ok(size),
-            _ => Err(self.error("max-http-request-size", format_args!("must be less than {WAL_RECORD_BYTES_MAX} bytes"))),
+            _ => {
+                Err(self.error("max-http-request-size", format_args!("must be less than {WAL_RECORD_BYTES_MAX} bytes")))
+            }
         }
     }
 
@@ -323,14 +327,14 @@ impl Reader<'_> {
         if text.is_empty() {
             return Ok(None);
         }
-        let kinds = text.split(',').map(|name| match name.trim() {
-            "wal" | "wal_flush" => Ok(TriggerKind::Wal),
-            "schedule" => Ok(TriggerKind::Schedule),
-            "request" => Ok(TriggerKind::Request),
-            other => {
-                Err(self.error("restrict-plugin-triggers-to", format_args!("'{other}' is none of wal, schedule, request")))
-            }
-        });
+        let kinds =
+            text.split(',').map(|name| match name.trim() {
+                "wal" | "wal_flush" => Ok(TriggerKind::Wal),
+                "schedule" => Ok(TriggerKind::Schedule),
+                "request" => Ok(TriggerKind::Request),
+                other => Err(self
+                    .error("restrict-plugin-triggers-to", format_args!("'{other}' is none of wal, schedule, request"))),
+            });
         kinds.collect::<Result<_, _>>().map(Some)
     }
 }

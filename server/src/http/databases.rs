@@ -24,9 +24,12 @@ const NAME_COLUMN: &str = "iox::database";
 pub(crate) async fn list<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
     let params = query_or_empty(parts);
     let format = params.required("format")?;
-    let format = QueryFormat::from_name(format).ok_or_else(|| HttpError::field("format", format_args!(
-        "unknown format `{format}`, expected one of `json`, `jsonl`, `csv`, `pretty`, `parquet`"
-    )))?;
+    let format = QueryFormat::from_name(format).ok_or_else(|| {
+        HttpError::field(
+            "format",
+            format_args!("unknown format `{format}`, expected one of `json`, `jsonl`, `csv`, `pretty`, `parquet`"),
+        )
+    })?;
     let show_deleted = params.flag("show_deleted", false)?;
     if format == QueryFormat::Parquet {
         return list_parquet(ctx).await;
@@ -115,11 +118,7 @@ pub(crate) async fn clear_retention<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Part
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
-async fn put_retention<P: ShardPort>(
-    ctx: &Ctx<'_, P>,
-    db: &str,
-    retention: Option<Duration>,
-) -> Result<(), HttpError> {
+async fn put_retention<P: ShardPort>(ctx: &Ctx<'_, P>, db: &str, retention: Option<Duration>) -> Result<(), HttpError> {
     ctx.shared.parts.registry.update_database(db, retention).await?;
     note_retention(db, retention);
     Ok(())

@@ -67,11 +67,8 @@ impl MetricsText {
     pub fn summary(&mut self, name: &str, help: &'static str, labels: Labels<'_>, histogram: &Histogram<u64>) {
         let samples = &mut self.family(name, MetricKind::Summary, help).samples;
         for (text, quantile) in QUANTILES {
-            let value = if histogram.is_empty() {
-                f64::NAN
-            } else {
-                histogram.value_at_quantile(quantile) as f64 / NS_PER_S
-            };
+            let value =
+                if histogram.is_empty() { f64::NAN } else { histogram.value_at_quantile(quantile) as f64 / NS_PER_S };
             let _ = writeln!(samples, "{name}{} {}", braces(labels, Some(text)), number(value));
         }
         let sum = histogram.mean() * histogram.len() as f64 / NS_PER_S;

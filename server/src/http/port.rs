@@ -11,7 +11,7 @@ use saltus_shards::api::{Health, ShardStats, TableError, TriggerStats, WriteOutc
 use saltus_shards::engine::{ShardHandle, mono_now};
 
 /// The engine as one connection sees it; futures stay on the shard.
-pub trait ShardPort: Clone + 'static {
+pub trait ShardPort: Clone + Unpin + 'static {
     /// The monotonic clock.
     fn now(&self) -> MonoNs;
     /// Takes a write.

@@ -123,7 +123,9 @@ async fn run<P: ShardPort>(ctx: &Ctx<'_, P>, request: QueryHttpRequest) -> HttpR
 
 fn scalars(params: Map<String, Value>) -> Result<Map<String, Value>, HttpError> {
     match params.iter().find(|(_, value)| value.is_array() || value.is_object()) {
-        Some((name, _)) => Err(HttpError::field("params", format_args!("'{name}' must be a null, bool, number or string"))),
+        Some((name, _)) => {
+            Err(HttpError::field("params", format_args!("'{name}' must be a null, bool, number or string")))
+        }
         None => Ok(params),
     }
 }

@@ -188,10 +188,9 @@ pub fn parse_fields(body: &[u8]) -> Result<Fields, HttpError> {
         .map_err(|error| HttpError::json(StatusCode::BAD_REQUEST, format!("serde json error: {error}")))?;
     match value {
         Value::Object(object) => Ok(Fields(object)),
-        other => Err(HttpError::json(
-            StatusCode::BAD_REQUEST,
-            format!("serde json error: expected an object, got {other}"),
-        )),
+        other => {
+            Err(HttpError::json(StatusCode::BAD_REQUEST, format!("serde json error: expected an object, got {other}")))
+        }
     }
 }
 

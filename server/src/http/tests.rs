@@ -62,11 +62,11 @@ impl ShardPort for FakeShard {
     async fn trigger_stats(&self) -> Vec<TriggerStats> {
         Vec::new()
     }
-    async fn sleep(&self, _time: Duration) {
-        std::future::pending().await
+    fn sleep(&self, _time: Duration) -> impl Future<Output = ()> + 'static {
+        std::future::pending()
     }
-    async fn stopped(&self) {
-        std::future::pending().await
+    fn stopped(&self) -> impl Future<Output = ()> + 'static {
+        std::future::pending()
     }
 }
 

@@ -91,7 +91,10 @@ fn new_trigger(fields: &Fields, kinds: Option<&[TriggerKind]>) -> Result<NewTrig
     };
     let execution = execution.map_or(Ok(Execution::default()), execution_of)?;
     if run_async && execution == Execution::Inline {
-        return Err(HttpError::field("execution", "inline runs are one at a time: set run_async to false, or execution to deferred"));
+        return Err(HttpError::field(
+            "execution",
+            "inline runs are one at a time: set run_async to false, or execution to deferred",
+        ));
     }
     Ok(NewTrigger {
         db: fields.text("db")?.to_owned(),
@@ -199,7 +202,11 @@ mod tests {
     fn every_refusal_names_its_field() {
         let spec = "trigger_specification";
         for (field, value, start) in [
-            (spec, json!("every:10s"), "trigger_specification: 'every:10s': only 'table:<TABLE_NAME>' and 'all_tables'"),
+            (
+                spec,
+                json!("every:10s"),
+                "trigger_specification: 'every:10s': only 'table:<TABLE_NAME>' and 'all_tables'",
+            ),
             (spec, json!("request:x"), "trigger_specification: 'request:x': only"),
             (spec, json!("tables"), "trigger_specification: failed to parse trigger from tables: expect one of"),
             (spec, json!(3), "trigger_specification: expected a string"),

@@ -152,9 +152,10 @@ fn answer(outcome: WriteOutcome) -> HttpResult {
             Err(HttpError::with_data(StatusCode::BAD_REQUEST, "line protocol parsing error", line_json(&line)))
         }
         WriteOutcome::Empty => Err(HttpError::bad_request("incoming write was empty")),
-        WriteOutcome::Busy { what, retry_after } => {
-            Err(HttpError::unavailable(format!("the server is busy: {what}; nothing was written, try again"), retry_after))
-        }
+        WriteOutcome::Busy { what, retry_after } => Err(HttpError::unavailable(
+            format!("the server is busy: {what}; nothing was written, try again"),
+            retry_after,
+        )),
         WriteOutcome::Unavailable { reason } => {
             Err(HttpError::unavailable(format!("write buffer error: error from wal: {reason}"), RETRY_AFTER_DEFAULT))
         }

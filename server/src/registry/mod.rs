@@ -645,7 +645,10 @@ pub(crate) mod tests {
         );
         let missing = NewTrigger { plugin_filename: "no.py".into(), ..new_trigger("t") };
         let error = text(block_on(registry.create_trigger(missing)));
-        assert!(error.starts_with("plugin_filename: Plugin error: reading plugin file: Plugin not found: /"), "{error}");
+        assert!(
+            error.starts_with("plugin_filename: Plugin error: reading plugin file: Plugin not found: /"),
+            "{error}"
+        );
         assert_eq!(
             text(block_on(registry.set_trigger_enabled("db", "no", true))),
             "the requested resource was not found: no"
@@ -658,9 +661,6 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (registry, _engine) = open(dir.path());
         registry.stop();
-        assert!(matches!(
-            block_on(registry.create_database("db", None)),
-            Err(RegistryError::Unavailable(_))
-        ));
+        assert!(matches!(block_on(registry.create_database("db", None)), Err(RegistryError::Unavailable(_))));
     }
 }

@@ -34,7 +34,9 @@ const INIT: &str = "__init__.py";
 #[derive(Debug, thiserror::Error)]
 pub enum PluginFileError {
     /// The server runs without `--plugin-dir`.
-    #[error("Node not configured with plugin directory: start the server with --plugin-dir (No plugin directory configured)")]
+    #[error(
+        "Node not configured with plugin directory: start the server with --plugin-dir (No plugin directory configured)"
+    )]
     NoDirectory,
     /// The name leads outside.
     #[error("Path traversal detected: plugin filename '{0}' attempts to access files outside the plugin directory")]
@@ -265,8 +267,7 @@ impl Seen {
     /// Whether the files are certainly what was read.
     fn covers(&self, stamps: &[Stamp]) -> bool {
         let Some(read_at) = self.read_at else { return false };
-        self.stamps == stamps
-            && stamps.iter().all(|s| read_at.duration_since(s.modified).is_ok_and(|age| age >= RACY))
+        self.stamps == stamps && stamps.iter().all(|s| read_at.duration_since(s.modified).is_ok_and(|age| age >= RACY))
     }
 }
 

@@ -44,8 +44,8 @@ struct DatabaseRecord {
 /// A trigger as it is stored.
 #[derive(Serialize, Deserialize)]
 struct TriggerRecord {
-    db: Arc<str>,
-    trigger_name: Arc<str>,
+    db: String,
+    trigger_name: String,
     plugin_filename: String,
     trigger_specification: String,
     run_async: bool,
@@ -80,7 +80,11 @@ impl Store {
             let format = meta.get(FORMAT_KEY).map_err(text)?.map(|f| f.value().to_owned());
             match format.as_deref() {
                 Some(FORMAT) => return Ok(()),
-                Some(other) => return Err(format!("format {other} is not known to this version of saltus: use the version that wrote it")),
+                Some(other) => {
+                    return Err(format!(
+                        "format {other} is not known to this version of saltus: use the version that wrote it"
+                    ));
+                }
                 None => {}
             }
             meta.insert(FORMAT_KEY, FORMAT).map_err(text)?;
@@ -216,8 +220,8 @@ fn database_info(name: &str, record: &str) -> Result<DatabaseInfo, String> {
 
 fn trigger_record(def: &TriggerDef) -> String {
     json(&TriggerRecord {
-        db: def.db.clone(),
-        trigger_name: def.name.clone(),
+        db: def.db.to_string(),
+        trigger_name: def.name.to_string(),
         plugin_filename: def.plugin_filename.clone(),
         trigger_specification: spec::canonical(&def.spec),
         run_async: def.run_async,
@@ -232,8 +236,8 @@ fn trigger_def(id: u64, record: &str) -> Result<TriggerDef, String> {
     let record: TriggerRecord = serde_json::from_str(record).map_err(|error| format!("trigger {id}: {error}"))?;
     Ok(TriggerDef {
         id: TriggerId(id),
-        name: record.trigger_name,
-        db: record.db,
+        name: record.trigger_name.into(),
+        db: record.db.into(),
         plugin_filename: record.plugin_filename,
         spec: spec::parse(&record.trigger_specification).map_err(|error| format!("trigger {id}: {error}"))?,
         run_async: record.run_async,
