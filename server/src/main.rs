@@ -1,2 +1,8 @@
-//! stub
-fn main() {}
+//! The binary `saltus`; everything it does is in the library.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    saltus::cli::main()
+}

@@ -1,0 +1,190 @@
+//! `saltus create database|table|trigger`.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::client::Client;
+use super::options::{DatabaseOption, ServerOptions, key_value, required_database};
+use super::{CliError, say};
+use crate::config::env::Env;
+use crate::registry::spec;
+
+/// What is created.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Create {
+    /// Create a database
+    Database(CreateDatabase),
+    /// Create an empty table
+    Table(CreateTable),
+    /// Create a trigger: a plugin and what starts it
+    Trigger(CreateTrigger),
+}
+
+impl Create {
+    pub(crate) fn run(self, env: &Env) -> Result<(), CliError> {
+        match self {
+            Create::Database(args) => args.run(env),
+            Create::Table(args) => args.run(env),
+            Create::Trigger(args) => args.run(env),
+        }
+    }
+}
+
+/// `create database`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateDatabase {
+    #[command(flatten)]
+    server: ServerOptions,
+    /// How long rows are kept, for instance 30d (stored; this version does not delete by age yet)
+    #[arg(long, value_name = "TIME")]
+    retention_period: Option<String>,
+    /// Name of the database [env: SALTUS_DATABASE_NAME or INFLUXDB3_DATABASE_NAME]
+    name: Option<String>,
+}
+
+impl CreateDatabase {
+    fn run(self, env: &Env) -> Result<(), CliError> {
+        let name = required_database(self.name, env, "the argument <NAME>")?;
+        let mut body = json!({ "db": name });
+        if let Some(period) = self.retention_period {
+            body["retention_period"] = period.into();
+        }
+        self.server.client(env, &[])?.json(Method::POST, "/api/v3/configure/database", &body)?;
+        say(&format!("Database \"{name}\" created successfully"));
+        Ok(())
+    }
+}
+
+/// `create table`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateTable {
+    #[command(flatten)]
+    server: ServerOptions,
+    #[command(flatten)]
+    database: DatabaseOption,
+    /// Names of the tags, in the order of the series key
+    #[arg(long, value_delimiter = ',', value_name = "TAG")]
+    tags: Vec<String>,
+    /// Fields as name:type; types are int64, uint64, float64, utf8, bool
+    #[arg(short = 'f', long, value_delimiter = ',', value_name = "NAME:TYPE", value_parser = field)]
+    fields: Vec<(String, String)>,
+    /// Name of the table
+    table: String,
+}
+
+impl CreateTable {
+    fn run(self, env: &Env) -> Result<(), CliError> {
+        let db = self.database.required(env)?;
+        let fields: Vec<Value> = self.fields.iter().map(|(n, t)| json!({ "name": n, "type": t })).collect();
+        let body = json!({ "db": db, "table": self.table, "tags": self.tags, "fields": fields });
+        self.server.client(env, &[])?.json(Method::POST, "/api/v3/configure/table", &body)?;
+        say(&format!("Table \"{db}\".\"{}\" created successfully", self.table));
+        Ok(())
+    }
+}
+
+fn field(text: &str) -> Result<(String, String), String> {
+    let (name, kind) = text.rsplit_once(':').ok_or_else(|| format!("'{text}' is not of the form name:type"))?;
+    match kind {
+        "int64" | "uint64" | "float64" | "utf8" | "bool" => Ok((name.to_owned(), kind.to_owned())),
+        other => Err(format!("'{other}' is none of int64, uint64, float64, utf8, bool")),
+    }
+}
+
+/// `create trigger`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateTrigger {
+    #[command(flatten)]
+    server: ServerOptions,
+    #[command(flatten)]
+    database: DatabaseOption,
+    /// The plugin: a file or directory under the server's plugin directory; with --upload, here
+    #[arg(long, alias = "plugin-filename", value_name = "PATH")]
+    path: String,
+    /// What starts it: table:<TABLE_NAME> or all_tables
+    #[arg(long, value_name = "SPEC")]
+    trigger_spec: String,
+    /// What the plugin gets as args: key=value, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE", value_parser = key_value)]
+    trigger_arguments: Vec<(String, String)>,
+    /// Create it without running it
+    #[arg(long)]
+    disabled: bool,
+    /// Let runs overlap
+    #[arg(long)]
+    run_asynchronous: bool,
+    /// What happens when a run fails
+    #[arg(long, value_parser = ["log", "retry", "disable"], default_value = "log", ignore_case = true)]
+    error_behavior: String,
+    /// Where it runs: on the core that ingests, or on that core's worker threads
+    #[arg(long, value_parser = ["inline", "deferred"], default_value = "deferred")]
+    execution: String,
+    /// Send the plugin's files to the server first
+    #[arg(long)]
+    upload: bool,
+    /// Name of the trigger
+    name: String,
+}
+
+impl CreateTrigger {
+    fn run(self, env: &Env) -> Result<(), CliError> {
+        let db = self.database.required(env)?;
+        let spec = spec::parse(&self.trigger_spec).map_err(|error| CliError(error.to_string()))?;
+        let client = self.server.client(env, &[])?;
+        let filename = if self.upload { upload(&client, Path::new(&self.path))? } else { self.path };
+        let arguments: Map<String, Value> = self.trigger_arguments.into_iter().map(|(k, v)| (k, v.into())).collect();
+        let body = json!({
+            "db": db,
+            "plugin_filename": filename,
+            "trigger_name": self.name,
+            "trigger_settings": {
+                "run_async": self.run_asynchronous,
+                "error_behavior": self.error_behavior.to_lowercase(),
+                "execution": self.execution,
+            },
+            "trigger_specification": spec::canonical(&spec),
+            "trigger_arguments": if arguments.is_empty() { Value::Null } else { arguments.into() },
+            "disabled": self.disabled,
+        });
+        let created = client.json(Method::POST, "/api/v3/configure/processing_engine_trigger", &body);
+        created.map_err(|error| CliError(format!("Failed to create trigger: {error}")))?;
+        say(&format!("Trigger {} created successfully", self.name));
+        Ok(())
+    }
+}
+
+/// Sends a file, or all `*.py` of a directory; gives the name that the plugin has on the server.
+fn upload(client: &Client, path: &Path) -> Result<String, CliError> {
+    let real = path.canonicalize().map_err(|error| CliError::file(path, error))?;
+    let name = real.file_name().ok_or_else(|| CliError::file(path, "is no plugin"))?.to_string_lossy().into_owned();
+    let mut files = Vec::new();
+    if real.is_dir() {
+        python_files(&real, &mut files)?;
+        files.sort();
+    } else {
+        files.push(real.clone());
+    }
+    for file in files {
+        let content = std::fs::read_to_string(&file).map_err(|error| CliError::file(&file, error))?;
+        let below = file.strip_prefix(&real).ok().filter(|rest| !rest.as_os_str().is_empty());
+        let target = below.map_or(name.clone(), |rest| format!("{name}/{}", rest.display()));
+        client.json(Method::POST, "/api/v3/plugins/files", &json!({ "plugin_name": target, "content": content }))?;
+    }
+    Ok(name)
+}
+
+fn python_files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), CliError> {
+    for entry in std::fs::read_dir(dir).map_err(|error| CliError::file(dir, error))? {
+        let entry = entry.map_err(|error| CliError::file(dir, error))?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(|error| CliError::file(dir, error))?);
+        if kind.is_dir() && entry.file_name() != "__pycache__" {
+            python_files(&path, found)?;
+        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "py") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! What handlers need of the shard they run on: a seam, so that they can be tested without an engine.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use saltus_core::catalog::TableInfo;
+use saltus_core::ids::MonoNs;
+use saltus_core::schema::ColumnDef;
+use saltus_shards::api::{Health, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
+use saltus_shards::engine::{ShardHandle, mono_now};
+
+/// The engine as one connection sees it; futures stay on the shard.
+pub trait ShardPort: Clone + Unpin + 'static {
+    /// The monotonic clock.
+    fn now(&self) -> MonoNs;
+    /// Takes a write.
+    fn write(&self, request: WriteRequest) -> impl Future<Output = WriteOutcome>;
+    /// Databases that have tables.
+    fn databases(&self) -> Vec<Arc<str>>;
+    /// Makes an empty table.
+    fn create_table(
+        &self,
+        db: &str,
+        name: &str,
+        columns: Vec<ColumnDef>,
+    ) -> impl Future<Output = Result<TableInfo, TableError>>;
+    /// Drops a table.
+    fn drop_table(&self, db: &str, name: &str) -> impl Future<Output = Result<(), TableError>>;
+    /// Whether all shards take writes.
+    fn health(&self) -> Health;
+    /// Statistics of all shards.
+    fn shard_stats(&self) -> impl Future<Output = Vec<ShardStats>>;
+    /// Statistics of all triggers in force.
+    fn trigger_stats(&self) -> impl Future<Output = Vec<TriggerStats>>;
+    /// Waits.
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + 'static;
+    /// Resolves when the engine starts to stop.
+    fn stopped(&self) -> impl Future<Output = ()> + 'static;
+}
+
+impl ShardPort for ShardHandle {
+    fn now(&self) -> MonoNs {
+        mono_now()
+    }
+
+    fn write(&self, request: WriteRequest) -> impl Future<Output = WriteOutcome> {
+        ShardHandle::write(self, request)
+    }
+
+    fn databases(&self) -> Vec<Arc<str>> {
+        self.engine().databases()
+    }
+
+    async fn create_table(&self, db: &str, name: &str, columns: Vec<ColumnDef>) -> Result<TableInfo, TableError> {
+        self.engine().create_table(db, name, columns).await
+    }
+
+    async fn drop_table(&self, db: &str, name: &str) -> Result<(), TableError> {
+        self.engine().drop_table(db, name).await
+    }
+
+    fn health(&self) -> Health {
+        self.engine().health()
+    }
+
+    async fn shard_stats(&self) -> Vec<ShardStats> {
+        self.engine().shard_stats().await
+    }
+
+    async fn trigger_stats(&self) -> Vec<TriggerStats> {
+        self.engine().trigger_stats().await
+    }
+
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + 'static {
+        let shard = self.clone();
+        async move { ShardHandle::sleep(&shard, time).await }
+    }
+
+    fn stopped(&self) -> impl Future<Output = ()> + 'static {
+        let shard = self.clone();
+        async move { ShardHandle::stopped(&shard).await }
+    }
+}

@@ -1,0 +1,316 @@
+//! What is read from a request: parameters, fields of JSON, bodies.
+
+use std::io::Read as _;
+
+use bytes::{Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
+use futures_lite::future::{poll_fn, yield_now};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use hyper::body::Body;
+use serde_json::{Map, Value};
+
+use super::response::HttpError;
+
+/// Bytes decompressed between two looks at what else the shard has to do.
+const GUNZIP_STEP_BYTES: usize = 128 * 1024;
+
+/// The parameters of a query string, decoded; of a repeated one the last counts.
+#[derive(Clone, Debug, Default)]
+pub struct QueryParams(Vec<(String, String)>);
+
+impl QueryParams {
+    /// Reads a query string.
+    pub fn parse(query: &str) -> Self {
+        QueryParams(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    /// A parameter's value.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A parameter that must be there.
+    ///
+    /// # Errors
+    /// The reference's text.
+    pub fn required(&self, name: &str) -> Result<&str, HttpError> {
+        self.get(name).ok_or_else(|| HttpError::bad_request(format!("serde error: missing field `{name}`")))
+    }
+
+    /// A parameter that is `true` or `false`.
+    ///
+    /// # Errors
+    /// Any other text.
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool, HttpError> {
+        match self.get(name) {
+            None => Ok(default),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(other) => Err(HttpError::bad_request(format!(
+                "serde error: provided string was not `true` or `false`: {name}={other}"
+            ))),
+        }
+    }
+
+    /// The parameters as a JSON object of strings.
+    fn into_object(self) -> Map<String, Value> {
+        self.0.into_iter().map(|(key, value)| (key, Value::String(value))).collect()
+    }
+}
+
+/// A JSON object whose fields are taken by name; every error names the field.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// The fields of an object.
+    pub fn new(object: Map<String, Value>) -> Self {
+        Fields(object)
+    }
+
+    /// A field that is there and not null.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A text, if it is there.
+    ///
+    /// # Errors
+    /// It is no text.
+    pub fn text_opt(&self, name: &str) -> Result<Option<&str>, HttpError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(HttpError::field(name, format_args!("expected a string, got {other}"))),
+        }
+    }
+
+    /// A text that must be there.
+    ///
+    /// # Errors
+    /// It is missing or no text.
+    pub fn text(&self, name: &str) -> Result<&str, HttpError> {
+        self.text_opt(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// A boolean; in a query string it is a text.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool, HttpError> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(Value::String(text)) if text == "true" => Ok(true),
+            Some(Value::String(text)) if text == "false" => Ok(false),
+            Some(other) => Err(HttpError::field(name, format_args!("expected true or false, got {other}"))),
+        }
+    }
+
+    /// An object, if it is there.
+    ///
+    /// # Errors
+    /// It is no object.
+    pub fn object_opt(&self, name: &str) -> Result<Option<&Map<String, Value>>, HttpError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object)),
+            Some(other) => Err(HttpError::field(name, format_args!("expected an object, got {other}"))),
+        }
+    }
+
+    /// A list that must be there.
+    ///
+    /// # Errors
+    /// It is missing or no list.
+    pub fn list(&self, name: &str) -> Result<&[Value], HttpError> {
+        match self.get(name) {
+            None => Err(missing(name)),
+            Some(Value::Array(list)) => Ok(list),
+            Some(other) => Err(HttpError::field(name, format_args!("expected a list, got {other}"))),
+        }
+    }
+}
+
+fn missing(name: &str) -> HttpError {
+    HttpError::json(StatusCode::BAD_REQUEST, format!("serde json error: missing field `{name}`"))
+}
+
+/// The parameters of a request, if it has a query string (even an empty one).
+pub fn query_params(parts: &Parts) -> Option<QueryParams> {
+    parts.uri.query().map(QueryParams::parse)
+}
+
+/// The query string's parameters, or none.
+pub fn query_or_empty(parts: &Parts) -> QueryParams {
+    query_params(parts).unwrap_or_default()
+}
+
+/// The fields of the query string if there is one, else of the JSON body.
+///
+/// # Errors
+/// As [`json_fields`].
+pub async fn query_or_json<B>(parts: &Parts, body: B, limit: usize) -> Result<Fields, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    match query_params(parts) {
+        Some(params) => Ok(Fields(params.into_object())),
+        None => json_fields(parts, body, limit).await,
+    }
+}
+
+/// The fields of a JSON body that says that it is one.
+///
+/// # Errors
+/// 415 without the content type, 400 for anything but an object.
+pub async fn json_fields<B>(parts: &Parts, body: B, limit: usize) -> Result<Fields, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    if !is_json(&parts.headers) {
+        let text = "unacceptable content-type, expected: application/json";
+        return Err(HttpError::text(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
+    }
+    parse_fields(&read_body(&parts.headers, body, limit).await?)
+}
+
+/// The fields of JSON text.
+///
+/// # Errors
+/// 400 for anything but an object.
+pub fn parse_fields(body: &[u8]) -> Result<Fields, HttpError> {
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| HttpError::json(StatusCode::BAD_REQUEST, format!("serde json error: {error}")))?;
+    match value {
+        Value::Object(object) => Ok(Fields(object)),
+        other => {
+            Err(HttpError::json(StatusCode::BAD_REQUEST, format!("serde json error: expected an object, got {other}")))
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return false };
+    let mime = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    mime == "application/json" || (mime.starts_with("application/") && mime.ends_with("+json"))
+}
+
+/// The whole body, decompressed; bounded before and after.
+///
+/// # Errors
+/// 413 beyond `limit`, 400 for an unknown encoding or broken compression.
+pub async fn read_body<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Bytes, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let gzip = is_gzip(headers)?;
+    let raw = collect(headers, body, limit).await?;
+    if gzip { gunzip(&raw, limit).await } else { Ok(raw) }
+}
+
+fn is_gzip(headers: &HeaderMap) -> Result<bool, HttpError> {
+    match headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?")) {
+        None | Some("identity") => Ok(false),
+        Some("gzip") => Ok(true),
+        Some(other) => Err(HttpError::bad_request(format!("unacceptable content-encoding: {other}"))),
+    }
+}
+
+fn too_large(limit: usize) -> HttpError {
+    HttpError::text(StatusCode::PAYLOAD_TOO_LARGE, format!("max request size ({limit} bytes) exceeded"))
+}
+
+async fn collect<B>(headers: &HeaderMap, mut body: B, limit: usize) -> Result<Bytes, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let announced: Option<usize> =
+        headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(too_large(limit));
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|error| HttpError::bad_request(format!("error reading request body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > limit {
+            return Err(too_large(limit));
+        }
+        if first.is_empty() && rest.is_empty() {
+            // A body in one piece, the common case, is not copied.
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.reserve(announced.unwrap_or(2 * (first.len() + data.len())));
+            rest.extend_from_slice(&std::mem::take(&mut first));
+        }
+        rest.extend_from_slice(&data);
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+async fn gunzip(raw: &[u8], limit: usize) -> Result<Bytes, HttpError> {
+    let mut decoder = MultiGzDecoder::new(raw);
+    let mut out = BytesMut::with_capacity(raw.len().saturating_mul(4).min(limit));
+    let mut step = vec![0; 16 * 1024];
+    let mut since_yield = 0;
+    loop {
+        let read = decoder
+            .read(&mut step)
+            .map_err(|error| HttpError::bad_request(format!("error decoding gzip stream: {error}")))?;
+        if read == 0 {
+            return Ok(out.freeze());
+        }
+        if out.len() + read > limit {
+            return Err(too_large(limit));
+        }
+        out.extend_from_slice(&step[..read]);
+        since_yield += read;
+        if since_yield >= GUNZIP_STEP_BYTES {
+            since_yield = 0;
+            yield_now().await;
+        }
+    }
+}
+
+/// Checks the shape of an `Authorization` header; what it says is not looked at while the server runs without
+/// authentication.
+///
+/// # Errors
+/// The reference's 400.
+pub fn check_authorization(headers: &HeaderMap) -> Result<(), HttpError> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(()) };
+    if value.to_str().is_ok_and(is_well_formed) {
+        return Ok(());
+    }
+    // A space after the colon, as the reference has it.
+    Err(HttpError::bad_request(
+        "{\"error\": \"Authorization header was malformed, the request was not in the form of 'Authorization: \
+         <auth-scheme> <token>', supported auth-schemes are Bearer, Token and Basic\"}",
+    ))
+}
+
+fn is_well_formed(value: &str) -> bool {
+    use base64::Engine as _;
+    let Some((scheme, token)) = value.split_once(' ') else { return false };
+    if token.is_empty() || token.contains(' ') {
+        return false;
+    }
+    match scheme {
+        "Bearer" | "Token" => true,
+        "Basic" => {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(token).unwrap_or_default();
+            decoded.iter().filter(|&&byte| byte == b':').count() == 1 && std::str::from_utf8(&decoded).is_ok()
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,244 @@
+//! Answers: bodies, and errors in the shapes that clients parse (reference, 3.1 and 3.3).
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_channel::mpsc;
+use futures_util::Stream;
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use hyper::body::{Body, Frame, SizeHint};
+use saltus_shards::api::TableError;
+use serde_json::{Value, json};
+
+use super::connection::InHand;
+use crate::registry::RegistryError;
+use crate::registry::plugins::PluginFileError;
+
+/// The content type of JSON.
+pub const JSON: &str = "application/json";
+/// The content type of text.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A failure in the middle of a streamed body; the client sees the body cut off.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BodyError(String);
+
+/// The body of an answer: whole, or a stream that another thread feeds.
+pub struct HttpBody {
+    content: Content,
+    /// Kept until the body is done: while it is there, the connection is not idle.
+    in_hand: Option<InHand>,
+}
+
+enum Content {
+    Whole(Option<Bytes>),
+    Stream(mpsc::Receiver<Result<Bytes, String>>),
+}
+
+impl HttpBody {
+    /// A whole body.
+    pub fn whole(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        HttpBody { content: Content::Whole((!bytes.is_empty()).then_some(bytes)), in_hand: None }
+    }
+
+    /// A body that is fed piece by piece.
+    pub fn stream(pieces: mpsc::Receiver<Result<Bytes, String>>) -> Self {
+        HttpBody { content: Content::Stream(pieces), in_hand: None }
+    }
+
+    /// Marks the request as worked on until the body is done.
+    pub(crate) fn hold(&mut self, in_hand: InHand) {
+        self.in_hand = Some(in_hand);
+    }
+}
+
+impl Body for HttpBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let piece = match &mut this.content {
+            Content::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
+            Content::Stream(pieces) => Pin::new(pieces).poll_next(cx),
+        };
+        if let Poll::Ready(None) = piece {
+            this.in_hand = None;
+        }
+        piece.map(|piece| piece.map(|piece| piece.map(Frame::data).map_err(BodyError)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.content, Content::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Content::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// What a handler gives back.
+pub type HttpResult = Result<Response<HttpBody>, HttpError>;
+
+/// An answer without a body.
+pub fn empty(status: StatusCode) -> Response<HttpBody> {
+    reply(status, None, HttpBody::whole(Bytes::new()))
+}
+
+/// An answer with a body; successful ones may be read by pages from anywhere.
+pub fn reply(status: StatusCode, content_type: Option<&str>, body: HttpBody) -> Response<HttpBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    if let Some(value) = content_type.and_then(|text| HeaderValue::from_str(text).ok()) {
+        response.headers_mut().insert(CONTENT_TYPE, value);
+    }
+    if status.is_success() {
+        response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    }
+    response
+}
+
+/// An error on its way to the client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpError {
+    /// The status.
+    pub status: StatusCode,
+    /// The body.
+    pub body: ErrorBody,
+    /// When to come again, if that helps.
+    pub retry_after: Option<Duration>,
+}
+
+/// The body of an error.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ErrorBody {
+    /// Plain text without content type.
+    Text(String),
+    /// A JSON document.
+    Json(Value),
+}
+
+impl HttpError {
+    /// Plain text.
+    pub fn text(status: StatusCode, text: impl Into<String>) -> Self {
+        HttpError { status, body: ErrorBody::Text(text.into()), retry_after: None }
+    }
+
+    /// `{"error": text}`.
+    pub fn json(status: StatusCode, text: impl Into<String>) -> Self {
+        HttpError { status, body: ErrorBody::Json(json!({ "error": text.into() })), retry_after: None }
+    }
+
+    /// `{"error": text, "data": data}`.
+    pub fn with_data(status: StatusCode, text: &str, data: Value) -> Self {
+        HttpError { status, body: ErrorBody::Json(json!({ "error": text, "data": data })), retry_after: None }
+    }
+
+    /// A plain 400.
+    pub fn bad_request(text: impl Into<String>) -> Self {
+        Self::text(StatusCode::BAD_REQUEST, text)
+    }
+
+    /// A 400 that names the field.
+    pub fn field(field: &str, message: impl std::fmt::Display) -> Self {
+        Self::json(StatusCode::BAD_REQUEST, format!("{field}: {message}"))
+    }
+
+    /// A 503 that asks to come again.
+    pub fn unavailable(text: impl Into<String>, retry_after: Duration) -> Self {
+        HttpError { retry_after: Some(retry_after), ..Self::json(StatusCode::SERVICE_UNAVAILABLE, text) }
+    }
+
+    /// What a query on a missing database gets.
+    pub fn database_not_found(db: &str) -> Self {
+        Self::json(StatusCode::NOT_FOUND, format!("query error: database not found: {db}"))
+    }
+
+    /// The text that a person should read.
+    pub fn message(&self) -> String {
+        match &self.body {
+            ErrorBody::Text(text) => text.clone(),
+            ErrorBody::Json(value) => match value.get("error").or_else(|| value.get("message")) {
+                Some(Value::String(text)) => text.clone(),
+                _ => value.to_string(),
+            },
+        }
+    }
+
+    /// The same error in the shape of the v2 write endpoint.
+    pub fn into_v2(self) -> Self {
+        let code = match self.status {
+            StatusCode::UNAUTHORIZED => "unauthorized",
+            StatusCode::FORBIDDEN => "forbidden",
+            StatusCode::NOT_FOUND => "not found",
+            StatusCode::PAYLOAD_TOO_LARGE => "request too large",
+            StatusCode::UNPROCESSABLE_ENTITY => "unprocessable entity",
+            StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+            status if status.is_client_error() => "invalid",
+            _ => "internal error",
+        };
+        let body = ErrorBody::Json(json!({ "code": code, "message": self.message() }));
+        HttpError { body, ..self }
+    }
+
+    /// The answer.
+    pub fn into_response(self) -> Response<HttpBody> {
+        let (content_type, text) = match self.body {
+            ErrorBody::Text(text) => (None, text),
+            ErrorBody::Json(value) => (Some(JSON), value.to_string()),
+        };
+        let mut response = reply(self.status, content_type, HttpBody::whole(text));
+        if let Some(time) = self.retry_after {
+            let seconds = time.as_secs_f64().ceil().max(1.0) as u64;
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// How long a client should wait when nobody can say better.
+pub(crate) const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+impl From<RegistryError> for HttpError {
+    fn from(error: RegistryError) -> Self {
+        let text = error.to_string();
+        match error {
+            RegistryError::Exists | RegistryError::Running(_) => Self::text(StatusCode::CONFLICT, text),
+            RegistryError::DatabaseNotFound(_) | RegistryError::TriggerNotFound(_) => {
+                Self::text(StatusCode::NOT_FOUND, text)
+            }
+            RegistryError::Plugin(PluginFileError::Io { .. }) | RegistryError::Upload(PluginFileError::Io { .. }) => {
+                Self::json(StatusCode::INTERNAL_SERVER_ERROR, text)
+            }
+            RegistryError::Name(_)
+            | RegistryError::Invalid { .. }
+            | RegistryError::Internal
+            | RegistryError::Plugin(_)
+            | RegistryError::Upload(_) => Self::json(StatusCode::BAD_REQUEST, text),
+            RegistryError::Limit(_) => Self::json(StatusCode::UNPROCESSABLE_ENTITY, text),
+            RegistryError::Store(_) => Self::json(StatusCode::INTERNAL_SERVER_ERROR, text),
+            RegistryError::Engine(_) | RegistryError::Unavailable(_) => Self::unavailable(text, RETRY_AFTER_DEFAULT),
+        }
+    }
+}
+
+impl From<TableError> for HttpError {
+    fn from(error: TableError) -> Self {
+        let text = error.to_string();
+        match error {
+            TableError::Exists => Self::text(StatusCode::CONFLICT, text),
+            TableError::NotFound(_) => Self::text(StatusCode::NOT_FOUND, text),
+            TableError::Invalid(_) => Self::json(StatusCode::BAD_REQUEST, text),
+            TableError::Limit(_) => Self::json(StatusCode::UNPROCESSABLE_ENTITY, text),
+            TableError::Unavailable(_) => Self::unavailable(text, RETRY_AFTER_DEFAULT),
+        }
+    }
+}

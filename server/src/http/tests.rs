@@ -1,0 +1,334 @@
+//! Whole requests against a fake shard: routes, headers, bodies, without a socket.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_channel::mpsc;
+use futures_lite::future::block_on;
+use futures_util::future::BoxFuture;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use saltus_core::catalog::TableInfo;
+use saltus_core::ids::{Epoch, MonoNs, ShardId, TableId};
+use saltus_core::schema::{ColumnDef, TableSchema};
+use saltus_shards::api::{Health, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::connection::Activity;
+use super::port::ShardPort;
+use super::query::{QueryBackend, QueryFormat, QueryHttpRequest, QueryReply};
+use super::response::{HttpBody, HttpError};
+use super::{HttpOptions, HttpParts, Shared, router};
+use crate::logs::PluginLogs;
+use crate::registry::tests::{FakeEngine, open};
+
+/// A shard that remembers writes.
+#[derive(Clone)]
+struct FakeShard {
+    engine: FakeEngine,
+    writes: Rc<RefCell<Vec<WriteRequest>>>,
+    reasons: Vec<String>,
+}
+
+impl ShardPort for FakeShard {
+    fn now(&self) -> MonoNs {
+        MonoNs(7)
+    }
+    async fn write(&self, request: WriteRequest) -> WriteOutcome {
+        self.writes.borrow_mut().push(request);
+        WriteOutcome::Written { rows: 1 }
+    }
+    fn databases(&self) -> Vec<Arc<str>> {
+        self.engine.databases.lock().clone()
+    }
+    async fn create_table(&self, db: &str, name: &str, columns: Vec<ColumnDef>) -> Result<TableInfo, TableError> {
+        let id = TableId::new(Epoch(1), ShardId(0), 1);
+        let schema = Arc::new(TableSchema::new(columns, 1));
+        Ok(TableInfo { id, db: db.into(), name: name.into(), schema })
+    }
+    async fn drop_table(&self, _db: &str, name: &str) -> Result<(), TableError> {
+        Err(TableError::NotFound(name.to_owned()))
+    }
+    fn health(&self) -> Health {
+        Health { reasons: self.reasons.clone() }
+    }
+    async fn shard_stats(&self) -> Vec<ShardStats> {
+        Vec::new()
+    }
+    async fn trigger_stats(&self) -> Vec<TriggerStats> {
+        Vec::new()
+    }
+    fn sleep(&self, _time: Duration) -> impl Future<Output = ()> + 'static {
+        std::future::pending()
+    }
+    fn stopped(&self) -> impl Future<Output = ()> + 'static {
+        std::future::pending()
+    }
+}
+
+/// Answers every query with its own text.
+struct Echo;
+
+impl QueryBackend for Echo {
+    fn query(&self, request: QueryHttpRequest) -> BoxFuture<'static, Result<QueryReply, HttpError>> {
+        Box::pin(async move {
+            let (mut pieces, body) = mpsc::channel(2);
+            let text = format!("{}|{}|{}", request.db, request.sql, Value::Object(request.params));
+            pieces.try_send(Ok(Bytes::from(text))).expect("there is room");
+            Ok(QueryReply { content_type: request.format.content_type(), body })
+        })
+    }
+}
+
+struct Server {
+    shared: Shared,
+    shard: FakeShard,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, engine) = open(dir.path());
+        let options =
+            HttpOptions { request_bytes_max: 1000, idle_timeout: Duration::from_secs(75), trigger_kinds: None };
+        let logs = Arc::new(PluginLogs::new());
+        let parts = HttpParts { options, registry, query: Arc::new(Echo), logs, metrics: Vec::new() };
+        let shared = Shared { parts, process_id: Uuid::new_v4(), started: SystemTime::now() };
+        let shard = FakeShard { engine, writes: Rc::default(), reasons: Vec::new() };
+        Server { shared, shard, _dir: dir }
+    }
+
+    fn send(&self, request: Request<Full<Bytes>>) -> Response<HttpBody> {
+        let activity = Rc::new(Activity::new());
+        block_on(router::handle(&self.shared, &self.shard, &activity, request))
+    }
+
+    fn call(&self, method: &str, uri: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> (u16, String) {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        text_of(self.send(request.body(Full::new(body.into())).unwrap()))
+    }
+
+    fn json(&self, method: &str, uri: &str, body: &Value) -> (u16, String) {
+        self.call(method, uri, &[("content-type", "application/json; charset=utf-8")], body.to_string())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.parts.registry.stop();
+    }
+}
+
+fn text_of(response: Response<HttpBody>) -> (u16, String) {
+    let status = response.status().as_u16();
+    let body = block_on(response.into_body().collect()).unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+const WRITE: &str = "/api/v3/write_lp?db=db";
+
+#[test]
+fn a_write_reaches_the_shard_whole() {
+    let server = Server::new();
+    assert_eq!(server.call("POST", &format!("{WRITE}&precision=s&no_sync=true"), &[], "m f=1"), (204, String::new()));
+    let writes = server.shard.writes.borrow();
+    assert_eq!((&*writes[0].db, &*writes[0].body), ("db", &b"m f=1"[..]));
+    assert_eq!((writes[0].no_sync, writes[0].received), (true, MonoNs(7)));
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn compressed_bodies_are_bounded_on_both_sides() {
+    let server = Server::new();
+    let encoded = [("content-encoding", "gzip")];
+    assert_eq!(server.call("POST", WRITE, &encoded, gzip(b"m f=1")).0, 204);
+    assert_eq!(&*server.shard.writes.borrow()[0].body, b"m f=1");
+    let too_large = (413, "max request size (1000 bytes) exceeded".to_owned());
+    assert_eq!(server.call("POST", WRITE, &encoded, gzip(&[b'x'; 1001])), too_large);
+    assert_eq!(server.call("POST", WRITE, &[], vec![b'x'; 1001]), too_large);
+    assert_eq!(server.call("POST", WRITE, &[], vec![b'x'; 1000]).0, 204);
+    let (status, text) = server.call("POST", WRITE, &encoded, "no gzip");
+    assert_eq!((status, text.starts_with("error decoding gzip stream: ")), (400, true));
+    let other = server.call("POST", WRITE, &[("content-encoding", "br")], "x");
+    assert_eq!(other, (400, "unacceptable content-encoding: br".to_owned()));
+}
+
+#[test]
+fn bodies_that_are_not_utf8_and_bad_names_are_400() {
+    let server = Server::new();
+    assert_eq!(server.call("POST", WRITE, &[], vec![0xff]).0, 400);
+    let name = server.call("POST", "/api/v3/write_lp?db=_x", &[], "m f=1");
+    assert_eq!(name, (400, r#"{"error":"db name did not start with a number or letter"}"#.to_owned()));
+    let v2 = server.call("POST", "/api/v2/write?bucket=_x", &[], "m f=1");
+    assert_eq!(v2, (400, r#"{"code":"invalid","message":"db name did not start with a number or letter"}"#.to_owned()));
+    assert_eq!(server.call("POST", "/api/v3/write_lp", &[], ""), (400, "missing query parameter 'db'".to_owned()));
+}
+
+#[test]
+fn unknown_routes_and_methods_are_not_found() {
+    let server = Server::new();
+    for (method, path) in [("GET", "/nope"), ("GET", "/write"), ("PUT", "/api/v3/query_sql")] {
+        assert_eq!(server.call(method, path, &[], ""), (404, "Not found".to_owned()), "{method} {path}");
+    }
+    let token = server.call("POST", "/api/v3/configure/token/admin", &[], "");
+    assert_eq!(token, (405, "endpoint disabled, started without auth".to_owned()));
+}
+
+#[test]
+fn every_answer_names_the_instance_and_successes_may_be_read_from_anywhere() {
+    let server = Server::new();
+    let get = |path: &str| server.send(Request::builder().uri(path).body(Full::default()).unwrap());
+    let uuid = server.shared.parts.registry.catalog().instance.to_string();
+    let (good, bad) = (get("/ping"), get("/nope"));
+    assert_eq!(good.headers()["cluster-uuid"], uuid.as_str());
+    assert_eq!(bad.headers()["cluster-uuid"], uuid.as_str());
+    assert_eq!(good.headers()["access-control-allow-origin"], "*");
+    assert!(bad.headers().get("access-control-allow-origin").is_none());
+    assert_eq!(good.headers()["x-influxdb-build"], "Core");
+    let options = Request::builder().method("OPTIONS").uri("/x").body(Full::default()).unwrap();
+    let preflight = server.send(options);
+    assert_eq!(preflight.status(), StatusCode::NO_CONTENT);
+    assert_eq!(preflight.headers()["access-control-max-age"], "86400");
+}
+
+#[test]
+fn authorization_headers_are_checked_for_their_shape_only() {
+    let server = Server::new();
+    let status = |value: &str| server.call("GET", "/ping", &[("authorization", value)], "").0;
+    for good in ["Bearer x", "Token x", "Basic OnRva2Vu"] {
+        assert_eq!(status(good), 200, "{good}");
+    }
+    for bad in ["bearer x", "Bearer  x", "Bearer", "Basic dG9rZW4=", "Digest x"] {
+        assert_eq!(status(bad), 400, "{bad}");
+    }
+    let (_, text) = server.call("GET", "/ping", &[("authorization", "x")], "");
+    assert!(text.starts_with("{\"error\": \"Authorization header was malformed"));
+}
+
+#[test]
+fn health_gives_the_reasons() {
+    let mut server = Server::new();
+    assert_eq!(server.call("GET", "/health", &[], ""), (200, "OK".to_owned()));
+    server.shard.reasons = vec!["shard 0: log poisoned".to_owned()];
+    assert_eq!(server.call("GET", "/api/v1/health", &[], ""), (503, "shard 0: log poisoned".to_owned()));
+}
+
+#[test]
+fn queries_are_passed_on_with_format_and_parameters() {
+    let server = Server::new();
+    let missing = server.call("GET", "/api/v3/query_sql?db=db&q=SELECT+1", &[], "");
+    assert_eq!(missing, (404, r#"{"error":"query error: database not found: db"}"#.to_owned()));
+    server.shard.engine.databases.lock().push("db".into());
+    let body = json!({"db": "db", "q": "SELECT $n", "format": "csv", "params": {"n": 1}}).to_string();
+    assert_eq!(server.call("POST", "/api/v3/query_sql", &[], body), (200, r#"db|SELECT $n|{"n":1}"#.to_owned()));
+    let uri = "/api/v3/query_sql?db=db&q=SELECT+1&params=%7B%22a%22%3A%5B1%5D%7D";
+    assert_eq!(server.call("GET", uri, &[], "").0, 400);
+    let none = server.call("GET", "/api/v3/query_sql", &[], "");
+    assert_eq!(none, (400, "missing query parameters 'db' and 'q'".to_owned()));
+}
+
+#[test]
+fn the_accept_header_decides_where_format_does_not() {
+    let format = |accept: Option<&str>, name: Option<&str>| {
+        let mut headers = http::HeaderMap::new();
+        accept.map(|value| headers.insert("accept", value.parse().unwrap()));
+        super::query::format(&headers, name).map_err(|error| error.message())
+    };
+    assert_eq!(format(None, None), Ok(QueryFormat::Json));
+    assert_eq!(format(Some("text/csv"), None), Ok(QueryFormat::Csv));
+    assert_eq!(format(Some("text/html,application/xml"), None), Ok(QueryFormat::Json));
+    assert_eq!(format(Some("*/*"), Some("json_lines")), Ok(QueryFormat::JsonLines));
+    let refused = "invalid mime type (application/jsonl)".to_owned();
+    assert_eq!(format(Some("application/jsonl"), Some("json")), Err(refused));
+}
+
+#[test]
+fn databases_are_created_listed_and_deleted() {
+    let server = Server::new();
+    let path = "/api/v3/configure/database";
+    assert_eq!(server.json("POST", path, &json!({"db": "a", "retention_period": "30d"})), (200, String::new()));
+    let again = server.json("POST", path, &json!({"db": "a"}));
+    assert_eq!(again, (409, "attempted to create a resource that already exists".to_owned()));
+    let list = server.call("GET", &format!("{path}?format=json"), &[], "");
+    assert_eq!(list, (200, r#"[{"iox::database":"_internal"},{"iox::database":"a"}]"#.to_owned()));
+    assert_eq!(server.call("GET", path, &[], "").0, 400);
+    assert_eq!(server.call("POST", &format!("{path}/retention_period?db=a&duration=1d"), &[], "").0, 204);
+    assert_eq!(server.call("DELETE", &format!("{path}?db=a&hard_delete_at=2030-01-01"), &[], "").0, 400);
+    assert_eq!(server.call("DELETE", &format!("{path}?db=a"), &[], "").0, 200);
+    assert_eq!(server.call("DELETE", &format!("{path}?db=a"), &[], ""), (404, "Database not found a".to_owned()));
+    assert_eq!(server.call("POST", path, &[], "{}").0, 415);
+}
+
+#[test]
+fn tables_have_typed_columns() {
+    let server = Server::new();
+    let path = "/api/v3/configure/table";
+    let body = json!({"db": "a", "table": "t", "tags": ["x"], "fields": [{"name": "f", "type": "int64"}]});
+    assert_eq!(server.json("POST", path, &body), (200, String::new()));
+    let body = json!({"db": "a", "table": "t", "tags": [], "fields": [{"name": "f", "type": "int32"}]});
+    let (status, text) = server.json("POST", path, &body);
+    assert_eq!((status, text.contains("unknown type 'int32'")), (400, true));
+    server.shard.engine.databases.lock().push("a".into());
+    let gone = server.call("DELETE", &format!("{path}?db=a&table=t"), &[], "");
+    assert_eq!(gone, (404, "Table not found t".to_owned()));
+}
+
+#[test]
+fn triggers_live_through_their_endpoints() {
+    let server = Server::new();
+    server.shard.engine.databases.lock().push("db".into());
+    let path = "/api/v3/configure/processing_engine_trigger";
+    let body = json!({
+        "db": "db", "plugin_filename": "p.py", "trigger_name": "t", "execution": "inline",
+        "trigger_settings": {"run_async": false, "error_behavior": "log"},
+        "trigger_specification": "table:cpu", "disabled": false,
+    });
+    assert_eq!(server.json("POST", path, &body), (200, String::new()));
+    assert_eq!(server.json("POST", path, &body).0, 409);
+    assert_eq!(*server.shard.engine.in_force.lock(), ["t"]);
+    let (_, list) = server.call("GET", &format!("{path}?db=db"), &[], "");
+    let list: Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(list[0]["trigger_settings"]["execution"], "inline");
+    assert_eq!(list[0]["trigger_specification"], "table:cpu");
+    assert_eq!(server.call("DELETE", &format!("{path}?db=db&trigger_name=t"), &[], "").0, 409);
+    assert_eq!(server.call("POST", &format!("{path}/disable?db=db&trigger_name=t"), &[], "").0, 200);
+    assert!(server.shard.engine.in_force.lock().is_empty());
+    assert_eq!(server.call("POST", &format!("{path}/enable?db=db&trigger_name=t"), &[], "").0, 200);
+    assert_eq!(server.call("DELETE", &format!("{path}?db=db&trigger_name=t&force=true"), &[], "").0, 200);
+    let gone = server.call("POST", &format!("{path}/enable?db=db&trigger_name=t"), &[], "");
+    assert_eq!(gone, (404, "the requested resource was not found: t".to_owned()));
+}
+
+#[test]
+fn uploads_stay_inside_the_plugin_directory() {
+    let server = Server::new();
+    let path = "/api/v3/plugins/files";
+    let file = |name: &str| json!({"plugin_name": name, "content": "x = 1\n"});
+    assert_eq!(server.json("POST", path, &file("deep/new.py")), (200, String::new()));
+    let (status, text) = server.json("POST", path, &file("../out.py"));
+    assert_eq!((status, text.contains("Path traversal detected")), (400, true));
+    let (status, text) = server.json("PUT", path, &file("no_such_trigger"));
+    assert_eq!((status, text.contains("Plugin not found: no_such_trigger")), (400, true));
+}
+
+#[test]
+fn metrics_end_as_they_should() {
+    let (status, text) = Server::new().call("GET", "/metrics", &[], "");
+    assert_eq!(status, 200);
+    assert!(text.contains("# TYPE saltus_process_start_time_seconds gauge\n"));
+    assert!(text.ends_with("# EOF\n"));
+}

@@ -1,0 +1,306 @@
+//! The three write endpoints (reference, 3.3).
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::request::Parts;
+use hyper::body::Body;
+use saltus_core::line_protocol::{LineError, Precision};
+use saltus_core::names::check_db_name;
+use saltus_shards::api::{WriteOutcome, WriteRequest};
+use serde_json::{Value, json};
+
+use super::port::ShardPort;
+use super::request::{QueryParams, query_params, read_body};
+use super::response::{HttpError, HttpResult, RETRY_AFTER_DEFAULT, empty};
+use super::router::Ctx;
+
+/// Bytes of a rejected line that an error shows.
+const ORIGINAL_LINE_BYTES_MAX: usize = 20;
+/// How the messages of limits begin; clients tell them by the status 422.
+const LIMIT_MESSAGES: [&str; 2] =
+    ["Update to schema would exceed number of", "Adding a new database would exceed limit of"];
+
+/// Where a write goes and how it is read.
+#[derive(Debug, PartialEq)]
+struct Target {
+    db: String,
+    precision: Precision,
+    accept_partial: bool,
+    no_sync: bool,
+}
+
+/// `POST /api/v3/write_lp`.
+pub(crate) async fn v3<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> HttpResult
+where
+    P: ShardPort,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    write(ctx, parts, v3_target(query_params(parts))?, body).await
+}
+
+/// `POST /api/v2/write`.
+pub(crate) async fn v2<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> HttpResult
+where
+    P: ShardPort,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let target = v2_target(query_params(parts)).map_err(HttpError::into_v2)?;
+    write(ctx, parts, target, body).await.map_err(|error| v2_error(error).into_v2())
+}
+
+/// `POST /write`.
+pub(crate) async fn v1<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> HttpResult
+where
+    P: ShardPort,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    write(ctx, parts, v1_target(query_params(parts))?, body).await
+}
+
+fn v3_target(params: Option<QueryParams>) -> Result<Target, HttpError> {
+    let params = params.ok_or_else(|| HttpError::bad_request("missing query parameter 'db'"))?;
+    let precision = match params.get("precision") {
+        None | Some("auto") => Precision::Auto,
+        Some(text) => unit(text).ok_or_else(|| unknown_precision(text, true))?,
+    };
+    Ok(Target {
+        db: params.required("db")?.to_owned(),
+        precision,
+        accept_partial: params.flag("accept_partial", true)?,
+        no_sync: params.flag("no_sync", false)?,
+    })
+}
+
+fn v2_target(params: Option<QueryParams>) -> Result<Target, HttpError> {
+    let params = params.unwrap_or_default();
+    let bucket = params.get("bucket").filter(|bucket| !bucket.is_empty());
+    let bucket = bucket.ok_or_else(|| HttpError::bad_request("no org/bucket destination provided"))?;
+    strict_target(&params, bucket.to_owned())
+}
+
+fn v1_target(params: Option<QueryParams>) -> Result<Target, HttpError> {
+    let params = params.unwrap_or_default();
+    let db = params.get("db").ok_or_else(|| HttpError::bad_request("no db destination provided"))?;
+    let db = match params.get("rp").unwrap_or_default() {
+        "" | "''" | "autogen" | "default" => db.to_owned(),
+        rp => format!("{db}/{}", rp.to_lowercase()),
+    };
+    strict_target(&params, db)
+}
+
+fn strict_target(params: &QueryParams, db: String) -> Result<Target, HttpError> {
+    let precision = match params.get("precision") {
+        None => Precision::Nanosecond,
+        Some(text) => unit(text).ok_or_else(|| unknown_precision(text, false))?,
+    };
+    Ok(Target { db, precision, accept_partial: false, no_sync: false })
+}
+
+fn unit(text: &str) -> Option<Precision> {
+    Some(match text {
+        "second" | "s" => Precision::Second,
+        "millisecond" | "ms" => Precision::Millisecond,
+        "microsecond" | "us" | "u" => Precision::Microsecond,
+        "nanosecond" | "ns" | "n" => Precision::Nanosecond,
+        _ => return None,
+    })
+}
+
+fn unknown_precision(text: &str, auto: bool) -> HttpError {
+    let auto = if auto { "`auto`, " } else { "" };
+    HttpError::bad_request(format!(
+        "serde error: unknown variant `{text}`, expected one of {auto}`second`, `s`, `millisecond`, `ms`, \
+         `microsecond`, `us`, `u`, `nanosecond`, `ns`, `n`"
+    ))
+}
+
+async fn write<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, target: Target, body: B) -> HttpResult
+where
+    P: ShardPort,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    check_db_name(&target.db).map_err(|error| HttpError::json(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let body = read_body(&parts.headers, body, ctx.body_limit()).await?;
+    let received = ctx.port.now();
+    if let Err(error) = std::str::from_utf8(&body) {
+        return Err(HttpError::bad_request(format!("body content is not valid utf8: {error}")));
+    }
+    let request = WriteRequest {
+        db: target.db.into(),
+        body,
+        precision: target.precision,
+        accept_partial: target.accept_partial,
+        no_sync: target.no_sync,
+        received,
+    };
+    answer(ctx.port.write(request).await)
+}
+
+/// What a client is told about a write.
+fn answer(outcome: WriteOutcome) -> HttpResult {
+    match outcome {
+        WriteOutcome::Written { .. } => Ok(empty(StatusCode::NO_CONTENT)),
+        WriteOutcome::Partial { rejected, .. } => Err(partial(&rejected)),
+        WriteOutcome::Rejected(line) if is_limit(&line.message) => {
+            Err(HttpError::json(StatusCode::UNPROCESSABLE_ENTITY, line.message))
+        }
+        WriteOutcome::Rejected(line) => {
+            Err(HttpError::with_data(StatusCode::BAD_REQUEST, "line protocol parsing error", line_json(&line)))
+        }
+        WriteOutcome::Empty => Err(HttpError::bad_request("incoming write was empty")),
+        WriteOutcome::Busy { what, retry_after } => Err(HttpError::unavailable(
+            format!("the server is busy: {what}; nothing was written, try again"),
+            retry_after,
+        )),
+        WriteOutcome::Unavailable { reason } => {
+            Err(HttpError::unavailable(format!("write buffer error: error from wal: {reason}"), RETRY_AFTER_DEFAULT))
+        }
+    }
+}
+
+fn partial(rejected: &[LineError]) -> HttpError {
+    let limit = rejected.iter().any(|line| is_limit(&line.message));
+    let status = if limit { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
+    let lines = rejected.iter().map(line_json).collect();
+    HttpError::with_data(status, "partial write of line protocol occurred", Value::Array(lines))
+}
+
+fn is_limit(message: &str) -> bool {
+    LIMIT_MESSAGES.iter().any(|limit| message.starts_with(limit))
+}
+
+fn line_json(line: &LineError) -> Value {
+    let shown = line.original_line.floor_char_boundary(ORIGINAL_LINE_BYTES_MAX);
+    json!({
+        "error_message": line.message,
+        "line_number": line.line_number,
+        "original_line": &line.original_line[..shown],
+    })
+}
+
+/// The v2 endpoint says what was wrong with the line, not which line it was.
+fn v2_error(error: HttpError) -> HttpError {
+    use super::response::ErrorBody;
+    let message = match &error.body {
+        ErrorBody::Json(body) => body["data"]["error_message"].as_str().map(str::to_owned),
+        ErrorBody::Text(_) => None,
+    };
+    match message {
+        Some(message) => {
+            HttpError::text(error.status, format!("write buffer error: line protocol parse failed: {message}"))
+        }
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(query: &str) -> Option<QueryParams> {
+        Some(QueryParams::parse(query))
+    }
+
+    #[test]
+    fn targets_follow_the_three_dialects() {
+        let v3 = v3_target(params("db=a&precision=ms&no_sync=true&accept_partial=false")).unwrap();
+        let ms = Precision::Millisecond;
+        assert_eq!(v3, Target { db: "a".into(), precision: ms, accept_partial: false, no_sync: true });
+        let v3 = v3_target(params("db=a")).unwrap();
+        assert_eq!(v3, Target { db: "a".into(), precision: Precision::Auto, accept_partial: true, no_sync: false });
+        let v2 = v2_target(params("org=o&bucket=b%2Fc&no_sync=true")).unwrap();
+        let ns = Precision::Nanosecond;
+        assert_eq!(v2, Target { db: "b/c".into(), precision: ns, accept_partial: false, no_sync: false });
+        assert_eq!(v1_target(params("db=a&rp=Weekly&p=x")).unwrap().db, "a/weekly");
+        assert_eq!(v1_target(params("db=a&rp=autogen")).unwrap().db, "a");
+    }
+
+    #[test]
+    fn bad_parameters_are_named() {
+        let text = |result: Result<Target, HttpError>| result.unwrap_err().message();
+        assert_eq!(text(v3_target(None)), "missing query parameter 'db'");
+        assert_eq!(text(v1_target(None)), "no db destination provided");
+        assert_eq!(text(v2_target(params("bucket="))), "no org/bucket destination provided");
+        assert_eq!(text(v3_target(params("precision=s"))), "serde error: missing field `db`");
+        assert!(text(v3_target(params("db=a&precision=m"))).starts_with("serde error: unknown variant `m`"));
+        assert!(text(v1_target(params("db=a&precision=auto"))).starts_with("serde error: unknown variant `auto`"));
+        assert!(text(v3_target(params("db=a&no_sync=1"))).contains("no_sync=1"));
+    }
+
+    fn line(message: &str, number: u32, original: &str) -> LineError {
+        LineError { line_number: number, message: message.into(), original_line: original.into() }
+    }
+
+    fn body(outcome: WriteOutcome) -> (u16, String) {
+        let error = answer(outcome).err().unwrap();
+        let text = match &error.body {
+            super::super::response::ErrorBody::Text(text) => text.clone(),
+            super::super::response::ErrorBody::Json(value) => value.to_string(),
+        };
+        (error.status.as_u16(), text)
+    }
+
+    #[test]
+    fn error_bodies_are_the_references() {
+        let bad = || line("No fields were provided", 1, "cpu,host=a val= 123");
+        assert_eq!(
+            body(WriteOutcome::Rejected(bad())),
+            (
+                400,
+                r#"{"error":"line protocol parsing error","data":{"error_message":"No fields were provided","line_number":1,"original_line":"cpu,host=a val= 123"}}"#
+                    .into()
+            )
+        );
+        let bad = line("No fields were provided", 2, "cpu,host=a val= 123");
+        assert_eq!(
+            body(WriteOutcome::Partial { rows: 2, rejected: vec![bad], rejected_count: 1 }),
+            (
+                400,
+                r#"{"error":"partial write of line protocol occurred","data":[{"error_message":"No fields were provided","line_number":2,"original_line":"cpu,host=a val= 123"}]}"#
+                    .into()
+            )
+        );
+        assert_eq!(body(WriteOutcome::Empty), (400, "incoming write was empty".into()));
+    }
+
+    #[test]
+    fn limits_are_422() {
+        let text = "Update to schema would exceed number of columns per table limit of 4096 columns";
+        assert_eq!(body(WriteOutcome::Rejected(line(text, 1, "x"))), (422, format!("{{\"error\":\"{text}\"}}")));
+        let rejected = vec![line("x", 1, "x"), line(text, 2, "y")];
+        assert_eq!(body(WriteOutcome::Partial { rows: 0, rejected, rejected_count: 2 }).0, 422);
+    }
+
+    #[test]
+    fn original_lines_are_cut_at_20_bytes_on_a_character() {
+        let cut = line_json(&line("m", 1, &format!("{}\u{20ac}tail", "x".repeat(18))));
+        assert_eq!(cut["original_line"], "x".repeat(18));
+    }
+
+    #[test]
+    fn a_full_mailbox_asks_to_come_again() {
+        let retry_after = std::time::Duration::from_millis(1200);
+        let error = answer(WriteOutcome::Busy { what: "mailbox 1 is full".into(), retry_after }).err().unwrap();
+        let response = error.into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "2");
+        assert_eq!(response.headers()["content-type"], "application/json");
+    }
+
+    #[test]
+    fn the_v2_shape_has_code_and_message() {
+        let error = answer(WriteOutcome::Rejected(line("No fields were provided", 3, "x"))).err().unwrap();
+        let error = v2_error(error).into_v2();
+        assert_eq!(
+            error.body,
+            super::super::response::ErrorBody::Json(json!({
+                "code": "invalid",
+                "message": "write buffer error: line protocol parse failed: No fields were provided",
+            }))
+        );
+    }
+}

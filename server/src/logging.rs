@@ -1,0 +1,22 @@
+//! The server's own log: `tracing` to standard output.
+//!
+//! Levels: ERROR somebody must act, WARN something was degraded or refused, INFO a change of state, DEBUG for us.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Starts the log.
+///
+/// # Errors
+/// The filter, if it cannot be read, or that a log runs already.
+pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| format!("log-filter '{filter}': {error}; for instance 'info,saltus_shards=debug'"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    match format {
+        LogFormat::Full => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+    .map_err(|error| error.to_string())
+}

@@ -1,0 +1,267 @@
+//! What plugins said: the rows of `system.processing_engine_logs`.
+//!
+//! Two stages. A run puts its line into a lock-free queue, stamped with the wall clock, and is done: that may happen on a
+//! shard's thread. A collector thread moves lines from the queue into the kept rows and into the server's log. Readers
+//! collect first, so a line is visible to the query that follows it.
+//!
+//! Bounds: [`LOG_ROWS_MAX`] rows and [`KEPT_BYTES_MAX`] bytes are kept, the oldest go first; the queue holds
+//! [`QUEUE_LINES_MAX`] lines and [`QUEUE_BYTES_MAX`] bytes, what finds no room is dropped and counted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam::queue::ArrayQueue;
+use parking_lot::RwLock;
+use saltus_core::ids::RunId;
+use saltus_core::limits::{LOG_ROWS_MAX, LOG_TEXT_BYTES_MAX};
+use saltus_core::ports::{LogLevel, LogLine};
+
+/// Lines that wait for the collector.
+pub const QUEUE_LINES_MAX: usize = 16 * 1024;
+/// Bytes of text that wait for the collector.
+pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of text of the kept rows.
+pub const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How often the collector looks; readers do not wait for it.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(20);
+
+const _: () = assert!(LOG_TEXT_BYTES_MAX * 16 <= QUEUE_BYTES_MAX, "the longest texts do not block the queue");
+
+/// One kept line.
+#[derive(Clone, Debug)]
+pub struct LogRow {
+    /// Wall clock when the plugin said it, nanoseconds since the epoch.
+    pub time_ns: i64,
+    /// The trigger's database.
+    pub db: Arc<str>,
+    /// The trigger.
+    pub trigger: Arc<str>,
+    /// The run.
+    pub run_id: RunId,
+    /// Severity.
+    pub level: LogLevel,
+    /// The text.
+    pub text: Arc<str>,
+}
+
+/// The ring of plugin log lines.
+pub struct PluginLogs {
+    queue: ArrayQueue<(i64, LogLine)>,
+    queue_bytes: AtomicUsize,
+    dropped: AtomicU64,
+    kept: RwLock<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    rows: VecDeque<Arc<LogRow>>,
+    bytes: usize,
+}
+
+impl Default for PluginLogs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PluginLogs {
+    /// An empty ring.
+    pub fn new() -> Self {
+        PluginLogs {
+            queue: ArrayQueue::new(QUEUE_LINES_MAX),
+            queue_bytes: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+            kept: RwLock::default(),
+        }
+    }
+
+    /// Takes a line. Lock-free; a line that finds no room is counted.
+    pub fn log(&self, mut line: LogLine) {
+        cut_text(&mut line.text);
+        let bytes = line.text.len();
+        if self.queue_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes > QUEUE_BYTES_MAX
+            || self.queue.push((wall_clock_ns(), line)).is_err()
+        {
+            self.queue_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lines that found no room since start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The kept rows, oldest first; those of one database if `db` is given.
+    pub fn rows(&self, db: Option<&str>) -> Vec<Arc<LogRow>> {
+        self.collect();
+        let kept = self.kept.read();
+        kept.rows.iter().filter(|row| db.is_none_or(|db| row.db.as_ref() == db)).cloned().collect()
+    }
+
+    /// Moves what waits into the kept rows and the server's log.
+    pub fn collect(&self) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let mut taken = Vec::new();
+        {
+            // Popped under the lock, so that two collectors cannot swap the order of lines.
+            let mut kept = self.kept.write();
+            for _ in 0..QUEUE_LINES_MAX {
+                let Some((time_ns, line)) = self.queue.pop() else { break };
+                self.queue_bytes.fetch_sub(line.text.len(), Ordering::AcqRel);
+                let row = Arc::new(LogRow::new(time_ns, line));
+                kept.keep(row.clone());
+                taken.push(row);
+            }
+        }
+        taken.iter().for_each(|row| row.trace());
+    }
+
+    /// Starts the thread that collects until the returned handle is dropped.
+    ///
+    /// # Errors
+    /// What the system said about a new thread.
+    pub fn start_collector(self: &Arc<Self>) -> std::io::Result<LogCollector> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (logs, asked) = (self.clone(), stop.clone());
+        let thread = std::thread::Builder::new().name("saltus-logs".into()).spawn(move || {
+            while !asked.load(Ordering::Acquire) {
+                logs.collect();
+                std::thread::park_timeout(COLLECT_INTERVAL);
+            }
+            logs.collect();
+        })?;
+        Ok(LogCollector { stop, thread: Some(thread) })
+    }
+}
+
+/// The collector's thread; dropping it collects once more and ends it.
+pub struct LogCollector {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for LogCollector {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Kept {
+    fn keep(&mut self, row: Arc<LogRow>) {
+        self.bytes += row.text.len();
+        self.rows.push_back(row);
+        while self.rows.len() > LOG_ROWS_MAX || self.bytes > KEPT_BYTES_MAX {
+            let Some(oldest) = self.rows.pop_front() else { break };
+            self.bytes -= oldest.text.len();
+        }
+    }
+}
+
+impl LogRow {
+    fn new(time_ns: i64, line: LogLine) -> Self {
+        LogRow {
+            time_ns,
+            db: line.db,
+            trigger: line.trigger,
+            run_id: line.run_id,
+            level: line.level,
+            text: line.text.into(),
+        }
+    }
+
+    fn trace(&self) {
+        let (db, trigger, run, text) = (&*self.db, &*self.trigger, self.run_id.0, &*self.text);
+        match self.level {
+            LogLevel::Info => tracing::info!(db, trigger, run, "processing engine: {text}"),
+            LogLevel::Warn => tracing::warn!(db, trigger, run, "processing engine: {text}"),
+            LogLevel::Error => tracing::error!(db, trigger, run, "processing engine: {text}"),
+        }
+    }
+}
+
+/// Cuts an overlong text at a character's border and says so in the text.
+fn cut_text(text: &mut String) {
+    if text.len() <= LOG_TEXT_BYTES_MAX {
+        return;
+    }
+    let note = format!("... (cut; the whole text has {} bytes)", text.len());
+    text.truncate(text.floor_char_boundary(LOG_TEXT_BYTES_MAX - note.len()));
+    text.push_str(&note);
+}
+
+fn wall_clock_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(db: &str, text: &str) -> LogLine {
+        LogLine { db: db.into(), trigger: "t".into(), run_id: RunId(7), level: LogLevel::Info, text: text.into() }
+    }
+
+    #[test]
+    fn a_reader_sees_every_line_logged_before_it_in_order() {
+        let logs = PluginLogs::new();
+        for n in 0..5 {
+            logs.log(line("a", &n.to_string()));
+        }
+        logs.log(line("b", "other"));
+        let texts: Vec<_> = logs.rows(Some("a")).iter().map(|row| row.text.to_string()).collect();
+        assert_eq!(texts, ["0", "1", "2", "3", "4"]);
+        assert_eq!(logs.rows(None).len(), 6);
+    }
+
+    #[test]
+    fn the_oldest_rows_go_first() {
+        let logs = PluginLogs::new();
+        for n in 0..LOG_ROWS_MAX + 3 {
+            logs.log(line("a", &n.to_string()));
+        }
+        let rows = logs.rows(None);
+        assert_eq!(rows.len(), LOG_ROWS_MAX);
+        assert_eq!(&*rows[0].text, "3");
+    }
+
+    #[test]
+    fn a_line_that_finds_no_room_is_counted() {
+        let logs = PluginLogs::new();
+        for _ in 0..QUEUE_LINES_MAX + 2 {
+            logs.log(line("a", "x"));
+        }
+        assert_eq!(logs.dropped(), 2);
+        logs.collect();
+        logs.log(line("a", "x"));
+        assert_eq!(logs.dropped(), 2);
+    }
+
+    #[test]
+    fn an_overlong_text_is_cut_at_a_character_and_says_so() {
+        let logs = PluginLogs::new();
+        logs.log(line("a", &"\u{20ac}".repeat(LOG_TEXT_BYTES_MAX)));
+        let rows = logs.rows(None);
+        assert!(rows[0].text.len() <= LOG_TEXT_BYTES_MAX);
+        assert!(rows[0].text.ends_with(&format!("the whole text has {} bytes)", LOG_TEXT_BYTES_MAX * 3)));
+    }
+
+    #[test]
+    fn the_collector_collects_once_more_when_it_ends() {
+        let logs = Arc::new(PluginLogs::new());
+        let collector = logs.start_collector().unwrap();
+        logs.log(line("a", "last words"));
+        drop(collector);
+        assert_eq!(logs.kept.read().rows.len(), 1);
+    }
+}

@@ -1,0 +1,666 @@
+//! The registry: which databases, triggers and plugin files there are.
+//!
+//! Contract: readers take [`Registry::catalog`], an immutable snapshot swapped in whole. Every change is made by the thread
+//! `saltus-catalog`, one after the other: checked, stored durably, published, and only then put in force in the engine.
+//! Callers on a shard's thread await the answer; they never touch the store or a file.
+//!
+//! A database exists if it was created here or has a table in the engine: a write makes databases by itself.
+
+pub mod plugins;
+pub mod spec;
+mod store;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use futures_channel::oneshot;
+use futures_lite::future::block_on;
+use parking_lot::Mutex;
+use saltus_core::ids::TriggerId;
+use saltus_core::limits::DATABASES_MAX;
+use saltus_core::names::{DbNameError, INTERNAL_DB, check_db_name};
+use saltus_core::ports::Trigger;
+use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+use saltus_shards::api::TableError;
+use saltus_shards::engine::EngineHandle;
+use uuid::Uuid;
+
+use plugins::{PluginFileError, PluginShelf, PluginWatcher};
+use store::{Store, StoreError};
+
+/// Changes that wait for the catalog's thread.
+const COMMANDS_MAX: usize = 1024;
+/// Triggers of all databases.
+const TRIGGERS_MAX: usize = 100_000;
+
+/// A database as the catalog keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseInfo {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How long rows are to be kept; stored, not enforced yet.
+    pub retention: Option<Duration>,
+    /// Wall clock at creation, nanoseconds since the epoch.
+    pub created_ns: i64,
+}
+
+/// The catalog at one moment.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    /// The identity of this data directory (header `cluster-uuid`).
+    pub instance: Uuid,
+    /// Databases that were created by a command, by name.
+    pub databases: BTreeMap<Arc<str>, DatabaseInfo>,
+    /// Triggers by database and name.
+    pub triggers: BTreeMap<(Arc<str>, Arc<str>), Arc<TriggerDef>>,
+}
+
+impl Catalog {
+    /// The triggers of a database, by name.
+    pub fn triggers_of<'a>(&'a self, db: &'a str) -> impl Iterator<Item = &'a Arc<TriggerDef>> {
+        self.triggers.values().filter(move |def| &*def.db == db)
+    }
+}
+
+/// A trigger to be created.
+#[derive(Clone, Debug)]
+pub struct NewTrigger {
+    /// The database it belongs to.
+    pub db: String,
+    /// Unique in its database.
+    pub name: String,
+    /// Relative to the plugin directory.
+    pub plugin_filename: String,
+    /// What starts it.
+    pub spec: TriggerSpec,
+    /// Overlapping runs allowed.
+    pub run_async: bool,
+    /// What happens when a run fails.
+    pub error_behavior: ErrorBehavior,
+    /// Which lane.
+    pub execution: Execution,
+    /// What the plugin gets as `args`.
+    pub arguments: Option<BTreeMap<String, String>>,
+    /// Not to be run yet.
+    pub disabled: bool,
+}
+
+/// Why the catalog was not changed. The kinds are what a client should do; the texts are the reference's.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The name is taken.
+    #[error("attempted to create a resource that already exists")]
+    Exists,
+    /// No such database.
+    #[error("Database not found {0}")]
+    DatabaseNotFound(String),
+    /// No such trigger.
+    #[error("the requested resource was not found: {0}")]
+    TriggerNotFound(String),
+    /// The database's name breaks a rule.
+    #[error("{0}")]
+    Name(#[from] DbNameError),
+    /// The input breaks a rule.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// Which field of the request.
+        field: &'static str,
+        /// Which rule.
+        message: String,
+    },
+    /// `_internal` cannot be changed.
+    #[error("cannot modify internal db")]
+    Internal,
+    /// An enabled trigger is deleted only by force.
+    #[error("Cannot delete running plugin {0}. Disable it first or use --force.")]
+    Running(String),
+    /// A limit is met.
+    #[error("{0}")]
+    Limit(String),
+    /// The plugin's file cannot be used.
+    #[error("plugin_filename: Plugin error: reading plugin file: {0}")]
+    Plugin(PluginFileError),
+    /// A plugin file could not be written.
+    #[error("Processing engine error: plugin error: {0}")]
+    Upload(PluginFileError),
+    /// The store failed; nothing was changed.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The engine refused; the text says why.
+    #[error("{0}")]
+    Engine(String),
+    /// The registry is starting, stopping or has too much to do.
+    #[error("the catalog takes no changes now: {0}")]
+    Unavailable(&'static str),
+}
+
+/// What the registry needs of the engine. Every call blocks: it is made on the catalog's thread.
+pub trait EngineControl: Send {
+    /// Databases that have tables.
+    fn databases(&self) -> Vec<Arc<str>>;
+    /// Drops all tables of a database.
+    ///
+    /// # Errors
+    /// Why a table is still there.
+    fn drop_tables(&self, db: &str) -> Result<(), String>;
+    /// Replaces the set of enabled triggers.
+    fn set_triggers(&self, triggers: Vec<Arc<Trigger>>);
+}
+
+impl EngineControl for EngineHandle {
+    fn databases(&self) -> Vec<Arc<str>> {
+        EngineHandle::databases(self)
+    }
+
+    fn drop_tables(&self, db: &str) -> Result<(), String> {
+        for table in self.tables(db) {
+            match block_on(self.drop_table(db, &table.name)) {
+                Ok(()) | Err(TableError::NotFound(_)) => {}
+                Err(error) => return Err(format!("table {}: {error}", table.name)),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_triggers(&self, triggers: Vec<Arc<Trigger>>) {
+        block_on(EngineHandle::set_triggers(self, triggers));
+    }
+}
+
+type Command = Box<dyn FnOnce(&mut Keeper) + Send>;
+
+/// The registry, seen from any thread.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    catalog: Arc<ArcSwap<Catalog>>,
+    commands: Sender<Option<Command>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    catalog: JoinHandle<()>,
+    _watcher: PluginWatcher,
+}
+
+impl Registry {
+    /// Opens the store and starts the threads `saltus-catalog` and `saltus-plugins`.
+    ///
+    /// # Errors
+    /// The store or the plugin directory cannot be used; the text names the path.
+    pub fn open(data_dir: &Path, plugin_dir: Option<&Path>) -> Result<Self, RegistryError> {
+        let store = Store::open(data_dir)?;
+        let catalog = Arc::new(ArcSwap::from_pointee(store.load()?));
+        let shelf = Arc::new(PluginShelf::open(plugin_dir).map_err(RegistryError::Plugin)?);
+        let no_thread = |_| RegistryError::Unavailable("the system gave no thread");
+        let watcher = shelf.watch().map_err(no_thread)?;
+        let (commands, inbox) = bounded(COMMANDS_MAX);
+        let keeper = Keeper { store, catalog: catalog.clone(), shelf, engine: None };
+        let thread = std::thread::Builder::new()
+            .name("saltus-catalog".into())
+            .spawn(move || keeper.run(&inbox))
+            .map_err(no_thread)?;
+        let threads = Mutex::new(Some(Threads { catalog: thread, _watcher: watcher }));
+        Ok(Registry { shared: Arc::new(Shared { catalog, commands, threads }) })
+    }
+
+    /// The catalog now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.shared.catalog.load_full()
+    }
+
+    /// Gives the registry its engine and puts the enabled triggers in force. The engine needs the registry to start
+    /// (its connections are served with it), so this is the second half of the construction; until then changes are
+    /// refused.
+    ///
+    /// # Errors
+    /// The registry has stopped.
+    pub async fn connect(&self, engine: Box<dyn EngineControl>) -> Result<(), RegistryError> {
+        self.ask(move |keeper| {
+            keeper.engine = Some(engine);
+            keeper.put_in_force();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends the threads after the changes that wait. Blocks.
+    pub fn stop(&self) {
+        if let Some(threads) = self.shared.threads.lock().take() {
+            let _ = self.shared.commands.send(None);
+            let _ = threads.catalog.join();
+        }
+    }
+
+    /// Creates a database.
+    ///
+    /// # Errors
+    /// The name breaks a rule or is taken, or the limit is met.
+    pub async fn create_database(&self, name: &str, retention: Option<Duration>) -> Result<(), RegistryError> {
+        let name = checked_db(name)?;
+        self.ask(move |keeper| keeper.create_database(name, retention)).await
+    }
+
+    /// Changes a database's retention period.
+    ///
+    /// # Errors
+    /// There is no such database.
+    pub async fn update_database(&self, name: &str, retention: Option<Duration>) -> Result<(), RegistryError> {
+        let name = checked_db(name)?;
+        self.ask(move |keeper| keeper.update_database(name, retention)).await
+    }
+
+    /// Deletes a database with its triggers and tables.
+    ///
+    /// # Errors
+    /// There is no such database, or a table could not be dropped (the rest is gone then).
+    pub async fn delete_database(&self, name: &str) -> Result<(), RegistryError> {
+        if name == INTERNAL_DB {
+            return Err(RegistryError::Internal);
+        }
+        let name: Arc<str> = name.into();
+        self.ask(move |keeper| keeper.delete_database(&name)).await
+    }
+
+    /// Creates a trigger; if it is enabled it is in force when this returns.
+    ///
+    /// # Errors
+    /// The plugin cannot be read, the database is missing, the name is taken or empty.
+    pub async fn create_trigger(&self, new: NewTrigger) -> Result<(), RegistryError> {
+        self.ask(move |keeper| keeper.create_trigger(new)).await
+    }
+
+    /// Deletes a trigger, an enabled one only with `force`.
+    ///
+    /// # Errors
+    /// There is none of that name, or it is enabled.
+    pub async fn delete_trigger(&self, db: &str, name: &str, force: bool) -> Result<(), RegistryError> {
+        let (db, name) = (db.to_owned(), name.to_owned());
+        self.ask(move |keeper| keeper.delete_trigger(&db, &name, force)).await
+    }
+
+    /// Enables or disables a trigger; in force when it returns, no error if it was so already.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub async fn set_trigger_enabled(&self, db: &str, name: &str, enabled: bool) -> Result<(), RegistryError> {
+        let (db, name) = (db.to_owned(), name.to_owned());
+        self.ask(move |keeper| keeper.set_trigger_enabled(&db, &name, enabled)).await
+    }
+
+    /// Writes a file under the plugin directory.
+    ///
+    /// # Errors
+    /// The name leads outside or the file system refused.
+    pub async fn write_plugin_file(&self, name: String, content: String) -> Result<(), RegistryError> {
+        self.ask(move |keeper| keeper.shelf.write(&name, &content).map_err(RegistryError::Upload)).await
+    }
+
+    /// Writes the file of the first trigger with that name, over all databases.
+    ///
+    /// # Errors
+    /// There is no such trigger, or the file cannot be written.
+    pub async fn write_trigger_file(&self, trigger: String, content: String) -> Result<(), RegistryError> {
+        self.ask(move |keeper| {
+            let catalog = keeper.catalog.load();
+            let def = catalog.triggers.values().find(|def| *def.name == *trigger);
+            let def = def.ok_or_else(|| RegistryError::Upload(PluginFileError::NotFound(trigger.into())))?;
+            keeper.shelf.write_plugin(&def.plugin_filename, &content).map_err(RegistryError::Upload)
+        })
+        .await
+    }
+
+    /// Has the catalog's thread do something, without waiting for room.
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Keeper) -> Result<T, RegistryError> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let (reply, answer) = oneshot::channel();
+        let command: Command = Box::new(move |keeper| {
+            let _ = reply.send(work(keeper));
+        });
+        let sent = self.shared.commands.try_send(Some(command));
+        sent.map_err(|_| RegistryError::Unavailable("it is stopping, or too many changes wait"))?;
+        answer.await.unwrap_or(Err(RegistryError::Unavailable("it has stopped")))
+    }
+}
+
+fn checked_db(name: &str) -> Result<Arc<str>, RegistryError> {
+    if name == INTERNAL_DB {
+        return Err(RegistryError::Internal);
+    }
+    check_db_name(name)?;
+    Ok(name.into())
+}
+
+/// The catalog's thread and all that only it may touch.
+struct Keeper {
+    store: Store,
+    catalog: Arc<ArcSwap<Catalog>>,
+    shelf: Arc<PluginShelf>,
+    engine: Option<Box<dyn EngineControl>>,
+}
+
+impl Keeper {
+    fn run(mut self, inbox: &Receiver<Option<Command>>) {
+        while let Ok(Some(command)) = inbox.recv() {
+            command(&mut self);
+        }
+    }
+
+    fn create_database(&mut self, name: Arc<str>, retention: Option<Duration>) -> Result<(), RegistryError> {
+        if self.database_exists(&name)? {
+            return Err(RegistryError::Exists);
+        }
+        let mut next = self.next();
+        if next.databases.len() >= DATABASES_MAX {
+            let text = format!("Adding a new database would exceed limit of {DATABASES_MAX} databases");
+            return Err(RegistryError::Limit(text));
+        }
+        let info = DatabaseInfo { name, retention, created_ns: wall_clock_ns() };
+        self.store.put_database(&info)?;
+        next.databases.insert(info.name.clone(), info);
+        self.publish(next);
+        Ok(())
+    }
+
+    fn update_database(&mut self, name: Arc<str>, retention: Option<Duration>) -> Result<(), RegistryError> {
+        if !self.database_exists(&name)? {
+            return Err(RegistryError::DatabaseNotFound(name.to_string()));
+        }
+        let mut next = self.next();
+        let created_ns = next.databases.get(&name).map_or_else(wall_clock_ns, |info| info.created_ns);
+        let info = DatabaseInfo { name, retention, created_ns };
+        self.store.put_database(&info)?;
+        next.databases.insert(info.name.clone(), info);
+        self.publish(next);
+        Ok(())
+    }
+
+    fn delete_database(&mut self, name: &Arc<str>) -> Result<(), RegistryError> {
+        if !self.database_exists(name)? {
+            return Err(RegistryError::DatabaseNotFound(name.to_string()));
+        }
+        let mut next = self.next();
+        let triggers: Vec<TriggerId> = next.triggers_of(name).map(|def| def.id).collect();
+        // Triggers go first: nothing may run on tables that are half gone.
+        self.store.remove_database(name, &triggers)?;
+        next.databases.remove(name);
+        next.triggers.retain(|(db, _), _| db != name);
+        self.publish(next);
+        self.put_in_force();
+        self.engine()?.drop_tables(name).map_err(RegistryError::Engine)
+    }
+
+    fn create_trigger(&mut self, new: NewTrigger) -> Result<(), RegistryError> {
+        if new.name.is_empty() {
+            return Err(RegistryError::Invalid { field: "trigger_name", message: "must not be empty".to_owned() });
+        }
+        self.shelf.source(&new.plugin_filename).map_err(RegistryError::Plugin)?;
+        if new.db == INTERNAL_DB {
+            return Err(RegistryError::Internal);
+        }
+        if !self.database_exists(&new.db)? {
+            return Err(RegistryError::DatabaseNotFound(new.db));
+        }
+        let mut next = self.next();
+        let key: (Arc<str>, Arc<str>) = (new.db.as_str().into(), new.name.as_str().into());
+        if next.triggers.contains_key(&key) {
+            return Err(RegistryError::Exists);
+        }
+        if next.triggers.len() >= TRIGGERS_MAX {
+            return Err(RegistryError::Limit(format!("there are {TRIGGERS_MAX} triggers already")));
+        }
+        let mut def = TriggerDef {
+            id: TriggerId(0),
+            name: key.1.clone(),
+            db: key.0.clone(),
+            plugin_filename: new.plugin_filename,
+            spec: new.spec,
+            run_async: new.run_async,
+            error_behavior: new.error_behavior,
+            execution: new.execution,
+            arguments: new.arguments,
+            disabled: new.disabled,
+        };
+        def.id = self.store.add_trigger(&def)?;
+        next.triggers.insert(key, Arc::new(def));
+        self.publish(next);
+        self.put_in_force();
+        Ok(())
+    }
+
+    fn delete_trigger(&mut self, db: &str, name: &str, force: bool) -> Result<(), RegistryError> {
+        let def = self.trigger(db, name)?;
+        if !def.disabled && !force {
+            return Err(RegistryError::Running(name.to_owned()));
+        }
+        self.store.remove_trigger(def.id)?;
+        let mut next = self.next();
+        next.triggers.remove(&(def.db.clone(), def.name.clone()));
+        self.publish(next);
+        self.put_in_force();
+        Ok(())
+    }
+
+    fn set_trigger_enabled(&mut self, db: &str, name: &str, enabled: bool) -> Result<(), RegistryError> {
+        let def = self.trigger(db, name)?;
+        if def.disabled != enabled {
+            return Ok(());
+        }
+        let changed = TriggerDef { disabled: !enabled, ..TriggerDef::clone(&def) };
+        self.store.put_trigger(&changed)?;
+        let mut next = self.next();
+        next.triggers.insert((changed.db.clone(), changed.name.clone()), Arc::new(changed));
+        self.publish(next);
+        self.put_in_force();
+        Ok(())
+    }
+
+    fn trigger(&self, db: &str, name: &str) -> Result<Arc<TriggerDef>, RegistryError> {
+        let known = self.catalog.load().triggers.get(&(db.into(), name.into())).cloned();
+        match known {
+            Some(def) => Ok(def),
+            None if self.database_exists(db)? => Err(RegistryError::TriggerNotFound(name.to_owned())),
+            None => Err(RegistryError::DatabaseNotFound(db.to_owned())),
+        }
+    }
+
+    fn database_exists(&self, name: &str) -> Result<bool, RegistryError> {
+        let made_by_writes = self.engine()?.databases().iter().any(|db| **db == *name);
+        Ok(made_by_writes || self.catalog.load().databases.contains_key(name))
+    }
+
+    fn engine(&self) -> Result<&dyn EngineControl, RegistryError> {
+        self.engine.as_deref().ok_or(RegistryError::Unavailable("the server is starting"))
+    }
+
+    fn next(&self) -> Catalog {
+        Catalog::clone(&self.catalog.load())
+    }
+
+    fn publish(&self, next: Catalog) {
+        self.catalog.store(Arc::new(next));
+    }
+
+    /// Hands the enabled triggers to the engine. One whose file cannot be read stays in force and fails its runs.
+    fn put_in_force(&self) {
+        let Some(engine) = &self.engine else { return };
+        let catalog = self.catalog.load();
+        let enabled = catalog.triggers.values().filter(|def| !def.disabled);
+        let triggers = enabled
+            .map(|def| {
+                let code = self.shelf.source_or_failing(&def.plugin_filename);
+                Arc::new(Trigger { def: TriggerDef::clone(def), code })
+            })
+            .collect();
+        engine.set_triggers(triggers);
+    }
+}
+
+fn wall_clock_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An engine that only remembers.
+    #[derive(Clone, Default)]
+    pub(crate) struct FakeEngine {
+        pub(crate) databases: Arc<Mutex<Vec<Arc<str>>>>,
+        pub(crate) in_force: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl EngineControl for FakeEngine {
+        fn databases(&self) -> Vec<Arc<str>> {
+            self.databases.lock().clone()
+        }
+        fn drop_tables(&self, db: &str) -> Result<(), String> {
+            self.databases.lock().retain(|name| &**name != db);
+            Ok(())
+        }
+        fn set_triggers(&self, triggers: Vec<Arc<Trigger>>) {
+            *self.in_force.lock() = triggers.iter().map(|t| t.def.name.to_string()).collect();
+        }
+    }
+
+    pub(crate) fn new_trigger(name: &str) -> NewTrigger {
+        NewTrigger {
+            db: "db".into(),
+            name: name.into(),
+            plugin_filename: "p.py".into(),
+            spec: TriggerSpec::Table("t".into()),
+            run_async: false,
+            error_behavior: ErrorBehavior::Log,
+            execution: Execution::Inline,
+            arguments: Some([("k".to_owned(), "v".to_owned())].into()),
+            disabled: false,
+        }
+    }
+
+    pub(crate) fn open(dir: &Path) -> (Registry, FakeEngine) {
+        let plugins = dir.join("plugins");
+        std::fs::create_dir_all(&plugins).unwrap();
+        std::fs::write(plugins.join("p.py"), "def process_writes(a, b, c): pass\n").unwrap();
+        let registry = Registry::open(dir, Some(&plugins)).unwrap();
+        let engine = FakeEngine::default();
+        block_on(registry.connect(Box::new(engine.clone()))).unwrap();
+        (registry, engine)
+    }
+
+    #[test]
+    fn databases_and_triggers_outlive_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, engine) = open(dir.path());
+        let month = Some(Duration::from_secs(30 * 86400));
+        block_on(registry.create_database("db", month)).unwrap();
+        block_on(registry.create_trigger(new_trigger("t1"))).unwrap();
+        block_on(registry.create_trigger(NewTrigger { disabled: true, ..new_trigger("t2") })).unwrap();
+        assert_eq!(*engine.in_force.lock(), ["t1"]);
+        let before = registry.catalog();
+        registry.stop();
+        drop(registry);
+
+        let (registry, engine) = open(dir.path());
+        let after = registry.catalog();
+        assert_eq!(before.instance, after.instance);
+        assert_eq!(before.databases, after.databases);
+        assert_eq!(after.databases["db"].retention, month);
+        assert_eq!(before.triggers, after.triggers);
+        assert_eq!(*engine.in_force.lock(), ["t1"]);
+        registry.stop();
+    }
+
+    #[test]
+    fn a_trigger_id_is_never_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, _engine) = open(dir.path());
+        block_on(registry.create_database("db", None)).unwrap();
+        let id = |name: &str| registry.catalog().triggers[&("db".into(), name.into())].id;
+        block_on(registry.create_trigger(new_trigger("a"))).unwrap();
+        let first = id("a");
+        block_on(registry.delete_trigger("db", "a", true)).unwrap();
+        block_on(registry.create_trigger(new_trigger("a"))).unwrap();
+        assert!(id("a") > first);
+        registry.stop();
+    }
+
+    #[test]
+    fn deleting_a_database_takes_its_tables_and_triggers() {
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, engine) = open(dir.path());
+        engine.databases.lock().push("db".into());
+        block_on(registry.create_trigger(new_trigger("t1"))).unwrap();
+        block_on(registry.delete_database("db")).unwrap();
+        assert!(engine.databases.lock().is_empty());
+        assert!(engine.in_force.lock().is_empty());
+        assert!(registry.catalog().triggers.is_empty());
+        let again = block_on(registry.delete_database("db")).unwrap_err();
+        assert_eq!(again.to_string(), "Database not found db");
+        registry.stop();
+    }
+
+    #[test]
+    fn an_enabled_trigger_is_deleted_only_by_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, engine) = open(dir.path());
+        block_on(registry.create_database("db", None)).unwrap();
+        block_on(registry.create_trigger(new_trigger("t"))).unwrap();
+        let refused = block_on(registry.delete_trigger("db", "t", false)).unwrap_err();
+        assert_eq!(refused.to_string(), "Cannot delete running plugin t. Disable it first or use --force.");
+        block_on(registry.set_trigger_enabled("db", "t", false)).unwrap();
+        block_on(registry.set_trigger_enabled("db", "t", false)).unwrap();
+        assert!(engine.in_force.lock().is_empty());
+        block_on(registry.delete_trigger("db", "t", false)).unwrap();
+        registry.stop();
+    }
+
+    #[test]
+    fn refusals_name_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, _engine) = open(dir.path());
+        let text = |result: Result<(), RegistryError>| result.unwrap_err().to_string();
+        assert_eq!(text(block_on(registry.create_trigger(new_trigger("t")))), "Database not found db");
+        block_on(registry.create_database("db", None)).unwrap();
+        assert_eq!(
+            text(block_on(registry.create_database("db", None))),
+            "attempted to create a resource that already exists"
+        );
+        assert_eq!(text(block_on(registry.create_database("_internal", None))), "cannot modify internal db");
+        assert_eq!(
+            text(block_on(registry.create_database("a b", None))),
+            "invalid character in database or rp name: must be ASCII, containing only letters, numbers, \
+             underscores, or hyphens"
+        );
+        let missing = NewTrigger { plugin_filename: "no.py".into(), ..new_trigger("t") };
+        let error = text(block_on(registry.create_trigger(missing)));
+        assert!(
+            error.starts_with("plugin_filename: Plugin error: reading plugin file: Plugin not found: /"),
+            "{error}"
+        );
+        assert_eq!(
+            text(block_on(registry.set_trigger_enabled("db", "no", true))),
+            "the requested resource was not found: no"
+        );
+        registry.stop();
+    }
+
+    #[test]
+    fn a_stopped_registry_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, _engine) = open(dir.path());
+        registry.stop();
+        assert!(matches!(block_on(registry.create_database("db", None)), Err(RegistryError::Unavailable(_))));
+    }
+}
