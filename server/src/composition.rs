@@ -1,21 +1,154 @@
 //! From a configuration to a serving process, and back: the only place where engine, Python, queries and surface meet.
 //!
-//! Order of start: logs, registry ([`crate::registry::Registry::open`]), queries, Python, then
-//! `Engine::start` with an [`crate::http::HttpService`], then [`crate::registry::Registry::connect`] with the engine's
-//! handle (which puts the enabled triggers in force). Stop goes the other way round, on the first signal
-//! ([`crate::signals`]) and within `shutdown_timeout`.
+//! Order of start: signals, registry, Python (main interpreter, on this thread), queries, `Engine::start`, then the halves
+//! that need the engine are given it: the table source of queries, the registry (which puts the enabled triggers in force).
+//! Stop goes the other way round, on the first signal and within `shutdown_timeout`; a second signal ends the process at
+//! once. Interpreters are never destroyed: the end is a flush and an immediate exit.
+
+mod host;
+mod sql;
+mod system;
+mod tables;
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use saltus_core::ports::PluginRuntime;
+use saltus_python::{PythonConfig, PythonRuntime};
+use saltus_shards::api::EngineConfig;
+use saltus_shards::engine::{Engine, EngineHandle};
 
 use crate::config::Config;
+use crate::http::{HttpOptions, HttpParts, HttpService};
+use crate::logs::PluginLogs;
+use crate::query::{QueryConfig, QueryEngine};
+use crate::registry::Registry;
+use crate::signals::StopSignal;
+
+/// Queries that run at the same time; more wait.
+const QUERIES_AT_ONCE: usize = 64;
+/// Rows of `system.queries`.
+const QUERY_LOG_ENTRIES: usize = 1000;
+
+/// The engine's handle, once there is an engine: what is built before it holds this.
+pub(crate) type LateEngine = Arc<OnceLock<EngineHandle>>;
 
 /// Why the server did not start or did not stop well; the text names the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ServeError(pub String);
 
+impl ServeError {
+    fn of(error: impl std::fmt::Display) -> Self {
+        ServeError(error.to_string())
+    }
+}
+
 /// Serves until a signal asks to stop.
 ///
 /// # Errors
 /// Anything that keeps the server from starting.
 pub fn serve(config: Config) -> Result<(), ServeError> {
-    Err(ServeError(format!("node {}: this build has no engine composed into it", config.node_id)))
+    let mut signal = StopSignal::install().map_err(ServeError::of)?;
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(|error| ServeError(format!("cannot create {}: {error}", config.data_dir.display())))?;
+    let late = LateEngine::default();
+    let logs = Arc::new(PluginLogs::new());
+    let collector = logs.start_collector().map_err(ServeError::of)?;
+    // The engine locks the data directory; the registry's store has a lock of its own, so a second server is told either way.
+    let registry = Registry::open(&config.data_dir, config.plugin_dir.as_deref()).map_err(ServeError::of)?;
+    let sources = system::System::new(late.clone(), registry.clone(), logs.clone());
+    let query = Arc::new(
+        QueryEngine::new(
+            Arc::new(tables::Tables::new(late.clone(), registry.clone())),
+            Arc::new(sources),
+            &query_config(&config),
+        )
+        .map_err(ServeError::of)?,
+    );
+    let host = Arc::new(host::Host::new(logs.clone(), query.clone()));
+    let python = start_python(&config, host.clone());
+    let service = HttpService::new(HttpParts {
+        options: HttpOptions {
+            request_bytes_max: config.http_request_bytes_max,
+            idle_timeout: config.http_idle_timeout,
+            trigger_kinds: config.trigger_kinds.clone(),
+        },
+        registry: registry.clone(),
+        query: Arc::new(sql::Sql::new(query.clone())),
+        logs: logs.clone(),
+        metrics: Vec::new(),
+    });
+    let runtime = python.clone().map(|p| p as Arc<dyn PluginRuntime>);
+    let engine = Engine::start(engine_config(&config), runtime, host, Arc::new(service)).map_err(ServeError::of)?;
+    drop(late.set(engine.handle()));
+    futures_lite::future::block_on(registry.connect(Box::new(engine.handle()))).map_err(ServeError::of)?;
+    tracing::info!(node = %config.node_id, address = %engine.local_addr(), "serving");
+    println!("saltus is serving on http://{}", engine.local_addr());
+    let name = signal.wait();
+    tracing::info!(signal = name, "stopping; a second signal stops at once");
+    let clean = stop(&config, engine, &registry, python);
+    drop(collector);
+    tracing::info!(clean, "stopped");
+    if clean { Ok(()) } else { Err(ServeError("not everything was finished within --shutdown-timeout; what was acknowledged is durable".into())) }
+}
+
+fn stop(config: &Config, engine: Engine, registry: &Registry, python: Option<Arc<PythonRuntime>>) -> bool {
+    let end = Instant::now() + config.shutdown_timeout;
+    let left = || end.saturating_duration_since(Instant::now());
+    // Runs in hand may finish in most of the time; the rest is for interrupting them.
+    let drained = engine.stop(left().mul_f64(0.8));
+    if let Some(python) = python {
+        python.stop(left().min(Duration::from_secs(2)));
+    }
+    registry.stop();
+    drained
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    EngineConfig {
+        cpus: config.cpus.clone(),
+        data_dir: config.data_dir.clone(),
+        http_bind: config.http_bind,
+        mailbox_bytes: config.mailbox_bytes,
+        wal_segment_bytes: config.wal_segment_bytes,
+        accept_loss: config.accept_loss,
+        run_rows_max: config.run_rows_max,
+        inline_deadline: config.inline_deadline,
+        deferred_deadline: config.deferred_deadline,
+    }
+}
+
+fn query_config(config: &Config) -> QueryConfig {
+    let at_least_one = |n: usize| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+    QueryConfig {
+        threads: at_least_one(config.query_threads),
+        memory_bytes: usize::try_from(config.query_memory_bytes).unwrap_or(usize::MAX),
+        max_concurrent: at_least_one(QUERIES_AT_ONCE),
+        query_log_entries: QUERY_LOG_ENTRIES,
+    }
+}
+
+/// Python trouble never stops the database: it is degraded, and says why.
+fn start_python(config: &Config, host: Arc<host::Host>) -> Option<Arc<PythonRuntime>> {
+    config.plugin_dir.as_ref()?;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let python = PythonConfig {
+        plugin_dir: config.plugin_dir.clone(),
+        site_packages: Vec::new(),
+        deferred_workers: config.deferred_workers,
+        shared_cores: config.cpus.len() >= cores,
+        ..PythonConfig::default()
+    };
+    match PythonRuntime::start(python, host) {
+        Ok(runtime) => {
+            tracing::info!(version = %runtime.python_version(), "Python is ready");
+            Some(runtime)
+        }
+        Err(error) => {
+            tracing::error!(%error, "Python cannot be used: triggers will not run until this is mended");
+            None
+        }
+    }
 }

@@ -123,6 +123,13 @@ impl QueryEngine {
         futures_lite::future::block_on(async { whole.await?.try_collect().await })
     }
 
+    /// Runs a task beside the queries: the way of a result to whoever reads it.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.runtime {
+            drop(runtime.spawn(task));
+        }
+    }
+
     /// Ends all queries and waits for the threads, at most `within`.
     pub fn shutdown(mut self, within: Duration) {
         if let Some(runtime) = self.runtime.take() {

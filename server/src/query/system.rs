@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, DurationNanosecondArray, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray,
+    ArrayRef, BooleanArray, DurationNanosecondArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray,
     TimestampSecondArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -85,6 +85,7 @@ macro_rules! cell {
 cell!(String, DataType::Utf8, |cells| cells.collect::<StringArray>());
 cell!(u64, DataType::UInt64, |cells| cells.map(Option::<&u64>::copied).collect::<UInt64Array>());
 cell!(i64, DataType::Int64, |cells| cells.map(Option::<&i64>::copied).collect::<Int64Array>());
+cell!(f64, DataType::Float64, |cells| cells.map(Option::<&f64>::copied).collect::<Float64Array>());
 cell!(bool, DataType::Boolean, |cells| cells.map(Option::<&bool>::copied).collect::<BooleanArray>());
 cell!(TimeNs, DataType::Timestamp(TimeUnit::Nanosecond, None), |cells| {
     cells.map(|cell: Option<&TimeNs>| cell.map(|time| time.0)).collect::<TimestampNanosecondArray>()
@@ -251,44 +252,27 @@ system_table! {
 }
 
 system_table! {
-    /// One trigger's latencies since the start, in microseconds.
+    /// One trigger's latencies since the start, one row per stage.
     TriggerLatencyRow = "trigger_latency" {
         /// The trigger.
         trigger_name: String,
         /// The lane.
         lane: String,
+        /// `activation`: from the last byte of the write to the plugin's entry; `queue`: waiting for the lane; `run`: the plugin
+        /// itself.
+        stage: String,
         /// Runs counted.
         count: u64,
-        /// Activation: from the last byte of the write to the plugin's first line.
-        activation_p50_us: u64,
-        /// See above.
-        activation_p90_us: u64,
-        /// See above.
-        activation_p99_us: u64,
-        /// See above.
-        activation_p999_us: u64,
-        /// See above.
-        activation_max_us: u64,
-        /// Queue: waiting for the lane.
-        queue_p50_us: u64,
-        /// See above.
-        queue_p90_us: u64,
-        /// See above.
-        queue_p99_us: u64,
-        /// See above.
-        queue_p999_us: u64,
-        /// See above.
-        queue_max_us: u64,
-        /// Run: the plugin itself.
-        run_p50_us: u64,
-        /// See above.
-        run_p90_us: u64,
-        /// See above.
-        run_p99_us: u64,
-        /// See above.
-        run_p999_us: u64,
-        /// See above.
-        run_max_us: u64,
+        /// Microseconds.
+        p50_us: f64,
+        /// Microseconds.
+        p90_us: f64,
+        /// Microseconds.
+        p99_us: f64,
+        /// Microseconds.
+        p999_us: f64,
+        /// Microseconds.
+        max_us: f64,
     }
 }
 

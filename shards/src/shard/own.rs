@@ -187,6 +187,7 @@ impl Shard {
         };
         let sequence = self.log.append(&record).map_err(Verdict::Unavailable)?;
         self.counters.rows_written.add(rows as u64);
+        self.counters.batches.add(1);
         let batch = Arc::new(fitted.batch.freeze(base_time_ns));
         Ok((Taken { table: entry.id, sequence, batch }, Verdict::Taken { rows, rejected, rejected_count }))
     }

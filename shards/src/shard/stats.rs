@@ -26,6 +26,7 @@ impl Counter {
 /// One shard's counters, by their metric names.
 pub(crate) struct Counters {
     pub rows_written: Counter,
+    pub batches: Counter,
     pub lines_rejected: Counter,
     pub bytes_parsed: Counter,
     pub batches_forwarded: Counter,
@@ -45,6 +46,7 @@ impl Counters {
     pub fn new() -> Self {
         Counters {
             rows_written: Counter::default(),
+            batches: Counter::default(),
             lines_rejected: Counter::default(),
             bytes_parsed: Counter::default(),
             batches_forwarded: Counter::default(),
@@ -63,6 +65,7 @@ impl Counters {
 
     fn list(&self) -> Vec<(&'static str, u64)> {
         vec![
+            ("batches_total", self.batches.get()),
             ("rows_written_total", self.rows_written.get()),
             ("lines_rejected_total", self.lines_rejected.get()),
             ("bytes_parsed_total", self.bytes_parsed.get()),
