@@ -1,1 +1,3 @@
-//! stub
+//! What the benchmarks share: deterministic bodies of requests.
+
+pub mod tsbs;

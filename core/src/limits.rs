@@ -21,6 +21,11 @@ pub const HTTP_REQUEST_BYTES_MAX: usize = 10 * 1024 * 1024;
 /// Rejected lines described in one reply; further ones are only counted.
 pub const LINE_ERRORS_REPORTED_MAX: usize = 1000;
 
+/// Bytes of known series and tag dictionaries that one parser keeps; beyond them it starts anew.
+pub const LINE_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of a body that the parser accepts: offsets in it and in its columns fit 32 bits.
+pub const LINE_BODY_BYTES_MAX: usize = WAL_RECORD_BYTES_MAX;
+
 /// Rows in the growable tail of a table before it becomes a chunk.
 pub const TAIL_ROWS_MAX: usize = 8192;
 /// A batch of at least this many rows becomes a chunk of its own: its buffers are the table's buffers.
@@ -62,4 +67,8 @@ pub const LOG_TEXT_BYTES_MAX: usize = 64 * 1024;
 const _: () = assert!(CHUNK_DIRECT_ROWS_MIN <= TAIL_ROWS_MAX, "a batch that fits no tail must become a chunk");
 const _: () = assert!(WAL_FRAME_BYTES_MAX.is_multiple_of(WAL_ALIGN), "full frames are aligned");
 const _: () = assert!(HTTP_REQUEST_BYTES_MAX < WAL_RECORD_BYTES_MAX, "a body always fits one record");
+const _: () = assert!(
+    LINE_BODY_BYTES_MAX + LINE_CACHE_BYTES_MAX < i32::MAX as usize,
+    "a dictionary that is full and grows by one body still has 32-bit offsets"
+);
 const _: () = assert!(HTTP_REQUEST_BYTES_MAX * 4 <= MAILBOX_BYTES_MAX, "several full bodies fit a mailbox");

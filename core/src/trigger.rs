@@ -1,6 +1,8 @@
 //! Triggers: what starts a plugin, and how it is to run.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +21,152 @@ pub enum TriggerSpec {
     Cron(String),
     /// `request:P`: requests to a path.
     Request(String),
+}
+
+/// The shortest `every:`.
+const EVERY_MIN: Duration = Duration::from_millis(1);
+/// The longest `every:`: a year of 365.25 days.
+const EVERY_MAX: Duration = Duration::from_secs(31_557_600);
+
+/// Why a trigger specification was refused; the text is what clients see (reference, 2.2).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to parse trigger from {spec}{}", context.map(|context| format!(": {context}")).unwrap_or_default())]
+pub struct TriggerSpecError {
+    /// The specification as it was given.
+    pub spec: String,
+    /// What is wrong with it; cron expressions and paths have none.
+    pub context: Option<&'static str>,
+}
+
+impl TriggerSpec {
+    /// Reads a specification. Blanks around the whole and around the part behind the prefix do not count, and a
+    /// repeated prefix counts once.
+    ///
+    /// # Errors
+    /// The text of the reference, 2.2.
+    pub fn parse(spec: &str) -> Result<Self, TriggerSpecError> {
+        let refuse = |context| TriggerSpecError { spec: spec.to_owned(), context };
+        let trimmed = spec.trim();
+        if trimmed == "all_tables" {
+            return Ok(TriggerSpec::AllTables);
+        }
+        if let Some(table) = payload(trimmed, "table:") {
+            return if table.is_empty() {
+                Err(refuse(Some("table name is empty")))
+            } else {
+                Ok(TriggerSpec::Table(table.into()))
+            };
+        }
+        if let Some(expression) = payload(trimmed, "cron:") {
+            return cron_schedule(expression)
+                .map(|_| TriggerSpec::Cron(expression.to_owned()))
+                .ok_or_else(|| refuse(None));
+        }
+        if let Some(duration) = payload(trimmed, "every:") {
+            return every(duration).map(TriggerSpec::Every).map_err(|context| refuse(Some(context)));
+        }
+        match payload(trimmed, "request:") {
+            Some("") => Err(refuse(None)),
+            Some(path) => Ok(TriggerSpec::Request(path.to_owned())),
+            None => Err(refuse(Some(
+                "expect one of the following forms: 'table:<TABLE_NAME>', 'all_tables', 'cron:<CRON_EXPRESSION>', \
+                 'every:<DURATION>', or 'request:<PATH>'",
+            ))),
+        }
+    }
+
+    /// The column of the system table that shows the specification.
+    pub fn stored_json(&self) -> serde_json::Value {
+        use serde_json::json;
+        match self {
+            TriggerSpec::Table(table) => json!({"single_table_wal_write": {"table_name": table.as_ref()}}),
+            TriggerSpec::AllTables => json!("all_tables_wal_write"),
+            TriggerSpec::Every(duration) => {
+                json!({"every": {"duration": {"secs": duration.as_secs(), "nanos": duration.subsec_nanos()}}})
+            }
+            TriggerSpec::Cron(expression) => json!({"schedule": {"schedule": expression}}),
+            TriggerSpec::Request(path) => json!({"request_path": {"path": path}}),
+        }
+    }
+}
+
+impl FromStr for TriggerSpec {
+    type Err = TriggerSpecError;
+
+    fn from_str(spec: &str) -> Result<Self, Self::Err> {
+        TriggerSpec::parse(spec)
+    }
+}
+
+/// The canonical form, which [`TriggerSpec::parse`] reads back.
+impl fmt::Display for TriggerSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TriggerSpec::Table(table) => write!(f, "table:{table}"),
+            TriggerSpec::AllTables => f.write_str("all_tables"),
+            TriggerSpec::Every(duration) => write!(f, "every:{}", humantime::format_duration(*duration)),
+            TriggerSpec::Cron(expression) => write!(f, "cron:{expression}"),
+            TriggerSpec::Request(path) => write!(f, "request:{path}"),
+        }
+    }
+}
+
+/// What stands behind `prefix`, however often it is repeated.
+fn payload<'a>(spec: &'a str, prefix: &str) -> Option<&'a str> {
+    spec.starts_with(prefix).then(|| spec.trim_start_matches(prefix).trim())
+}
+
+fn every(text: &str) -> Result<Duration, &'static str> {
+    let duration = humantime::parse_duration(text).map_err(|_| "couldn't parse to duration")?;
+    if duration < EVERY_MIN {
+        Err("don't support every schedules of under 1 millisecond")
+    } else if duration > EVERY_MAX {
+        Err("don't support every schedules of over 1 year")
+    } else {
+        Ok(duration)
+    }
+}
+
+/// The schedule of a cron expression, `None` if it is malformed. Six and seven fields are read as the `cron` crate does
+/// (1 is Sunday); five fields are those of Unix cron (0 and 7 are Sunday), at second 0.
+pub fn cron_schedule(expression: &str) -> Option<cron::Schedule> {
+    let fields: Vec<&str> = expression.split_whitespace().collect();
+    match fields.as_slice() {
+        [minute, hour, day, month, weekday] => {
+            let weekday: Vec<String> = weekday.split(',').map(unix_weekday).collect::<Option<_>>()?;
+            format!("0 {minute} {hour} {day} {month} {}", weekday.join(",")).parse().ok()
+        }
+        _ => expression.parse().ok(),
+    }
+}
+
+/// One item of a Unix day-of-week list in the numbers of the `cron` crate. Ranges are written out, since `5-7` wraps
+/// around in them.
+fn unix_weekday(item: &str) -> Option<String> {
+    let (range, step) = item.split_once('/').map_or((item, None), |(range, step)| (range, Some(step)));
+    let step: usize = step.map_or(Some(1), |step| step.parse().ok().filter(|&step| step > 0))?;
+    let (first, last) = match range.split_once('-') {
+        Some((first, last)) => {
+            let (first, last) = (weekday_number(first)?, weekday_number(last)?);
+            // A range that ends on Sunday by name ends on day 7.
+            (first, if last == 0 && first > 0 { 7 } else { last })
+        }
+        None if range == "*" || range == "?" => (0, 6),
+        None if item.contains('/') => (weekday_number(range)?, 6),
+        None => (weekday_number(range)?, weekday_number(range)?),
+    };
+    if item == "*" || item == "?" {
+        return Some(item.to_owned());
+    }
+    let days: Vec<String> = (first..=last).step_by(step).map(|day| (day % 7 + 1).to_string()).collect();
+    (!days.is_empty()).then(|| days.join(","))
+}
+
+fn weekday_number(text: &str) -> Option<usize> {
+    const NAMES: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+    let lower = text.to_ascii_lowercase();
+    let named = NAMES.iter().position(|name| lower == *name || lower == name[..3]);
+    named.or_else(|| text.parse().ok().filter(|&day| day <= 7))
 }
 
 /// What happens when a run fails (reference, 2.6).
@@ -68,4 +216,82 @@ pub struct TriggerDef {
     pub arguments: Option<BTreeMap<String, String>>,
     /// Not to be run.
     pub disabled: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Datelike, Utc, Weekday};
+
+    use super::*;
+
+    fn context(spec: &str) -> Option<&'static str> {
+        TriggerSpec::parse(spec).expect_err(spec).context
+    }
+
+    #[test]
+    fn specifications_are_trimmed_and_shown_canonically() {
+        for (spec, canonical, stored) in [
+            ("table:x", "table:x", r#"{"single_table_wal_write":{"table_name":"x"}}"#),
+            (" table:table: a b ", "table:a b", r#"{"single_table_wal_write":{"table_name":"a b"}}"#),
+            (" all_tables ", "all_tables", r#""all_tables_wal_write""#),
+            ("every:90s", "every:1m 30s", r#"{"every":{"duration":{"secs":90,"nanos":0}}}"#),
+            ("every: 1ms", "every:1ms", r#"{"every":{"duration":{"secs":0,"nanos":1000000}}}"#),
+            ("every:1y", "every:1year", r#"{"every":{"duration":{"secs":31557600,"nanos":0}}}"#),
+            ("cron: 0 0 * * * * ", "cron:0 0 * * * *", r#"{"schedule":{"schedule":"0 0 * * * *"}}"#),
+            ("request: p/q ", "request:p/q", r#"{"request_path":{"path":"p/q"}}"#),
+        ] {
+            let parsed = TriggerSpec::parse(spec).expect(spec);
+            assert_eq!(parsed.to_string(), canonical);
+            assert_eq!(parsed.stored_json().to_string(), stored);
+            assert_eq!(canonical.parse(), Ok(parsed));
+        }
+    }
+
+    #[test]
+    fn refusals_have_the_texts_of_the_reference() {
+        assert_eq!(
+            TriggerSpec::parse(" table: ").unwrap_err().to_string(),
+            "failed to parse trigger from  table: : table name is empty"
+        );
+        assert_eq!(TriggerSpec::parse("cron:x").unwrap_err().to_string(), "failed to parse trigger from cron:x");
+        assert_eq!(context("request:"), None);
+        assert_eq!(context("every:x"), Some("couldn't parse to duration"));
+        assert_eq!(context("every:366d"), Some("don't support every schedules of over 1 year"));
+        for short in ["every:0", "every:0s", "every:999us"] {
+            assert_eq!(context(short), Some("don't support every schedules of under 1 millisecond"));
+        }
+        for unknown in ["", "All_tables", "all_tables:x", "tables:x"] {
+            let expected = "expect one of the following forms: 'table:<TABLE_NAME>', 'all_tables', \
+                            'cron:<CRON_EXPRESSION>', 'every:<DURATION>', or 'request:<PATH>'";
+            assert_eq!(context(unknown), Some(expected));
+        }
+    }
+
+    fn weekdays(expression: &str) -> Vec<Weekday> {
+        let start: DateTime<Utc> = DateTime::from_timestamp(1_704_067_199, 0).expect("a valid instant");
+        let schedule = cron_schedule(expression).expect(expression);
+        let days = schedule.after(&start).take(7).map(|at| at.weekday());
+        let mut days: Vec<_> = days.collect();
+        days.sort_by_key(|day| day.num_days_from_sunday());
+        days.dedup();
+        days
+    }
+
+    #[test]
+    fn five_fields_count_days_as_unix_does_and_six_as_the_crate_does() {
+        use Weekday::{Fri, Mon, Sat, Sun, Thu, Tue};
+        assert_eq!(weekdays("0 0 * * 0"), [Sun]);
+        assert_eq!(weekdays("0 0 * * 7"), [Sun]);
+        assert_eq!(weekdays("0 0 * * 5-7"), [Sun, Fri, Sat]);
+        assert_eq!(weekdays("0 0 * * MON,5"), [Mon, Fri]);
+        assert_eq!(weekdays("0 0 * * */2"), [Sun, Tue, Thu, Sat]);
+        assert_eq!(weekdays("0 0 * * fri-sun"), [Sun, Fri, Sat]);
+        assert_eq!(weekdays("0 0 0 * * 1"), [Sun]);
+        assert_eq!(weekdays("0 0 0 * * 2 *"), [Mon]);
+        assert_eq!(weekdays("0 0 * * *").len(), 7);
+        for bad in ["0 0 * * 8", "* * * *", "0 0 0 * * 0", "0 0 * * 3-1", "0 0 * * 1/0"] {
+            assert!(cron_schedule(bad).is_none(), "{bad}");
+        }
+        assert!(cron_schedule("@daily").is_some());
+    }
 }

@@ -1,1 +1,21 @@
-//! stub
+//! `saltus-python`: runs CPython plugins on the cores that ingest data.
+//!
+//! # Contract
+//! Implements the ports of `saltus_core::ports`: one [`PythonRuntime`] per process, and for each shard an inline and a
+//! deferred lane, each with an interpreter and a GIL of its own. **Invariant:** this crate knows no WAL, no HTTP and no
+//! SQL; what plugins reach outside themselves goes through `PluginHost`. Nothing about Python is kept per process
+//! except the runtime itself.
+//!
+//! What it is not: PyO3's safe layer is not used, as it keeps process-wide objects and does not know subinterpreters.
+#![deny(unsafe_code)]
+
+mod deadline;
+mod ffi;
+mod interpreter;
+mod lanes;
+mod native;
+mod output;
+mod runtime;
+
+pub use output::dropped_bytes;
+pub use runtime::{PythonConfig, PythonRuntime};

@@ -5,6 +5,7 @@
 //! | [`config`] | what did the operator ask for? |
 //! | [`cli`] | what does the command line offer? |
 //! | [`http`] | what does a client get over HTTP? |
+//! | [`query`] | how is SQL answered? |
 //! | [`registry`] | which databases, triggers and plugin files are there? |
 //! | [`logs`] | what did plugins say? |
 //! | [`signals`] | how is the server asked to stop? |
@@ -19,6 +20,7 @@ pub mod config;
 pub mod http;
 pub mod logging;
 pub mod logs;
+pub mod query;
 pub mod registry;
 pub mod signals;
 pub mod text_table;

@@ -1,23 +1,38 @@
 //! Start, use and stop of the engine.
 
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use futures_channel::oneshot;
 use saltus_core::catalog::TableInfo;
-use saltus_core::ids::{MonoNs, ShardId};
+use saltus_core::ids::ShardId;
+use saltus_core::limits::MAILBOX_ITEMS_MAX;
+use saltus_core::line_protocol::LineParser;
 use saltus_core::ports::{PluginHost, PluginRuntime, Trigger};
 use saltus_core::schema::ColumnDef;
 
 use crate::api::{EngineConfig, Health, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
+pub use crate::clock::mono_now;
+use crate::directory::Directory;
+use crate::executor::{self, ShardThread};
+pub use crate::io::net::ShardStream;
+use crate::io::net::{Accepted, Acceptor};
+use crate::local::{Notify, Once};
+use crate::mailbox::Mailbox;
+use crate::placement::Placement;
+use crate::shard::{Face, Finished, Message, Shard, Shared, arrive, log, own, run, stats, triggers};
+pub use crate::table::TableSnapshot;
+use crate::wal;
 
 /// A future that stays on its shard.
 pub type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
-
-/// A connection, on its shard; `AsyncRead + AsyncWrite` of `futures-io`.
-pub struct ShardStream {}
 
 /// What is done with a connection; implemented by `server`.
 pub trait ConnectionService: Send + Sync {
@@ -27,109 +42,178 @@ pub trait ConnectionService: Send + Sync {
 
 /// The engine, seen from any thread.
 #[derive(Clone)]
-pub struct EngineHandle {}
-
-/// A table's rows at one moment.
-#[derive(Clone)]
-pub struct TableSnapshot {}
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+}
 
 impl EngineHandle {
     /// How many shards.
     pub fn shards(&self) -> usize {
-        unimplemented!()
+        self.shared.mailboxes.len()
     }
+
     /// Databases that have at least one table, sorted.
     pub fn databases(&self) -> Vec<Arc<str>> {
-        unimplemented!()
+        self.shared.directory.databases()
     }
+
     /// The tables of a database, sorted by name.
-    pub fn tables(&self, _db: &str) -> Vec<TableInfo> {
-        unimplemented!()
+    pub fn tables(&self, db: &str) -> Vec<TableInfo> {
+        self.shared.directory.tables(db).iter().map(|entry| entry.info()).collect()
     }
+
     /// One table.
-    pub fn table(&self, _db: &str, _name: &str) -> Option<TableInfo> {
-        unimplemented!()
+    pub fn table(&self, db: &str, name: &str) -> Option<TableInfo> {
+        self.shared.directory.get(db, name).map(|entry| entry.info())
     }
-    /// The rows of a table as of now: every acknowledged write is in it.
-    pub async fn snapshot(&self, _table: &TableInfo) -> Result<TableSnapshot, TableError> {
-        unimplemented!()
+
+    /// The rows of a table as of now: every acknowledged write is in it. Without a hop to the owner when nothing changed
+    /// since the last reader.
+    ///
+    /// # Errors
+    /// `NotFound` when the table was dropped meanwhile, `Unavailable` when its owner does not answer.
+    pub async fn snapshot(&self, table: &TableInfo) -> Result<TableSnapshot, TableError> {
+        let gone = || TableError::NotFound(table.name.to_string());
+        let entry = self.shared.directory.get(&table.db, &table.name).filter(|e| e.id == table.id).ok_or_else(gone)?;
+        if let Some(fresh) = entry.fresh() {
+            return Ok(TableSnapshot::clone(&fresh));
+        }
+        let id = table.id;
+        let snapshot = self.ask(entry.owner, |reply| Message::Snapshot { table: id, reply }).await?;
+        snapshot.map(|s| TableSnapshot::clone(&s)).ok_or_else(gone)
     }
+
     /// Makes an empty table; durable when it returns.
-    pub async fn create_table(
-        &self,
-        _db: &str,
-        _name: &str,
-        _columns: Vec<ColumnDef>,
-    ) -> Result<TableInfo, TableError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub async fn create_table(&self, db: &str, name: &str, columns: Vec<ColumnDef>) -> Result<TableInfo, TableError> {
+        let owner = self.shared.directory.placement().owner(db, name);
+        let (db, name) = (Arc::from(db), Arc::from(name));
+        let made = self.ask(owner, |reply| Message::CreateTable { db, name, columns, reply }).await?;
+        made.map(|entry| entry.info())
     }
+
     /// Drops a table; durable when it returns.
-    pub async fn drop_table(&self, _db: &str, _name: &str) -> Result<(), TableError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub async fn drop_table(&self, db: &str, name: &str) -> Result<(), TableError> {
+        let owner = self.shared.directory.placement().owner(db, name);
+        let (db, name) = (Arc::from(db), Arc::from(name));
+        self.ask(owner, |reply| Message::DropTable { db, name, reply }).await?
     }
+
     /// Replaces the set of enabled triggers on all shards; in force when it returns. A trigger whose id stays keeps its
     /// backlog and statistics.
-    pub async fn set_triggers(&self, _triggers: Vec<Arc<Trigger>>) {
-        unimplemented!()
+    pub async fn set_triggers(&self, triggers: Vec<Arc<Trigger>>) {
+        let set = Arc::new(triggers);
+        for shard in self.shard_ids() {
+            let set = set.clone();
+            if let Err(error) = self.ask(shard, |reply| Message::Triggers { set, reply }).await {
+                tracing::error!(%shard, %error, "the shard did not take the new set of triggers");
+            }
+        }
     }
+
     /// Statistics of all triggers in force.
     pub async fn trigger_stats(&self) -> Vec<TriggerStats> {
-        unimplemented!()
+        let mut all = Vec::new();
+        for shard in self.shard_ids() {
+            all.extend(self.ask(shard, |reply| Message::TriggerStats { reply }).await.unwrap_or_default());
+        }
+        all
     }
+
     /// Statistics of all shards.
     pub async fn shard_stats(&self) -> Vec<ShardStats> {
-        unimplemented!()
+        let mut all = Vec::new();
+        for shard in self.shard_ids() {
+            all.extend(self.ask(shard, |reply| Message::Stats { reply }).await.ok());
+        }
+        all
     }
+
     /// Whether all shards take writes.
     pub fn health(&self) -> Health {
-        unimplemented!()
+        let reasons = self.shared.faces.iter().filter_map(|f| f.refuses.load().as_ref().map(|r| r.to_string())).collect();
+        Health { reasons }
     }
+
     /// A write from any thread (the engine's own and the tokio side's): waits for room instead of `Busy`.
-    pub async fn write(&self, _request: WriteRequest) -> WriteOutcome {
-        unimplemented!()
+    pub async fn write(&self, request: WriteRequest) -> WriteOutcome {
+        let shard = self.shared.least_loaded();
+        let request = Box::new(request);
+        match self.ask(shard, |reply| Message::Write { request, depth: 0, reply }).await {
+            Ok(outcome) => outcome,
+            Err(error) => WriteOutcome::Unavailable { reason: error.to_string() },
+        }
+    }
+
+    fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.shards()).map(|s| ShardId(s as u16))
+    }
+
+    /// Says something to a shard and waits for its answer.
+    async fn ask<R>(&self, shard: ShardId, message: impl FnOnce(oneshot::Sender<R>) -> Message) -> Result<R, TableError> {
+        let room = self
+            .shared
+            .mailbox(shard)
+            .reserve(0)
+            .ok_or_else(|| TableError::Unavailable(format!("the mailbox of shard {shard} is full; try again")))?;
+        let (reply, answer) = oneshot::channel();
+        room.put(|_| message(reply));
+        answer.await.map_err(|_| TableError::Unavailable(format!("shard {shard} is stopping")))
     }
 }
 
 /// A shard, seen from its own thread.
 #[derive(Clone)]
 pub struct ShardHandle {
-    _not_send: std::rc::Rc<()>,
+    shard: Rc<Shard>,
+    engine: EngineHandle,
 }
 
 impl ShardHandle {
     /// Which.
     pub fn id(&self) -> ShardId {
-        unimplemented!()
+        self.shard.id
     }
+
     /// The whole engine.
     pub fn engine(&self) -> &EngineHandle {
-        unimplemented!()
+        &self.engine
     }
+
     /// Parses, routes, logs and applies a client's write.
-    pub async fn write(&self, _request: WriteRequest) -> WriteOutcome {
-        unimplemented!()
+    pub async fn write(&self, request: WriteRequest) -> WriteOutcome {
+        let flying = &self.shard.writes_in_flight;
+        flying.set(flying.get() + 1);
+        let outcome = self.shard.write(request, 0, arrive::Room::Refuse).await;
+        flying.set(flying.get() - 1);
+        self.shard.drained.notify();
+        outcome
     }
+
     /// Runs a task on this shard; a panic in it is contained and counted.
-    pub fn spawn(&self, _task: impl Future<Output = ()> + 'static) {
-        unimplemented!()
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.shard.spawn(task);
     }
+
     /// Waits on the shard's timer. The future is not `Send`.
-    pub async fn sleep(&self, _time: Duration) {
-        unimplemented!()
+    pub async fn sleep(&self, time: Duration) {
+        crate::io::net::sleep(time).await;
     }
+
     /// Whether the engine is stopping: finish the request in hand and close.
     pub fn stopping(&self) -> bool {
-        unimplemented!()
+        self.shard.stopping()
     }
+
     /// Resolves when the engine starts to stop.
     pub async fn stopped(&self) {
-        unimplemented!()
+        self.shard.stopped.wait().await;
     }
-}
-
-/// Nanoseconds of the monotonic clock now.
-pub fn mono_now() -> MonoNs {
-    unimplemented!()
 }
 
 /// Why the engine did not start; the text names the remedy.
@@ -137,8 +221,33 @@ pub fn mono_now() -> MonoNs {
 #[error("{0}")]
 pub struct StartError(pub String);
 
+impl StartError {
+    fn of(error: impl std::fmt::Display) -> Self {
+        StartError(error.to_string())
+    }
+}
+
 /// A running engine.
-pub struct Engine {}
+pub struct Engine {
+    shared: Arc<Shared>,
+    threads: Vec<ShardThread>,
+    local_addr: SocketAddr,
+    drained: Arc<AtomicBool>,
+    lock: Arc<wal::DataDirLock>,
+}
+
+/// What a shard's thread is started with.
+struct Birth {
+    id: ShardId,
+    shared: Arc<Shared>,
+    python: Option<Arc<dyn PluginRuntime>>,
+    service: Arc<dyn ConnectionService>,
+    listener: Option<std::net::TcpListener>,
+    lock: Arc<wal::DataDirLock>,
+    ready: mpsc::Sender<Result<ShardId, String>>,
+    go: oneshot::Receiver<()>,
+    drained: Arc<AtomicBool>,
+}
 
 impl Engine {
     /// Locks the data directory, recovers, starts the shards and listens. Blocks until every shard serves.
@@ -146,23 +255,227 @@ impl Engine {
     /// # Errors
     /// Anything that keeps it from serving, with the remedy.
     pub fn start(
-        _config: EngineConfig,
-        _python: Option<Arc<dyn PluginRuntime>>,
-        _host: Arc<dyn PluginHost>,
-        _service: Arc<dyn ConnectionService>,
+        config: EngineConfig,
+        python: Option<Arc<dyn PluginRuntime>>,
+        host: Arc<dyn PluginHost>,
+        service: Arc<dyn ConnectionService>,
     ) -> Result<Engine, StartError> {
-        unimplemented!()
+        let placement = Placement::new(config.cpus.len());
+        executor::check_kernel(placement.shards()).map_err(StartError)?;
+        let lock = wal::lock_data_dir(&config.data_dir).map_err(StartError::of)?;
+        let listener = listen(config.http_bind)?;
+        let local_addr = listener.local_addr().map_err(StartError::of)?;
+        let epoch = wal::raise_epoch(&lock).map_err(StartError::of)?;
+        tracing::info!(shards = placement.shards(), cpus = ?config.cpus, epoch = epoch.0, "placement");
+        let shared = Arc::new(Shared {
+            mailboxes: (0..placement.shards()).map(|_| Mailbox::new(MAILBOX_ITEMS_MAX, config.mailbox_bytes)).collect(),
+            faces: (0..placement.shards()).map(|_| Face::default()).collect(),
+            directory: Directory::new(placement),
+            config,
+            epoch,
+            host,
+            runs: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        });
+        let mut engine =
+            Engine { shared, threads: Vec::new(), local_addr, drained: Arc::new(AtomicBool::new(true)), lock: Arc::new(lock) };
+        engine.start_shards(python, service, listener)?;
+        Ok(engine)
     }
+
+    fn start_shards(
+        &mut self,
+        python: Option<Arc<dyn PluginRuntime>>,
+        service: Arc<dyn ConnectionService>,
+        listener: std::net::TcpListener,
+    ) -> Result<(), StartError> {
+        let (ready, is_ready) = mpsc::channel();
+        let mut listener = Some(listener);
+        let mut starts = Vec::new();
+        for at in 0..self.shared.mailboxes.len() {
+            let (start, go) = oneshot::channel();
+            starts.push(start);
+            let birth = Birth {
+                id: ShardId(at as u16),
+                shared: self.shared.clone(),
+                python: python.clone(),
+                service: service.clone(),
+                listener: listener.take(),
+                lock: self.lock.clone(),
+                ready: ready.clone(),
+                go,
+                drained: self.drained.clone(),
+            };
+            let cpu = self.shared.config.cpus[at];
+            let thread = executor::start(&format!("saltus-shard-{at}"), cpu, move |queue| live(birth, queue));
+            self.threads.push(thread.map_err(StartError)?);
+        }
+        drop(ready);
+        for _ in 0..self.threads.len() {
+            match is_ready.recv() {
+                Ok(Ok(_)) => {}
+                Ok(Err(why)) => return Err(StartError(why)),
+                Err(_) => return Err(StartError("a shard ended while it started; its log line says why".into())),
+            }
+        }
+        for start in starts {
+            drop(start.send(()));
+        }
+        Ok(())
+    }
+
     /// The handle for other threads.
     pub fn handle(&self) -> EngineHandle {
-        unimplemented!()
+        EngineHandle { shared: self.shared.clone() }
     }
+
     /// The address that is listened on (of use with port 0).
     pub fn local_addr(&self) -> SocketAddr {
-        unimplemented!()
+        self.local_addr
     }
+
     /// Stops accepting, drains, commits the last frames, joins the shards; at most `within`. True if all was drained.
-    pub fn stop(self, _within: Duration) -> bool {
-        unimplemented!()
+    pub fn stop(self, within: Duration) -> bool {
+        let end = Instant::now() + within;
+        self.shared.stopping.store(true, Ordering::Release);
+        for mailbox in &self.shared.mailboxes {
+            while Instant::now() < end {
+                if let Some(room) = mailbox.reserve(0) {
+                    room.put(|_| Message::Stop);
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let (done, is_done) = mpsc::channel();
+        let threads = self.threads;
+        std::thread::spawn(move || {
+            for thread in threads {
+                if let Err(error) = thread.join() {
+                    tracing::error!(%error, "a shard ended badly");
+                }
+            }
+            drop(done.send(()));
+        });
+        let joined = is_done.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok();
+        joined && self.drained.load(Ordering::Acquire)
     }
+}
+
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    std::net::TcpListener::bind(address).map_err(|error| {
+        StartError(format!("cannot listen on {address}: {error}; is another server running there? choose another with --http-bind"))
+    })
+}
+
+/// A shard's life: recover, report, serve, drain.
+async fn live(birth: Birth, queue: executor::ShardQueue) {
+    let Birth { id, shared, python, service, listener, lock, ready, go, drained } = birth;
+    let finished = Finished::new();
+    let shard = match bring_up(id, &shared, queue, python, &finished, &lock).await {
+        Ok(shard) => shard,
+        Err(why) => {
+            drop(ready.send(Err(why)));
+            return;
+        }
+    };
+    drop(ready.send(Ok(id)));
+    // Nobody is served before every shard has recovered: a table's trigger or another shard's schema may be needed.
+    if go.await.is_err() {
+        return;
+    }
+    let under_way = Rc::new(run::UnderWay::default());
+    shard.spawn(shard.clone().commit_rounds());
+    shard.spawn(shard.clone().make_runs(under_way.clone()));
+    shard.spawn(shard.clone().take_finished(finished, under_way));
+    if let Some(listener) = listener {
+        shard.spawn(deal_connections(shard.clone(), Acceptor::adopt(listener)));
+    }
+    let engine = EngineHandle { shared: shared.clone() };
+    shard.spawn(shard.clone().serve_mailbox(move |shard, accepted| serve_connection(shard, &engine, &service, accepted)));
+    shard.stopped.wait().await;
+    if !shard.drain().await {
+        drained.store(false, Ordering::Release);
+    }
+}
+
+async fn bring_up(
+    id: ShardId,
+    shared: &Arc<Shared>,
+    queue: executor::ShardQueue,
+    python: Option<Arc<dyn PluginRuntime>>,
+    finished: &Arc<Finished>,
+    lock: &wal::DataDirLock,
+) -> Result<Rc<Shard>, String> {
+    let plugins = match python {
+        Some(python) => Some(python.attach(id, finished.clone()).map_err(|e| format!("shard {id}: Python: {e}"))?),
+        None => None,
+    };
+    let log = log::Log::open(id, shared).await?;
+    let shard = Rc::new(Shard {
+        id,
+        shared: shared.clone(),
+        queue,
+        parser: RefCell::new(LineParser::new()),
+        owner: RefCell::new(own::Owner::new()),
+        log,
+        triggers: RefCell::new(triggers::TriggerSet::default()),
+        plugins: RefCell::new(plugins),
+        runnable: Notify::default(),
+        outbox: RefCell::new(triggers::Outbox::default()),
+        stopped: Once::default(),
+        drained: Notify::default(),
+        counters: stats::Counters::new(),
+        writes_in_flight: Cell::new(0),
+    });
+    shard.recover(lock)?;
+    Ok(shard)
+}
+
+/// Accepts on one shard and deals to the least loaded.
+async fn deal_connections(shard: Rc<Shard>, acceptor: Acceptor) {
+    loop {
+        match acceptor.accept().await {
+            Ok(_) if shard.stopping() => return,
+            Ok(accepted) => deal(&shard, accepted).await,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted; trying again in 100 ms (too many open files? see `ulimit -n`)");
+                crate::io::net::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn deal(shard: &Rc<Shard>, accepted: Accepted) {
+    let to = shard.shared.least_loaded();
+    shard.counters.connections_accepted.add(1);
+    shard.shared.faces[usize::from(to.0)].connections.fetch_add(1, Ordering::Relaxed);
+    loop {
+        if let Some(room) = shard.shared.mailbox(to).reserve(0) {
+            room.put(|_| Message::Connection(accepted));
+            return;
+        }
+        crate::io::net::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Gives a connection's place back, however its task ends.
+struct Connected(Rc<Shard>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.face().connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.drained.notify();
+    }
+}
+
+fn serve_connection(shard: &Rc<Shard>, engine: &EngineHandle, service: &Arc<dyn ConnectionService>, accepted: Accepted) {
+    let connected = Connected(shard.clone());
+    let Some((stream, peer)) = accepted.bind() else { return };
+    let handle = ShardHandle { shard: shard.clone(), engine: engine.clone() };
+    let serving = service.serve(handle, stream, peer);
+    shard.spawn(async move {
+        let _connected = connected;
+        serving.await;
+    });
 }

@@ -4,4 +4,14 @@
 //! glommio appears only under `io/` and in `executor.rs`.
 
 pub mod api;
+mod clock;
+mod directory;
 pub mod engine;
+mod executor;
+pub mod io;
+mod local;
+pub mod mailbox;
+pub mod placement;
+mod shard;
+pub mod table;
+pub mod wal;

@@ -1,11 +1,38 @@
 //! Line protocol: from bytes to columns in one pass (reference, section 6).
+//!
+//! Mechanism, per line:
+//! 1. The line's raw bytes up to the first unescaped space name its series. Known series (`cache`) cost one comparison;
+//!    others are read tag by tag and remembered.
+//! 2. The series leads to the table's batch (`build`), to which its dictionary keys are appended.
+//! 3. Fields are appended as they are read (`scan`). The key that stood at this place in the line before is tried first.
+//! 4. A line that turns out to be wrong, at whichever byte, is undone; only then its message is made (`errors`).
+//!
+//! **Where a line ends** decides what a string's line ends mean: an accepted line ends where its grammar does, a
+//! refused one where `scan::logical_end` says. Both agree on accepted lines.
 
+mod build;
+mod cache;
+mod errors;
+mod freeze;
+#[cfg(test)]
+mod oracle;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::batch::{Batch, PendingBatch};
-use crate::schema::TableSchema;
+use self::build::{BatchBuilder, Mark, value_kind};
+use self::cache::{Cache, NONE, SeriesTag};
+use self::errors::{Element, Fault, Place};
+pub(crate) use self::freeze::freeze;
+use self::scan::{Value, logical_end, physical_end, unescaped_space};
+use crate::batch::PendingBatch;
+use crate::limits::{LINE_BODY_BYTES_MAX, LINE_CACHE_BYTES_MAX, LINE_ERRORS_REPORTED_MAX};
+use crate::schema::{ColumnKind, TableSchema};
 
 /// The unit of timestamps (reference, 6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -21,6 +48,37 @@ pub enum Precision {
     Microsecond,
     /// Nanoseconds.
     Nanosecond,
+}
+
+impl Precision {
+    /// Nanoseconds in the unit; `Auto` keeps full nanoseconds where it is asked.
+    pub fn unit_ns(self) -> i64 {
+        match self {
+            Precision::Second => 1_000_000_000,
+            Precision::Millisecond => 1_000_000,
+            Precision::Microsecond => 1_000,
+            Precision::Nanosecond | Precision::Auto => 1,
+        }
+    }
+
+    /// A timestamp of this unit in nanoseconds, `None` if that overflows.
+    pub fn to_ns(self, timestamp: i64) -> Option<i64> {
+        let unit = match self {
+            Precision::Auto => Precision::guess(timestamp),
+            unit => unit,
+        };
+        timestamp.checked_mul(unit.unit_ns())
+    }
+
+    /// The unit in which `timestamp` is a plausible instant: what `Auto` means.
+    fn guess(timestamp: i64) -> Precision {
+        match timestamp.unsigned_abs() / 1_000_000_000 {
+            0..5 => Precision::Second,
+            5..5_000 => Precision::Millisecond,
+            5_000..5_000_000 => Precision::Microsecond,
+            _ => Precision::Nanosecond,
+        }
+    }
 }
 
 /// One rejected line.
@@ -41,7 +99,7 @@ pub trait SchemaSource {
 }
 
 /// What the parser made of a request.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ParsedWrite {
     /// One per table, in order of first appearance.
     pub batches: Vec<PendingBatch>,
@@ -54,24 +112,66 @@ pub struct ParsedWrite {
 }
 
 /// A parser with the caches that make known series cheap; one per shard, reused for all requests.
-pub struct LineParser {}
+pub struct LineParser {
+    cache: Cache,
+    /// Counts requests; a table's cache says in which one it was met last.
+    request: u64,
+    cache_bytes_max: usize,
+    scratch: Scratch,
+}
+
+/// Buffers of the cold path, kept to be used again.
+#[derive(Default)]
+struct Scratch {
+    name: Vec<u8>,
+    tags: Vec<SeriesTag>,
+}
 
 impl LineParser {
     /// A parser with empty caches.
     pub fn new() -> Self {
-        LineParser {}
+        Self::with_cache_bytes_max(LINE_CACHE_BYTES_MAX)
     }
 
-    /// Parses a request. With `accept_partial` false the first rejected line ends it: `rejected` has that line and
-    /// `batches` is empty.
+    /// A parser whose caches are dropped once they hold more than `cache_bytes_max` bytes.
+    pub fn with_cache_bytes_max(cache_bytes_max: usize) -> Self {
+        LineParser { cache: Cache::default(), request: 0, cache_bytes_max, scratch: Scratch::default() }
+    }
+
+    /// Parses a request to database `db`. With `accept_partial` false the first rejected line ends it: `rejected` has
+    /// that line and `batches` is empty.
     pub fn parse(
         &mut self,
-        _body: &Bytes,
-        _precision: Precision,
-        _accept_partial: bool,
-        _schemas: &dyn SchemaSource,
+        db: &str,
+        body: &Bytes,
+        precision: Precision,
+        accept_partial: bool,
+        schemas: &dyn SchemaSource,
     ) -> ParsedWrite {
-        ParsedWrite::default()
+        if self.cache.bytes() > self.cache_bytes_max {
+            self.cache = Cache::default();
+        }
+        self.request += 1;
+        let mut run = Run {
+            db: self.cache.db(db),
+            cache: &mut self.cache,
+            scratch: &mut self.scratch,
+            request: self.request,
+            body,
+            utf8: std::str::from_utf8(body).is_ok(),
+            precision,
+            schemas,
+            builders: Vec::new(),
+            last_series: NONE,
+            next_series: NONE,
+            written: ParsedWrite::default(),
+        };
+        if body.len() > LINE_BODY_BYTES_MAX {
+            run.reject(Fault::BodySize, 0, 0);
+        } else {
+            run.lines(accept_partial);
+        }
+        run.finish(accept_partial)
     }
 }
 
@@ -81,6 +181,436 @@ impl Default for LineParser {
     }
 }
 
-pub(crate) fn freeze(_batch: PendingBatch, _base_time_ns: i64) -> Batch {
-    unreachable!()
+/// One request under way.
+struct Run<'a> {
+    cache: &'a mut Cache,
+    scratch: &'a mut Scratch,
+    request: u64,
+    db: u32,
+    body: &'a Bytes,
+    /// The whole body is UTF-8; if not, every line is asked.
+    utf8: bool,
+    precision: Precision,
+    schemas: &'a dyn SchemaSource,
+    builders: Vec<BatchBuilder>,
+    /// The series of the line before, and the guess for this one.
+    last_series: u32,
+    next_series: u32,
+    written: ParsedWrite,
+}
+
+/// A line's series once it is known.
+struct LineSeries {
+    /// The number of the line's batch.
+    builder: usize,
+    /// Entry of the cache; [`NONE`] if it was not remembered, then the tags are in the scratch buffer.
+    series: u32,
+    fingerprint: u64,
+    /// Offset of the space behind the tags.
+    end: usize,
+}
+
+/// What a line had behind its fields.
+struct LineFields {
+    time: Option<i64>,
+    /// The end of the line's text; behind the first line end if a string contains one.
+    end: usize,
+}
+
+/// How far a line got, for the undoing of it.
+#[derive(Default)]
+struct Progress {
+    /// Its batch and series, once they are known.
+    target: Option<(usize, u32, Mark)>,
+    /// How many fields were appended.
+    fields: usize,
+}
+
+impl Run<'_> {
+    fn lines(&mut self, accept_partial: bool) {
+        let body: &[u8] = self.body;
+        let mut next = 0;
+        while next < body.len() {
+            let start = next;
+            let (end, behind) = physical_end(body, start);
+            next = behind;
+            let text = start + body[start..end].iter().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
+            if text == end || body[text] == b'#' {
+                continue;
+            }
+            self.written.line_count += 1;
+            match self.line(start, text, end) {
+                Ok(line_next) => next = line_next,
+                Err(fault) => {
+                    let (end, behind) = logical_end(body, start);
+                    next = behind;
+                    self.reject(fault, start, end);
+                    if !accept_partial {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Parses the line whose text starts at `text`; the offset of the next line, or why this one is refused, in which case it
+    /// left nothing behind.
+    fn line(&mut self, start: usize, text: usize, end: usize) -> Result<usize, Fault> {
+        if !self.utf8 {
+            self.check_utf8(start)?;
+        }
+        let mut progress = Progress::default();
+        let result = self.parts(text, end, &mut progress);
+        match result {
+            Ok((series, fields)) => {
+                let body: &[u8] = self.body;
+                let mut behind = fields.end;
+                behind += usize::from(body.get(behind) == Some(&b'\r'));
+                behind += usize::from(body.get(behind) == Some(&b'\n'));
+                let number = self.written.line_count as u32;
+                self.builders[series.builder].accept(fields.time, series.fingerprint, number, start..behind);
+                Ok(behind)
+            }
+            Err(fault) => {
+                self.undo(&progress);
+                Err(fault)
+            }
+        }
+    }
+
+    #[cold]
+    fn check_utf8(&self, start: usize) -> Result<(), Fault> {
+        let (end, _) = logical_end(self.body, start);
+        match std::str::from_utf8(&self.body[start..end]) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Fault::Utf8 { at: start + error.valid_up_to() }),
+        }
+    }
+
+    /// Series, fields and timestamp of a line, appended to the line's batch. What the grammar forbids is an error at
+    /// once; what the table forbids is an error at the end, so that errors of the grammar come first.
+    #[inline]
+    fn parts(&mut self, text: usize, end: usize, progress: &mut Progress) -> Result<(LineSeries, LineFields), Fault> {
+        let mut refused = None;
+        let series = self.series(text, end, &mut refused)?;
+        let builder = &mut self.builders[series.builder];
+        progress.target = Some((series.builder, series.series, builder.mark()));
+        let tags = match series.series {
+            NONE => &self.scratch.tags,
+            known => self.cache.tags(known),
+        };
+        builder.push_tags(&self.cache.tables[builder.table as usize], tags, &mut refused);
+        let mut fields = Fields {
+            body: self.body,
+            end,
+            builder,
+            scratch: &mut self.scratch.name,
+            appended: &mut progress.fields,
+            refused,
+        };
+        let at = fields.all(series.end)?;
+        let timestamp = fields.timestamp(at)?;
+        let LineFields { time, end } = LineFields { time: timestamp, end: fields.end };
+        if let Some(fault) = fields.refused {
+            return Err(fault);
+        }
+        let time = match time {
+            Some(timestamp) => {
+                Some(self.precision.to_ns(timestamp).ok_or(Fault::TimeRange { timestamp, precision: self.precision })?)
+            }
+            None => None,
+        };
+        Ok((series, LineFields { time, end }))
+    }
+
+    #[cold]
+    fn undo(&mut self, progress: &Progress) {
+        let Some((builder, series, mark)) = progress.target else { return };
+        let tags = match series {
+            NONE => &self.scratch.tags,
+            known => self.cache.tags(known),
+        };
+        self.builders[builder].refuse(self.body, mark, progress.fields, tags);
+        self.drop_if_empty(builder);
+    }
+
+    /// Takes back a batch that the refused line began, so that batches stand in the order of their first rows.
+    fn drop_if_empty(&mut self, builder: usize) {
+        if self.builders[builder].rows() == 0 && builder + 1 == self.builders.len() {
+            let table = self.builders[builder].table;
+            self.cache.tables[table as usize].seen_in = 0;
+            self.builders.pop();
+        }
+    }
+
+    /// The series of the line that starts at `at`.
+    #[inline]
+    fn series(&mut self, at: usize, end: usize, refused: &mut Option<Fault>) -> Result<LineSeries, Fault> {
+        let guess = self.next_series;
+        let (series, series_end) = match self.cache.matches(guess, self.db, &self.body[at..end]) {
+            Some(len) => (guess, at + len),
+            None => match self.look_up(at, end) {
+                Some(found) => found,
+                None => return self.learn(at, end, refused),
+            },
+        };
+        self.follow(series);
+        let known = &self.cache.series[series as usize];
+        let (table, fingerprint) = (known.table, known.fingerprint);
+        Ok(LineSeries { builder: self.builder(table, at, end), series, fingerprint, end: series_end })
+    }
+
+    /// Notes that a line of `series` came behind the one before.
+    #[inline]
+    fn follow(&mut self, series: u32) {
+        if let Some(last) = self.cache.series.get_mut(self.last_series as usize) {
+            last.next = series;
+        }
+        self.last_series = series;
+        self.next_series = self.cache.series[series as usize].next;
+    }
+
+    /// A known series by its bytes up to the first space that is not escaped, and the offset of that space.
+    fn look_up(&self, at: usize, end: usize) -> Option<(u32, usize)> {
+        let series_end = unescaped_space(self.body, at, end)?;
+        self.cache.find(self.db, &self.body[at..series_end]).map(|series| (series, series_end))
+    }
+
+    /// Reads a series that is not known and remembers it.
+    #[cold]
+    fn learn(&mut self, at: usize, end: usize, refused: &mut Option<Fault>) -> Result<LineSeries, Fault> {
+        let body: &[u8] = self.body;
+        let measurement = scan::name(body, at, end, Element::Measurement)?;
+        if measurement.is_empty() {
+            return Err(Fault::Measurement);
+        }
+        let name = measurement.decode(body, Element::Measurement, &mut self.scratch.name)?;
+        let table = self.cache.table(self.db, as_text(name));
+        self.scratch.tags.clear();
+        let mut fingerprint = 0u64;
+        let mut at_tag = measurement.to;
+        while at_tag < end && body[at_tag] == b',' {
+            let (tag, hash, behind) = self.tag(table, measurement.to + 1, at_tag + 1, end)?;
+            fingerprint = fingerprint.wrapping_add(hash);
+            if self.scratch.tags.iter().any(|known| known.tag == tag.tag) {
+                let key = self.cache.tables[table as usize].tags[tag.tag as usize].name.to_string();
+                refused.get_or_insert(Fault::TagRepeated(key));
+            } else {
+                self.scratch.tags.push(tag);
+            }
+            at_tag = behind;
+        }
+        if at_tag == end {
+            return Err(Fault::Space);
+        }
+        let mut series = NONE;
+        if refused.is_none() {
+            series = self.cache.insert(self.db, table, &body[at..at_tag], &self.scratch.tags, fingerprint);
+            self.follow(series);
+        }
+        Ok(LineSeries { builder: self.builder(table, at, end), series, fingerprint, end: at_tag })
+    }
+
+    /// The tag at `at`: with its hash, and the offset behind it. `tags` is where the tag set starts.
+    fn tag(&mut self, table: u32, tags: usize, at: usize, end: usize) -> Result<(SeriesTag, u64, usize), Fault> {
+        let body: &[u8] = self.body;
+        let key = scan::name(body, at, end, Element::TagKey)?;
+        if key.is_empty() {
+            return Err(Fault::TagKey { at });
+        }
+        let name = key.decode(body, Element::TagKey, &mut self.scratch.name)?;
+        if key.to == end || body[key.to] != b'=' {
+            return Err(Fault::TagEquals { tags });
+        }
+        let tag = self.cache.tag(table, as_text(name));
+        let value = scan::name(body, key.to + 1, end, Element::TagValue)?;
+        if value.is_empty() {
+            return Err(Fault::TagValue { at: key.to + 1 });
+        }
+        let text = value.decode(body, Element::TagValue, &mut self.scratch.name)?;
+        let (key, hash) = self.cache.intern(table, tag, text);
+        Ok((SeriesTag { tag, key }, hash, value.to))
+    }
+
+    /// The number of the batch of `table`; the line at `at` starts it if there is none.
+    #[inline]
+    fn builder(&mut self, table: u32, at: usize, end: usize) -> usize {
+        let known = &mut self.cache.tables[table as usize];
+        if known.seen_in != self.request {
+            known.seen_in = self.request;
+            known.batch = self.builders.len() as u32;
+            // As many rows as the rest of the body has room for, were all its lines like this one.
+            let rows = (self.body.len() - at) / (end - at + 1) + 1;
+            self.builders.push(BatchBuilder::new(table, self.schemas.table(&known.name), rows));
+        }
+        known.batch as usize
+    }
+
+    #[cold]
+    fn reject(&mut self, fault: Fault, start: usize, end: usize) {
+        self.written.rejected_count += 1;
+        if self.written.rejected.len() == LINE_ERRORS_REPORTED_MAX {
+            return;
+        }
+        let number = self.written.line_count as u32;
+        let place = Place { body: self.body, start, end, number };
+        self.written.rejected.push(LineError {
+            line_number: number,
+            message: fault.message(&place),
+            original_line: String::from_utf8_lossy(&self.body[start..end]).into_owned(),
+        });
+    }
+
+    fn finish(self, accept_partial: bool) -> ParsedWrite {
+        let Run { mut written, builders, cache, body, precision, .. } = self;
+        if written.rejected_count > 0 && !accept_partial {
+            return written;
+        }
+        let whole = builders.len() == 1 && written.rejected_count == 0;
+        written.batches = builders
+            .into_iter()
+            .map(|builder| {
+                let table = &mut cache.tables[builder.table as usize];
+                builder.finish(table, body, precision, whole)
+            })
+            .collect();
+        written
+    }
+}
+
+/// The fields of one line under way.
+struct Fields<'a> {
+    body: &'a [u8],
+    /// The end of the line; moves when a string contains line ends.
+    end: usize,
+    builder: &'a mut BatchBuilder,
+    scratch: &'a mut Vec<u8>,
+    /// How many fields were appended to the batch.
+    appended: &'a mut usize,
+    /// Why the table refuses the line. From then on nothing is appended, only the grammar is checked.
+    refused: Option<Fault>,
+}
+
+impl Fields<'_> {
+    /// All fields behind the space at `at`; the offset behind the last.
+    #[inline]
+    fn all(&mut self, at: usize) -> Result<usize, Fault> {
+        let mut at = behind_spaces(self.body, at, self.end);
+        let mut place = 0;
+        let mut comma = at;
+        loop {
+            at = match self.predicted(place, at) {
+                Some(behind) => behind,
+                None => match self.field(place, at)? {
+                    Some(behind) => behind,
+                    None if place == 0 => return Err(Fault::NoFields),
+                    // The reference implementation quotes from behind the comma after one field, else from the comma on.
+                    None => return Err(Fault::Trailing { at: if place == 1 { at } else { comma } }),
+                },
+            };
+            if at == self.end || self.body[at] != b',' {
+                return Ok(at);
+            }
+            comma = at;
+            at += 1;
+            place += 1;
+            if at == self.end || self.body[at] == b' ' {
+                return Err(Fault::TrailingComma { at: comma });
+            }
+        }
+    }
+
+    /// The frequent case: the same key as in the line before, and a short integer.
+    #[inline]
+    fn predicted(&mut self, place: usize, at: usize) -> Option<usize> {
+        let (column, len) = self.builder.predicted(self.body, at, place)?;
+        if self.refused.is_some() || self.builder.kind(column) != ColumnKind::Integer {
+            return None;
+        }
+        let (value, behind) = scan::short_integer(self.body, at + len, self.end)?;
+        if !self.builder.push_integer(column, value) {
+            return None;
+        }
+        *self.appended += 1;
+        Some(behind)
+    }
+
+    /// Any field: the offset behind it, `None` if there is none at `at`.
+    fn field(&mut self, place: usize, at: usize) -> Result<Option<usize>, Fault> {
+        let body = self.body;
+        let (key, column) = match self.builder.predicted(body, at, place) {
+            Some((column, len)) => (at..at + len - 1, Some(column)),
+            None => {
+                let name = scan::name(body, at, self.end, Element::FieldKey)?;
+                if name.is_empty() {
+                    return Ok(None);
+                }
+                let column = self.builder.find_raw(body, name.from, name.to);
+                if column.is_none() {
+                    name.decode(body, Element::FieldKey, self.scratch)?;
+                }
+                if name.to == self.end || body[name.to] != b'=' {
+                    return Ok(None);
+                }
+                (name.from..name.to, column)
+            }
+        };
+        let Some((value, behind)) = scan::value(body, key.end + 1, &mut self.end)? else { return Ok(None) };
+        if self.refused.is_none() {
+            match self.append(place, key, column, value) {
+                Ok(()) => *self.appended += 1,
+                Err(fault) => self.refused = Some(fault),
+            }
+        }
+        Ok(Some(behind))
+    }
+
+    fn append(&mut self, place: usize, key: Range<usize>, column: Option<u32>, value: Value) -> Result<(), Fault> {
+        let body = self.body;
+        let column = match column {
+            Some(column) => column,
+            None => {
+                let escaped = body[key.clone()].contains(&b'\\');
+                let raw = scan::Name { from: key.start, to: key.end, escaped };
+                let name = raw.decode(body, Element::FieldKey, self.scratch)?;
+                self.builder.add_field(body, key.clone(), as_text(name), value_kind(&value))?
+            }
+        };
+        self.builder.push_field(body, column, value)?;
+        self.builder.remember(body, place, key, column);
+        Ok(())
+    }
+
+    /// The timestamp behind the fields, which end at `at`, and nothing behind that.
+    #[inline]
+    fn timestamp(&mut self, at: usize) -> Result<Option<i64>, Fault> {
+        if at == self.end {
+            return Ok(None);
+        }
+        let from = behind_spaces(self.body, at, self.end);
+        if from == self.end {
+            return Ok(None);
+        }
+        if from == at {
+            return Err(Fault::Trailing { at });
+        }
+        let Some((timestamp, behind)) = scan::timestamp(self.body, from, self.end)? else {
+            return Err(Fault::Trailing { at });
+        };
+        let rest = behind_spaces(self.body, behind, self.end);
+        if rest == self.end { Ok(Some(timestamp)) } else { Err(Fault::Trailing { at: rest }) }
+    }
+}
+
+#[inline]
+fn behind_spaces(body: &[u8], mut at: usize, end: usize) -> usize {
+    while at < end && body[at] == b' ' {
+        at += 1;
+    }
+    at
+}
+
+/// Part of a line, which is UTF-8: bodies or lines that are not never get here, and names end at ASCII.
+fn as_text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("lines are checked before they are parsed")
 }

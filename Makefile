@@ -1,0 +1,69 @@
+# Saltus: one command each. `make help` lists them.
+#
+# Long recipes live in .ci/. Everything that compiles runs through .ci/with-env, which finds CPython and keeps build
+# results in a cache folder that a fresh clone finds again.
+#
+# Profiles: the light packages are built and tested in the dev profile, the server with --release only, so that
+# DataFusion is compiled once.
+
+LIGHT := -p saltus-core -p saltus-shards -p saltus-python -p saltus-loadtest -p saltus-benches
+ENV := .ci/with-env
+ROUNDS ?= 50
+FUZZ_SECONDS ?= 60
+FUZZ_TARGET ?= line_protocol
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run start stop test check crash bench latency fuzz format clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+
+setup: ## installs what is missing: compiler, CPython with its library, test runner
+	@.ci/setup
+
+build: setup ## builds the server and the load generator, optimised
+	$(ENV) cargo build --release -p saltus -p saltus-loadtest
+
+run: build ## starts a server, loads real data, runs a plugin on it, prints what came out; leaves it running
+	@$(ENV) .ci/demo run
+
+start: build ## starts the server of `make run` again, on the data it has
+	@$(ENV) .ci/demo start
+
+stop: ## stops the server of `make run`
+	@.ci/demo stop
+
+test: setup ## all tests
+	$(ENV) .ci/cargo-test $(LIGHT)
+	$(ENV) .ci/cargo-test --release -p saltus
+	$(ENV) .ci/plugin-tests
+
+check: setup ## everything that must hold before a change lands: format, lints, docs, tests, licences, demo
+	cargo fmt --all --check
+	$(ENV) cargo clippy $(LIGHT) --all-targets -- -D warnings
+	$(ENV) cargo clippy --release -p saltus --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(ENV) cargo doc --no-deps --document-private-items $(LIGHT)
+	RUSTDOCFLAGS="-D warnings" $(ENV) cargo doc --no-deps --document-private-items --release -p saltus
+	$(MAKE) test
+	$(ENV) .ci/licences
+	$(MAKE) build
+	$(ENV) .ci/demo smoke
+
+crash: setup ## kills the server during ingest ROUNDS times and looks for acknowledged rows that are missing
+	SALTUS_CRASH_ROUNDS=$(ROUNDS) NEXTEST_PROFILE=crash $(ENV) .ci/cargo-test --release -p saltus --test crash
+
+bench: setup ## micro-benchmarks
+	$(ENV) cargo bench -p saltus-benches
+
+latency: build ## time from write to plugin entry, both lanes, durable and not, on a server of its own
+	@$(ENV) .ci/demo latency
+
+fuzz: setup ## fuzzes the line protocol parser for FUZZ_SECONDS
+	cd core && RUSTC_BOOTSTRAP=1 ../$(ENV) cargo fuzz run $(FUZZ_TARGET) -- -max_total_time=$(FUZZ_SECONDS)
+
+format: ## formats the sources
+	cargo fmt --all
+
+clean: stop ## removes build results and the demo's data
+	$(ENV) cargo clean
+	rm -rf "$${SALTUS_DEMO_DIR:-.saltus-demo}"

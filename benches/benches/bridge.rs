@@ -1,0 +1,130 @@
+//! What a run of a plugin costs besides the plugin: `cargo bench -p saltus-benches --bench bridge`.
+//!
+//! A plain program, since one thread must make the interpreter and use it. Each figure is the best of several rounds,
+//! from outside of `run_inline`, so that it contains all that a shard pays. `cargo test` runs one tiny round.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray};
+use arrow::datatypes::Int32Type;
+use saltus_core::batch::{Batch, BatchColumn};
+use saltus_core::ids::{MonoNs, RunId, ShardId, TriggerId};
+use saltus_core::ports::{
+    CodeSource, Completions, LogLine, PluginCode, PluginHost, PluginRuntime, RunEvent, RunReport, RunRequest,
+    ShardPlugins, TableBatch, Trigger,
+};
+use saltus_core::schema::ColumnKind;
+use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+use saltus_python::{PythonConfig, PythonRuntime};
+
+struct Silent;
+
+impl PluginHost for Silent {
+    fn log(&self, line: LogLine) {
+        println!("{}", line.text);
+    }
+
+    fn query(&self, _db: &str, _sql: &str, _params: &[(String, String)]) -> Result<Vec<RecordBatch>, String> {
+        Ok(Vec::new())
+    }
+}
+
+impl Completions for Silent {
+    fn completed(&self, _report: RunReport) {}
+}
+
+struct Code(Arc<PluginCode>);
+
+impl CodeSource for Code {
+    fn current(&self) -> Arc<PluginCode> {
+        self.0.clone()
+    }
+
+    fn refresh(&self) -> Arc<PluginCode> {
+        self.0.clone()
+    }
+}
+
+/// TSBS cpu-only: 10 tags of few values, 10 integers, time.
+fn cpu_rows(rows: usize) -> Arc<Batch> {
+    let tag = |at: usize| -> BatchColumn {
+        let values = StringArray::from((0..16).map(|v| format!("tag_{at}_value_{v}")).collect::<Vec<_>>());
+        let keys = (0..rows).map(|row| (row % 16) as i32).collect::<Vec<_>>();
+        let data: ArrayRef = Arc::new(DictionaryArray::<Int32Type>::new(keys.into(), Arc::new(values)));
+        BatchColumn { name: format!("tag{at}").into(), kind: ColumnKind::Tag, data }
+    };
+    let field = |at: usize| -> BatchColumn {
+        let values = (0..rows).map(|row| 1_000 + ((row * 31 + at) % 100_000) as i64).collect::<Vec<_>>();
+        let data: ArrayRef = Arc::new(Int64Array::from(values));
+        BatchColumn { name: format!("usage_{at}").into(), kind: ColumnKind::Integer, data }
+    };
+    let columns = (0..10).map(tag).chain((0..10).map(field)).collect();
+    let time =
+        TimestampNanosecondArray::from((0..rows as i64).map(|r| 1_700_000_000_000_000_000 + r).collect::<Vec<_>>());
+    Arc::new(Batch { columns, time, series: vec![0; rows].into() })
+}
+
+fn trigger(number: u64, source: &str) -> Arc<Trigger> {
+    let def = TriggerDef {
+        id: TriggerId(number),
+        name: "bench".into(),
+        db: "bench".into(),
+        plugin_filename: "bench.py".to_owned(),
+        spec: TriggerSpec::AllTables,
+        run_async: false,
+        error_behavior: ErrorBehavior::Log,
+        execution: Execution::Inline,
+        arguments: None,
+        disabled: false,
+    };
+    let code = PluginCode { source: source.into(), hash: number, directory: None };
+    Arc::new(Trigger { def, code: Arc::new(Code(Arc::new(code))) })
+}
+
+/// The best time of one run in nanoseconds, over `rounds` rounds of `runs` runs.
+fn best(lanes: &mut dyn ShardPlugins, trigger: &Arc<Trigger>, tables: &[TableBatch], rounds: u32, runs: u32) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        for run in 0..runs {
+            let report = lanes.run_inline(RunRequest {
+                run_id: RunId(u64::from(run)),
+                trigger: trigger.clone(),
+                event: RunEvent::Writes(tables.to_vec()),
+                deadline: Duration::from_secs(5),
+                received: MonoNs(0),
+                depth: 0,
+            });
+            assert_eq!(report.result, Ok(()));
+        }
+        best = best.min(begun.elapsed().as_nanos() as f64 / f64::from(runs));
+    }
+    best
+}
+
+fn main() {
+    let tiny = !std::env::args().any(|argument| argument == "--bench");
+    let (rounds, runs): (u32, u32) = if tiny { (1, 2) } else { (20, 2_000) };
+    let rows = if tiny { 10 } else { 5_000 };
+    let runtime = PythonRuntime::start(PythonConfig::default(), Arc::new(Silent)).expect("python starts");
+    let mut lanes = runtime.attach(ShardId(0), Arc::new(Silent)).expect("interpreters start");
+    let mut measure = |number, source: &str, tables: &[TableBatch], rounds, runs| {
+        best(lanes.as_mut(), &trigger(number, source), tables, rounds, runs)
+    };
+    let one = [TableBatch { table: "cpu".into(), batch: cpu_rows(1) }];
+    let many = [TableBatch { table: "cpu".into(), batch: cpu_rows(rows) }];
+    let few_runs = runs.div_ceil(200);
+
+    let empty = measure(1, "def process_writes(api, batches, args):\n    pass\n", &one, rounds, runs);
+    println!("empty run, one batch                    {empty:9.0} ns");
+    let single = measure(2, "def process_writes(api, batches, args):\n    batches[0]['rows']\n", &one, rounds, runs);
+    println!("run that reads one row of 21 columns    {single:9.0} ns");
+    let row_runs = "def process_writes(api, batches, args):\n    assert batches[0]['rows'][-1]['usage_9']\n";
+    let all = measure(3, row_runs, &many, rounds, few_runs);
+    println!("rows to dicts, per row of 21 columns    {:9.0} ns", (all - empty) / rows as f64);
+    let columns =
+        "def process_writes(api, batches, args):\n    for c in batches[0].columns.values():\n        memoryview(c)\n";
+    let views = measure(4, columns, &many, rounds, runs);
+    println!("21 columns to memoryviews, any rows     {:9.0} ns", views - empty);
+}

@@ -1,0 +1,519 @@
+//! The parser against the reference, and against the oracle.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Float64Type, Int32Type, Int64Type, UInt64Type};
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::oracle::{self, Cell, Outcome, Row, Schemas, Table};
+use super::*;
+use crate::batch::{Batch, BatchColumn, LineNumbers, PendingData};
+use crate::limits::COLUMNS_PER_TABLE_MAX;
+use crate::schema::ColumnDef;
+
+const BASE_NS: i64 = 1_700_000_000_123_456_789;
+
+/// Schemas in memory.
+#[derive(Default)]
+struct Known(BTreeMap<String, Arc<TableSchema>>);
+
+impl SchemaSource for Known {
+    fn table(&self, table: &str) -> Option<Arc<TableSchema>> {
+        self.0.get(table).cloned()
+    }
+}
+
+impl Known {
+    fn of(table: &str, columns: &[(&str, ColumnKind)]) -> Self {
+        let columns = columns.iter().map(|(name, kind)| ColumnDef { name: (*name).into(), kind: *kind }).collect();
+        Known([(table.to_owned(), Arc::new(TableSchema::new(columns, 1)))].into())
+    }
+
+    fn for_oracle(&self) -> Schemas {
+        let columns =
+            |schema: &TableSchema| schema.columns().iter().map(|c| (c.name.to_string(), c.kind.iox_name())).collect();
+        self.0.iter().map(|(name, schema)| (name.clone(), columns(schema))).collect()
+    }
+
+    /// These schemas with the columns that `written` adds.
+    fn with(&self, written: &ParsedWrite) -> Self {
+        let mut known = self.0.clone();
+        for batch in &written.batches {
+            let old = batch.schema.as_deref().cloned().unwrap_or_default();
+            let new = batch.columns.iter().filter(|c| old.column(&c.name).is_none());
+            let new: Vec<_> = new.map(|c| ColumnDef { name: c.name.clone(), kind: c.kind }).collect();
+            known.insert(batch.table.to_string(), Arc::new(old.extended(&new)));
+        }
+        Known(known)
+    }
+}
+
+fn name_of(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Auto => "auto",
+        Precision::Second => "s",
+        Precision::Millisecond => "ms",
+        Precision::Microsecond => "us",
+        Precision::Nanosecond => "ns",
+    }
+}
+
+fn parse(body: &str) -> ParsedWrite {
+    LineParser::new().parse("db", &Bytes::from(body.to_owned()), Precision::Auto, true, &Known::default())
+}
+
+fn message(body: &str) -> String {
+    let written = parse(body);
+    assert_eq!(written.rejected_count, 1, "{body:?}");
+    assert!(written.batches.is_empty(), "{body:?}");
+    written.rejected[0].message.clone()
+}
+
+fn cell(column: &BatchColumn, row: usize) -> Option<Cell> {
+    if column.data.is_null(row) {
+        return None;
+    }
+    Some(match column.kind {
+        ColumnKind::Tag => {
+            let array = column.data.as_dictionary::<Int32Type>();
+            Cell::Tag(array.values().as_string::<i32>().value(array.keys().value(row) as usize).to_owned())
+        }
+        ColumnKind::Integer => Cell::Integer(column.data.as_primitive::<Int64Type>().value(row)),
+        ColumnKind::UInteger => Cell::UInteger(column.data.as_primitive::<UInt64Type>().value(row)),
+        ColumnKind::Float => Cell::Float(column.data.as_primitive::<Float64Type>().value(row).to_bits()),
+        ColumnKind::String => Cell::Text(column.data.as_string::<i32>().value(row).to_owned()),
+        ColumnKind::Boolean => Cell::Boolean(column.data.as_boolean().value(row)),
+    })
+}
+
+/// A batch as the oracle says it.
+fn table_of(batch: PendingBatch) -> Table {
+    let (untimed, lines, name) = (batch.untimed.clone(), batch.lines.clone(), batch.table.to_string());
+    let frozen: Batch = batch.freeze(BASE_NS);
+    let row = |at: usize| Row {
+        line: lines.line(at),
+        time: (!untimed.contains(&(at as u32))).then(|| frozen.time.value(at)),
+        cells: frozen.columns.iter().filter_map(|c| Some((c.name.to_string(), cell(c, at)?))).collect(),
+    };
+    Table {
+        name,
+        columns: frozen.columns.iter().map(|c| c.name.to_string()).collect(),
+        rows: (0..frozen.rows()).map(row).collect(),
+    }
+}
+
+fn outcome_of(written: ParsedWrite) -> Outcome {
+    Outcome {
+        tables: written.batches.into_iter().map(table_of).collect(),
+        refused: written.rejected.into_iter().map(|e| (e.line_number, e.message, e.original_line)).collect(),
+    }
+}
+
+/// Parses with both and compares; then parses the accepted text again and compares the rows.
+fn check(parser: &mut LineParser, body: &str, precision: Precision, partial: bool, known: &Known) {
+    let bytes = Bytes::from(body.to_owned());
+    let written = parser.parse("db", &bytes, precision, partial, known);
+    let expected = oracle::read(body, name_of(precision), partial, COLUMNS_PER_TABLE_MAX, &known.for_oracle());
+    assert_eq!(outcome_of(written.clone()), expected, "{body:?}");
+    let later = known.with(&written);
+    for batch in written.batches {
+        let again = parser.parse("db", &batch.text, precision, false, &later);
+        assert_eq!(again.rejected, [], "{:?}", batch.text);
+        assert_eq!(again.batches.len(), 1, "{:?}", batch.text);
+        let series = batch.series.clone();
+        let (mut before, mut after) = (table_of(batch), table_of(again.batches[0].clone()));
+        assert_eq!(series, again.batches[0].series);
+        before.rows.iter_mut().chain(&mut after.rows).for_each(|row| row.line = 0);
+        assert_eq!(before, after, "{body:?}");
+    }
+}
+
+#[test]
+fn refusals_have_the_texts_of_the_reference() {
+    let long = "a".repeat(200);
+    let cases = [
+        ("measurement", "Expected at least one space character, got end of input"),
+        (",", "Invalid measurement was provided"),
+        (",tag1=1,tag2=2 value=1 123", "Invalid measurement was provided"),
+        ("J,#", "Tag set malformed: could not find equals sign in `#`"),
+        (&format!("J,{long}"), "Tag set malformed: could not find equals sign in `aaaaaaaaaa...`"),
+        ("J,", "Expected tag key, got end of input"),
+        ("m, bar=1i", "Expected tag key, got ` bar=1i`"),
+        (&format!("m, {long}=1i"), "Expected tag key, got ` aaaaaaaaa...`"),
+        ("0,,=", "Expected tag value, got end of input"),
+        ("m,foo\\=\\,baz= bar=1i", "Expected tag value, got ` bar=1i`"),
+        ("m,foo=,baz= bar=1i", "Expected tag value, got `,baz= bar=...`"),
+        ("m,foo=a, bar=1i", "Expected tag key, got ` bar=1i`"),
+        ("m,foo=f bar=1i,baz=", "Could not parse entire line. Found trailing content: `baz=`"),
+        ("m a=1,b=2,c=", "Could not parse entire line. Found trailing content: `,c=`"),
+        ("cpu,host=a val= 123", "No fields were provided"),
+        ("m val", "No fields were provided"),
+        ("m ", "No fields were provided"),
+        ("m f=+1", "No fields were provided"),
+        ("m f=nan", "No fields were provided"),
+        ("m f=inf", "No fields were provided"),
+        ("m f=.", "No fields were provided"),
+        ("m f=\"open", "No fields were provided"),
+        ("m\\", "Measurements, tag keys and values, and field keys may not end with a backslash"),
+        ("m,t=a\\\\ f=1", "Measurements, tag keys and values, and field keys may not end with a backslash"),
+        ("m f=3 1888888888888888888888888888", "Unable to parse timestamp value `1888888888888888888888888888`"),
+        ("m f=9223372036854775808i", "Unable to parse integer value `9223372036854775808`"),
+        ("m f=-9223372036854775809i", "Unable to parse integer value `-9223372036854775809`"),
+        ("m f=18446744073709551616u", "Unable to parse unsigned integer value `18446744073709551616`"),
+        ("m f=1e999", "Unable to parse floating-point value `1e999` (line 1, column 5)"),
+        ("m f=1,", "Could not parse entire line. Found trailing content: `,` (line 1, column 6)"),
+        ("m f=1, 5", "Could not parse entire line. Found trailing content: `, 5` (line 1, column 6)"),
+        ("m f=1 5x", "Could not parse entire line. Found trailing content: `x`"),
+        ("m f=1 x", "Could not parse entire line. Found trailing content: ` x`"),
+        ("m f=-5u", "Could not parse entire line. Found trailing content: `u`"),
+        ("m f=tru", "Could not parse entire line. Found trailing content: `ru`"),
+        ("m\tf=1", "Control character U+0009 is not allowed in a measurement (line 1, column 2)"),
+        ("m,a\u{1}=1 f=1", "Control character U+0001 is not allowed in a tag key (line 1, column 4)"),
+        ("m,ü=x\u{7f} f=1", "Control character U+007F is not allowed in a tag value (line 1, column 6)"),
+        ("m f\r=1", "Control character U+000D is not allowed in a field key (line 1, column 4)"),
+        ("m,k=1,k=2 f=1", "Must not contain duplicate tags, but `k` was repeated"),
+        ("m f=1,f=2", "invalid line protocol - multiple instances of 'f' field found"),
+        ("m time=1", "'time' is a reserved column"),
+        ("m,time=1 f=1", "'time' is a reserved column"),
+        ("m __chunk_order=1", "'__chunk_order' is a reserved column"),
+        (
+            "m,a=1 a=1",
+            "invalid column type for column 'a', expected iox::column_type::tag, got iox::column_type::field::float",
+        ),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(message(body), expected, "{body:?}");
+        check(&mut LineParser::new(), body, Precision::Auto, true, &Known::default());
+    }
+}
+
+#[test]
+fn values_names_and_line_ends_are_read_as_the_reference_says() {
+    let bodies = [
+        "m f=1i\n",
+        "m f=1i\r\nm f=2i\r\n",
+        "  m f=1 \n\t# comment\n\n \t\r\nm f=2   ",
+        "m f=1.,g=.1,h=-.5e3,i=1.5E-3",
+        "m a=t,b=T,c=true,d=True,e=TRUE,f=f,g=F,h=false,i=False,j=FALSE",
+        "m f=\"a\nb\r\n\tc\\\"d\\\\e\\f\" 5\nm f=\"\"",
+        "m\\,x\\ y\\\\z,a\\=b\\,c\\ d=e\\=f\\,g\\ h\\q k\\=y\\ \\,=1i",
+        "m\\a f=1",
+        "m,a,b=c d,e=1",
+        "m,path=C:\\\\x\\\\y f=1i",
+        "m f=-9223372036854775808i,g=18446744073709551615u,h=9223372036854775807i",
+        "m f=00000000000000000000000000000012i,g=0000000000000000000000000012u",
+        "m f=-0,g=-0.0,h=0.1,i=1e-400,j=123456789012345678901234567890",
+        "m f=1 -5",
+        "m f=1 4999999999\nm f=1 5000000000\nm f=1 5000000000000\nm f=1 5000000000000000\nm f=1 -9223372036854775808",
+        "a f=1\nb f=2\na f=3 7\n\n#x\nb g=1i",
+        "m f=\"q\" 1\nm f=\"open\nm f=2\n",
+        "m f=1\nbad\nm g=2,f=1i\nm f=3,h=\"x\"",
+        "m\\\\\\ a f=1",
+        "m=x\"y,a=\"q f=1",
+        "m f=\"=\",g=\"a=\\\"b\nc\"",
+    ];
+    for body in bodies {
+        for precision in
+            [Precision::Auto, Precision::Second, Precision::Millisecond, Precision::Microsecond, Precision::Nanosecond]
+        {
+            check(&mut LineParser::new(), body, precision, true, &Known::default());
+            check(&mut LineParser::new(), body, precision, false, &Known::default());
+        }
+    }
+}
+
+#[test]
+fn the_schema_of_the_table_decides_types() {
+    let known = Known::of("m", &[("f", ColumnKind::Integer), ("t", ColumnKind::Tag)]);
+    let mut parser = LineParser::new();
+    check(&mut parser, "m f=1\nm,f=1 g=1\nm t=1i\nm,t=x f=1i\nn f=1\nm u=1u\nm u=1i", Precision::Auto, true, &known);
+    let written = parser.parse("db", &Bytes::from("m f=1"), Precision::Auto, false, &known);
+    assert_eq!(
+        written.rejected[0].message,
+        "invalid column type for column 'f', expected iox::column_type::field::integer, got iox::column_type::field::float"
+    );
+}
+
+#[test]
+fn a_refused_line_leaves_nothing_behind() {
+    let bodies = [
+        "m,a=1 f=1i\nm,b=2 g=1,h=2,f=x\nm,a=1 f=2i",
+        "m f=1i\nm g=\"x\",f=1\nm g=2i\nm f=3i",
+        "m s=\"a\",b=t\nm s=\"bcd\",b=f,s=1\nm s=\"e\",b=t",
+        "n,a=1 f=1,f=2\nm f=1\nn a=1",
+    ];
+    for body in bodies {
+        check(&mut LineParser::new(), body, Precision::Auto, true, &Known::default());
+    }
+}
+
+#[test]
+fn line_numbers_skip_blank_lines_and_comments() {
+    let written = parse("# c\n\nm f=1\n\nbad\n#x\n  worse\r\nm f=2");
+    let errors: Vec<_> = written.rejected.iter().map(|e| (e.line_number, e.original_line.as_str())).collect();
+    assert_eq!(errors, [(2, "bad"), (3, "  worse")]);
+    assert_eq!(written.batches[0].lines, LineNumbers::Listed(vec![1, 4]));
+    assert_eq!(written.line_count, 4);
+    assert_eq!(&written.batches[0].text[..], b"m f=1\nm f=2");
+}
+
+#[test]
+fn text_is_a_slice_of_the_request_when_it_has_one_table() {
+    let body = Bytes::from("# head\nm f=1\n# mid\nm f=2\n");
+    let written = LineParser::new().parse("db", &body, Precision::Auto, true, &Known::default());
+    assert_eq!(written.batches[0].lines, LineNumbers::All);
+    assert!(body.as_ptr_range().contains(&written.batches[0].text.as_ptr()));
+    let written = parse("a f=1\nb f=2\na f=3");
+    assert_eq!(&written.batches[0].text[..], b"a f=1\na f=3");
+    assert_eq!(&written.batches[1].text[..], b"b f=2\n");
+}
+
+#[test]
+fn invalid_utf8_refuses_only_its_line() {
+    let body = Bytes::from_static(b"m f=1\nm,a=\xff f=1\nm f=\"\xc3\xa4\"\nn f=2");
+    let written = LineParser::new().parse("db", &body, Precision::Auto, true, &Known::default());
+    assert_eq!(written.rejected[0].message, "Invalid UTF-8 (line 2, column 5)");
+    assert_eq!(written.rejected[1].line_number, 3);
+    assert_eq!(written.batches.len(), 2);
+}
+
+#[test]
+fn fingerprints_do_not_depend_on_the_order_of_tags() {
+    let written = parse("m,a=1,b=2 f=1\nm,b=2,a=1 f=1\nm,a=2,b=1 f=1\nm f=1\nm,a=1 f=1");
+    let series = &written.batches[0].series;
+    assert_eq!(series[0], series[1]);
+    assert_ne!(series[0], series[2]);
+    assert_eq!(series[3], 0);
+    assert_ne!(series[4], series[0]);
+}
+
+#[test]
+fn untimed_rows_get_the_instant_cut_to_the_precision() {
+    let mut parser = LineParser::new();
+    for (precision, expected) in [
+        (Precision::Auto, BASE_NS),
+        (Precision::Nanosecond, BASE_NS),
+        (Precision::Microsecond, 1_700_000_000_123_456_000),
+        (Precision::Millisecond, 1_700_000_000_123_000_000),
+        (Precision::Second, 1_700_000_000_000_000_000),
+    ] {
+        let written = parser.parse("db", &Bytes::from("m f=1"), precision, true, &Known::default());
+        assert_eq!(written.batches[0].clone().freeze(BASE_NS).time.value(0), expected);
+    }
+}
+
+#[test]
+fn freezing_keeps_the_memory() {
+    let batch = parse("m,t=x f=1i,s=\"abc\"\nm,t=x f=2i,s=\"d\"").batches.remove(0);
+    let PendingData::Integer(values) = &batch.columns[1].data else { panic!("an integer column") };
+    let PendingData::String { text, .. } = &batch.columns[2].data else { panic!("a string column") };
+    let (values_at, text_at) = (values.as_ptr(), text.as_ptr());
+    let frozen = batch.freeze(0);
+    assert_eq!(frozen.columns[1].data.as_primitive::<Int64Type>().values().as_ptr(), values_at);
+    assert_eq!(frozen.columns[2].data.as_string::<i32>().value_data().as_ptr(), text_at);
+}
+
+#[test]
+fn a_table_has_no_more_columns_than_the_limit() {
+    let fields: Vec<_> = (0..COLUMNS_PER_TABLE_MAX).map(|at| format!("f{at}=1i")).collect();
+    let full = format!("m {}", fields.join(","));
+    let body = format!("{full}\nm g=1\nm f7=1i\n{full},g=1\nm,t=1 f1=1i\nn g=1");
+    check(&mut LineParser::new(), &body, Precision::Auto, true, &Known::default());
+    let written = parse(&body);
+    assert_eq!(
+        written.rejected[0].message,
+        "Update to schema would exceed number of columns per table limit of 4096 columns"
+    );
+    assert_eq!(written.rejected_count, 3);
+}
+
+#[test]
+fn names_and_texts_have_limits() {
+    let name = |len: usize| "n".repeat(len);
+    for (body, expected) in [
+        (format!("{} f=1", name(65535)), None),
+        (format!("{} f=1", name(65536)), Some("String is greater than 64KB")),
+        (format!("m,{}=1 f=1", name(65536)), Some("String is greater than 64KB")),
+        (format!("m,t={} f=1", name(65536)), Some("String is greater than 64KB")),
+        (format!("m {}=1", name(65536)), Some("String is greater than 64KB")),
+        (format!("m f=\"{}\"", name(1 << 20)), None),
+        (format!("m f=\"{}\\\"\"", name((1 << 20) - 1)), None),
+        (format!("m f=\"{}\"", name((1 << 20) + 1)), Some("String is greater than 1MB")),
+    ] {
+        let written = parse(&body);
+        assert_eq!(written.rejected.first().map(|e| e.message.as_str()), expected);
+    }
+}
+
+#[test]
+fn reports_are_bounded_and_counts_are_not() {
+    let written = parse(&"bad\n".repeat(LINE_ERRORS_REPORTED_MAX + 5));
+    assert_eq!(written.rejected.len(), LINE_ERRORS_REPORTED_MAX);
+    assert_eq!(written.rejected_count, LINE_ERRORS_REPORTED_MAX + 5);
+    assert_eq!(written.line_count, LINE_ERRORS_REPORTED_MAX + 5);
+}
+
+#[test]
+fn databases_do_not_share_series() {
+    let mut parser = LineParser::new();
+    let body = Bytes::from("m,t=1 f=1i");
+    for db in ["a", "b", "a"] {
+        let known = if db == "a" { Known::default() } else { Known::of("m", &[("t", ColumnKind::Integer)]) };
+        let written = parser.parse(db, &body, Precision::Auto, true, &known);
+        assert_eq!(written.rejected_count, usize::from(db == "b"));
+    }
+}
+
+#[test]
+fn a_full_cache_starts_anew_and_dictionaries_stay_right() {
+    let mut parser = LineParser::with_cache_bytes_max(100_000);
+    for round in 0..60 {
+        let lines: Vec<_> = (0..100).map(|at| format!("m,id=value-{}-{} f={at}i", round / 2, at)).collect();
+        check(&mut parser, &lines.join("\n"), Precision::Auto, true, &Known::default());
+    }
+    assert!(parser.cache.bytes() < 200_000);
+}
+
+#[test]
+fn a_large_dictionary_is_not_copied_for_a_few_new_values() {
+    let mut parser = LineParser::new();
+    let lines: Vec<_> = (0..20_000).map(|at| format!("m,id=value-{at} f=1i")).collect();
+    check(&mut parser, &lines.join("\n"), Precision::Auto, true, &Known::default());
+    let body = Bytes::from("m,id=new f=1i\nm g=2\nm,id=value-7 f=2i");
+    let written = parser.parse("db", &body, Precision::Auto, true, &Known::default());
+    let PendingData::Tag { values, .. } = &written.batches[0].columns[0].data else { panic!("a tag column") };
+    assert!(values.len() <= 3, "a dictionary of its own, not {} values", values.len());
+    assert_eq!(
+        outcome_of(written),
+        oracle::read("m,id=new f=1i\nm g=2\nm,id=value-7 f=2i", "auto", true, 4096, &Schemas::default())
+    );
+}
+
+/// Pieces that lines are made of, good and bad.
+fn piece() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "m",
+        "n",
+        "a",
+        "b",
+        "time",
+        "=",
+        "=",
+        "=",
+        ",",
+        ",",
+        " ",
+        " ",
+        "\\",
+        "\"",
+        "\n",
+        "\n",
+        "\r\n",
+        "\t",
+        "#",
+        "1",
+        "i",
+        "u",
+        "-",
+        ".",
+        "e5",
+        "t",
+        "true",
+        "F",
+        "x",
+        "ü",
+        "\u{1}",
+        "=\"",
+        "\\\"",
+        "\\ ",
+        "f=1i",
+        "f=2",
+        "g=\"s\"",
+        " 17",
+        "m,a=1 f=1i\n",
+        "9223372036854775808",
+        "1e400",
+    ])
+}
+
+fn key() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["a", "b", "c", "host", "k\\ 1", "k\\=2", "ü", "x\\y", "time"]).prop_map(str::to_owned)
+}
+
+fn field_value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<i64>().prop_map(|v| format!("{v}i")),
+        (-1000i64..1000).prop_map(|v| format!("{v}i")),
+        any::<u64>().prop_map(|v| format!("{v}u")),
+        any::<f64>().prop_filter("finite", |v| v.is_finite()).prop_map(|v| format!("{v}")),
+        (any::<i32>(), 0u32..12).prop_map(|(v, places)| format!("{:.*}", places as usize, f64::from(v) / 1000.0)),
+        any::<f64>().prop_filter("finite", |v| v.is_finite()).prop_map(|v| format!("{v:e}")),
+        "[a-z \n,=\\\\\"]{0,6}".prop_map(|v| format!("\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\""))),
+        prop::sample::select(vec!["t", "False", "TRUE"]).prop_map(str::to_owned),
+    ]
+}
+
+fn line() -> impl Strategy<Value = String> {
+    let measurement = prop::sample::select(vec!["m", "n", "m\\ x"]);
+    let tags = prop::collection::vec((key(), "[a-c\\\\]{0,2}[a-c]"), 0..3);
+    let fields = prop::collection::vec((key(), field_value()), 1..4);
+    let time = prop_oneof![
+        Just(String::new()),
+        any::<i64>().prop_map(|t| format!(" {t}")),
+        (0i64..1 << 33).prop_map(|t| format!(" {t}"))
+    ];
+    (measurement, tags, fields, time).prop_map(|(measurement, tags, fields, time)| {
+        let tags: String = tags.iter().map(|(k, v)| format!(",{k}={v}")).collect();
+        let fields: Vec<_> = fields.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        format!("{measurement}{tags} {}{time}\n", fields.join(","))
+    })
+}
+
+fn body() -> impl Strategy<Value = String> {
+    let noise = prop::collection::vec(piece(), 0..8).prop_map(|pieces| pieces.concat());
+    let broken = (line(), any::<prop::sample::Index>(), piece()).prop_map(|(mut line, at, piece)| {
+        let at = at.index(line.len());
+        if line.is_char_boundary(at) {
+            line.insert_str(at, piece);
+        }
+        line
+    });
+    let fixed = Just("m,a=1,b=2 c=1i,d=2i 5\n".to_owned());
+    prop::collection::vec(prop_oneof![4 => line(), 2 => broken, 1 => noise, 1 => fixed], 0..12).prop_map(|l| l.concat())
+}
+
+fn precision() -> impl Strategy<Value = Precision> {
+    prop::sample::select(vec![
+        Precision::Auto,
+        Precision::Second,
+        Precision::Millisecond,
+        Precision::Microsecond,
+        Precision::Nanosecond,
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    /// One parser for all requests, tiny caches: rows, types, errors and line numbers are those of the oracle, and
+    /// what earlier requests left in the caches cannot be noticed.
+    #[test]
+    fn the_oracle_agrees(bodies in prop::collection::vec((body(), precision(), any::<bool>()), 1..4)) {
+        let known = Known::of("n", &[("a", ColumnKind::Tag), ("b", ColumnKind::Integer), ("c", ColumnKind::Float)]);
+        let mut small = LineParser::with_cache_bytes_max(1000);
+        let mut large = LineParser::new();
+        for (body, precision, partial) in &bodies {
+            check(&mut small, body, *precision, *partial, &known);
+            check(&mut large, body, *precision, *partial, &known);
+            check(&mut LineParser::new(), body, *precision, *partial, &Known::default());
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        LineParser::new().parse("db", &bytes.into(), Precision::Auto, true, &Known::default());
+    }
+}

@@ -1,0 +1,34 @@
+"""Every exception class of the plugin API; each exists once per interpreter, so ``isinstance`` works across runs."""
+
+import _saltus
+
+
+class InfluxDBError(Exception):
+    """Base of what :class:`saltus.LineBuilder` raises."""
+
+
+class InvalidMeasurementError(InfluxDBError):
+    """A measurement name that line protocol cannot carry."""
+
+
+class InvalidKeyError(InfluxDBError):
+    """A tag or field key that line protocol cannot carry."""
+
+
+class InvalidLineError(InfluxDBError):
+    """A line without any field."""
+
+
+class QueryError(Exception):
+    """A query that failed, or that may not be made in this lane."""
+
+
+class PluginTimeout(BaseException):
+    """The run took longer than its deadline.
+
+    Like ``KeyboardInterrupt`` it is no ``Exception``, so that ``except Exception`` lets it pass. It is raised again
+    until the run ends.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(args or (_saltus.deadline_message(),)))

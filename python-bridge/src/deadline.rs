@@ -1,0 +1,241 @@
+//! Deadlines: one watchdog thread that interrupts runs which take too long.
+//!
+//! # Mechanism
+//! 1. Every thread that makes runs owns a [`Watched`] slot. A run writes its deadline and a fresh ticket into it, and
+//!    zeroes the ticket when it is over: two atomic stores each, no lock, no system call.
+//! 2. The watchdog looks at the slots when the next deadline is due. It sleeps no longer than the shortest deadline ever
+//!    asked for, so a run that starts while it sleeps need not wake it; after a second without runs it sleeps until the
+//!    next run wakes it.
+//! 3. For an overdue run it queues a pending call on the run's interpreter, with the ticket. It never takes a GIL.
+//! 4. The call is made by a thread of that interpreter between two bytecodes. On the run's own thread it raises
+//!    `PluginTimeout`; on another it sets the asynchronous exception of the run's thread; if the ticket is no longer
+//!    current it does nothing.
+//! 5. As long as the run goes on, 3 is repeated, faster each time. From [`REPEAT_AFTER`] interrupts on, each call queues
+//!    the next before it raises, so that a plugin which catches everything in a loop is hit outside its `try` as well.
+//!
+//! What this cannot interrupt: a single C call that does not come back, such as `sum(range(10**12))`; it ends after it.
+//! Where libpython does not export `_PyEval_AddPendingCall`, the runtime refuses to start; 3.13 and 3.14 do.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::ffi::ceval::{self, Interrupt};
+use crate::ffi::pystate::{self, InterpreterId};
+use crate::ffi::{Py, time};
+
+/// Interrupts after which a run is interrupted at every chance.
+const REPEAT_AFTER: u32 = 3;
+/// Pause between two interrupts of the same run: at first, and at least.
+const AGAIN_NS: u64 = 10_000_000;
+const AGAIN_NS_MIN: u64 = 1_000_000;
+/// The watchdog's shortest and longest sleep while there are runs.
+const SLEEP_NS_MIN: u64 = 500_000;
+const SLEEP_NS_MAX: u64 = 100_000_000;
+/// Without runs for this long, the watchdog sleeps until it is woken.
+const QUIET_NS: u64 = 1_000_000_000;
+
+/// One thread's current run.
+#[derive(Default)]
+struct Slot {
+    /// 0 between runs.
+    ticket: AtomicU64,
+    deadline_ns: AtomicU64,
+    deadline_ms: AtomicU64,
+    interpreter: AtomicUsize,
+    /// Python's identity of the thread.
+    thread: AtomicU64,
+    /// Interrupts that reached this run.
+    delivered: AtomicU32,
+    /// The ticket that the watchdog has interrupted last, when it will again, and how often it has.
+    again_ticket: AtomicU64,
+    again_ns: AtomicU64,
+    fired: AtomicU32,
+}
+
+#[derive(Default)]
+struct Watchdog {
+    slots: Mutex<Vec<Arc<Slot>>>,
+    sleep: Mutex<()>,
+    wake: Condvar,
+    /// When it will look next; `u64::MAX` while it sleeps until woken.
+    wake_ns: AtomicU64,
+    shortest_ns: AtomicU64,
+    tickets: AtomicU64,
+}
+
+fn watchdog() -> &'static Watchdog {
+    static WATCHDOG: OnceLock<Watchdog> = OnceLock::new();
+    WATCHDOG.get_or_init(|| {
+        ceval::set_decide(decide);
+        std::thread::Builder::new()
+            .name("saltus-watchdog".to_owned())
+            .spawn(|| watch(watchdog()))
+            .expect("a thread can be started while the process starts");
+        Watchdog { shortest_ns: AtomicU64::new(SLEEP_NS_MAX), tickets: AtomicU64::new(1), ..Watchdog::default() }
+    })
+}
+
+thread_local! {
+    static OWN: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
+/// This thread's slot; made once, on a thread that is attached for good.
+pub struct Watched {
+    slot: Arc<Slot>,
+}
+
+impl Watched {
+    /// Registers this thread.
+    pub fn register(py: Py) -> Self {
+        let slot = Arc::new(Slot::default());
+        slot.interpreter.store(pystate::current_interpreter(py).as_usize(), Ordering::Relaxed);
+        slot.thread.store(pystate::current_thread(py), Ordering::Relaxed);
+        watchdog().slots.lock().push(slot.clone());
+        OWN.set(Some(slot.clone()));
+        Watched { slot }
+    }
+
+    /// A run begins; it may take `limit`.
+    pub fn begin(&self, limit: Duration) {
+        let watchdog = watchdog();
+        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let deadline_ns = time::now().0.saturating_add(limit_ns);
+        if limit_ns < watchdog.shortest_ns.load(Ordering::Relaxed) {
+            watchdog.shortest_ns.fetch_min(limit_ns, Ordering::Relaxed);
+        }
+        self.slot.delivered.store(0, Ordering::Relaxed);
+        self.slot.deadline_ms.store(limit.as_millis() as u64, Ordering::Relaxed);
+        self.slot.deadline_ns.store(deadline_ns, Ordering::Relaxed);
+        self.slot.ticket.store(watchdog.tickets.fetch_add(1, Ordering::Relaxed), Ordering::SeqCst);
+        // SeqCst: either the watchdog, which announces its sleep and then looks again, sees this ticket, or we see the
+        // announcement.
+        if deadline_ns < watchdog.wake_ns.load(Ordering::SeqCst) {
+            watchdog.poke();
+        }
+    }
+
+    /// The run is over. Whether it was interrupted, with the text of it.
+    pub fn end(&self, py: Py) -> Option<String> {
+        self.slot.ticket.store(0, Ordering::SeqCst);
+        if self.slot.delivered.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        // What was set by another thread's pending call and has not been raised yet would hit the next run.
+        pystate::set_async_exception(py, self.slot.thread.load(Ordering::Relaxed), None);
+        Some(message(&self.slot))
+    }
+}
+
+/// Interrupts every run that is under way, as if its time were up.
+pub fn interrupt_all() {
+    let watchdog = watchdog();
+    for slot in watchdog.slots.lock().iter() {
+        slot.deadline_ns.store(0, Ordering::SeqCst);
+    }
+    watchdog.poke();
+}
+
+/// Why this thread's run is interrupted.
+pub fn message_of_this_thread() -> String {
+    OWN.with_borrow(|own| own.as_deref().map_or_else(|| "the plugin was interrupted".to_owned(), message))
+}
+
+fn message(slot: &Slot) -> String {
+    if slot.deadline_ns.load(Ordering::Relaxed) == 0 {
+        return "the database is shutting down".to_owned();
+    }
+    format!("the run took longer than its deadline of {} ms", slot.deadline_ms.load(Ordering::Relaxed))
+}
+
+/// Step 4. Under the GIL of the run's interpreter.
+fn decide(ticket: u64) -> Interrupt {
+    let own = OWN.with_borrow(|own| own.clone()).filter(|slot| slot.ticket.load(Ordering::SeqCst) == ticket);
+    if let Some(slot) = own {
+        slot.delivered.fetch_add(1, Ordering::Relaxed);
+        return Interrupt::Raise { repeat: slot.fired.load(Ordering::Relaxed) > REPEAT_AFTER };
+    }
+    let slots = watchdog().slots.lock();
+    match slots.iter().find(|slot| slot.ticket.load(Ordering::SeqCst) == ticket) {
+        Some(slot) => {
+            slot.delivered.fetch_add(1, Ordering::Relaxed);
+            Interrupt::RaiseIn(slot.thread.load(Ordering::Relaxed))
+        }
+        None => Interrupt::Nothing,
+    }
+}
+
+impl Watchdog {
+    fn poke(&self) {
+        let _sleep = self.sleep.lock();
+        self.wake.notify_one();
+    }
+
+    /// Interrupts what is overdue; when to look again, or `None` without runs.
+    fn look(&self, now: u64) -> Option<u64> {
+        let mut next: Option<u64> = None;
+        for slot in self.slots.lock().iter() {
+            let ticket = slot.ticket.load(Ordering::SeqCst);
+            if ticket == 0 {
+                continue;
+            }
+            let due = if slot.again_ticket.load(Ordering::Relaxed) == ticket {
+                slot.again_ns.load(Ordering::Relaxed)
+            } else {
+                slot.deadline_ns.load(Ordering::Relaxed)
+            };
+            let due = if due <= now { interrupt(slot, ticket, now) } else { due };
+            next = Some(next.map_or(due, |n| n.min(due)));
+        }
+        next
+    }
+}
+
+/// Step 3; when to do it again.
+fn interrupt(slot: &Slot, ticket: u64, now: u64) -> u64 {
+    let first = slot.again_ticket.swap(ticket, Ordering::Relaxed) != ticket;
+    let fired = if first { 1 } else { slot.fired.load(Ordering::Relaxed).saturating_add(1) };
+    slot.fired.store(fired, Ordering::Relaxed);
+    ceval::interrupt_soon(InterpreterId::from_usize(slot.interpreter.load(Ordering::Relaxed)), ticket);
+    let again = now + (AGAIN_NS / u64::from(fired)).max(AGAIN_NS_MIN);
+    slot.again_ns.store(again, Ordering::Relaxed);
+    again
+}
+
+/// The watchdog's thread.
+fn watch(watchdog: &Watchdog) {
+    let mut last_run_ns = time::now().0;
+    loop {
+        let now = time::now().0;
+        let next = watchdog.look(now);
+        if next.is_some() {
+            last_run_ns = now;
+        }
+        let shortest = watchdog.shortest_ns.load(Ordering::Relaxed).clamp(SLEEP_NS_MIN, SLEEP_NS_MAX);
+        let until = match next {
+            Some(due) => due.min(now + shortest),
+            None if now.saturating_sub(last_run_ns) > QUIET_NS => u64::MAX,
+            None => now + shortest,
+        };
+        let mut sleep = watchdog.sleep.lock();
+        watchdog.wake_ns.store(until, Ordering::SeqCst);
+        // A run that began since the look above has not seen the announcement.
+        let unseen = watchdog.slots.lock().iter().any(|slot| {
+            slot.ticket.load(Ordering::SeqCst) != 0
+                && slot.again_ticket.load(Ordering::Relaxed) != slot.ticket.load(Ordering::SeqCst)
+                && slot.deadline_ns.load(Ordering::SeqCst) < until
+        });
+        if !unseen {
+            if until == u64::MAX {
+                watchdog.wake.wait(&mut sleep);
+                last_run_ns = time::now().0;
+            } else {
+                let pause = until.saturating_sub(time::now().0).max(SLEEP_NS_MIN / 10);
+                watchdog.wake.wait_for(&mut sleep, Duration::from_nanos(pause));
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! `abstract.h`, `longobject.h`, `floatobject.h`, `bytesobject.h`, `listobject.h`, `tupleobject.h`: values of builtin
+//! types, calls and attributes.
+
+use pyo3_ffi as ffi;
+
+use super::pyerrors::Builtin;
+use super::{Object, Py, PyResult, Raised};
+
+impl Object {
+    /// A new `int`.
+    pub fn int(_py: Py, value: i64) -> PyResult {
+        // SAFETY: `Py` witnesses the GIL.
+        unsafe { Object::owned_or_raised(ffi::PyLong_FromLongLong(value)) }
+    }
+
+    /// A new `int`.
+    pub fn uint(_py: Py, value: u64) -> PyResult {
+        // SAFETY: `Py` witnesses the GIL.
+        unsafe { Object::owned_or_raised(ffi::PyLong_FromUnsignedLongLong(value)) }
+    }
+
+    /// A new `float`.
+    pub fn float(_py: Py, value: f64) -> PyResult {
+        // SAFETY: `Py` witnesses the GIL.
+        unsafe { Object::owned_or_raised(ffi::PyFloat_FromDouble(value)) }
+    }
+
+    /// A new `bytes`.
+    pub fn bytes(_py: Py, value: &[u8]) -> PyResult {
+        // SAFETY: `Py` witnesses the GIL; the pointer and the length are a slice's.
+        unsafe { Object::owned_or_raised(ffi::PyBytes_FromStringAndSize(value.as_ptr().cast(), value.len() as isize)) }
+    }
+
+    /// A new `list` of `items`.
+    pub fn list(_py: Py, items: Vec<Object>) -> PyResult {
+        // SAFETY: `Py` witnesses the GIL.
+        let list = unsafe { Object::owned_or_raised(ffi::PyList_New(items.len() as isize))? };
+        for (at, item) in items.into_iter().enumerate() {
+            // SAFETY: the list is new, has `items.len()` empty places, and takes over the reference.
+            unsafe { ffi::PyList_SET_ITEM(list.as_ptr(), at as isize, item.into_ptr()) };
+        }
+        Ok(list)
+    }
+
+    /// A new `tuple` of `items`.
+    pub fn tuple(_py: Py, items: Vec<Object>) -> PyResult {
+        // SAFETY: `Py` witnesses the GIL.
+        let tuple = unsafe { Object::owned_or_raised(ffi::PyTuple_New(items.len() as isize))? };
+        for (at, item) in items.into_iter().enumerate() {
+            // SAFETY: the tuple is new, has `items.len()` empty places, and takes over the reference.
+            unsafe { ffi::PyTuple_SET_ITEM(tuple.as_ptr(), at as isize, item.into_ptr()) };
+        }
+        Ok(tuple)
+    }
+
+    /// The items of a `tuple` or `list`.
+    pub fn sequence_items(&self, py: Py) -> PyResult<Vec<Object>> {
+        // SAFETY: `Py` witnesses the GIL; `self` is alive.
+        let length = unsafe { ffi::PySequence_Size(self.as_ptr()) };
+        if length < 0 {
+            return Err(Raised::indicated());
+        }
+        let _ = py;
+        // SAFETY: as above; a wrong index raises.
+        (0..length).map(|at| unsafe { Object::owned_or_raised(ffi::PySequence_GetItem(self.as_ptr(), at)) }).collect()
+    }
+
+    /// `self.name`.
+    pub fn getattr(&self, py: Py, name: &str) -> PyResult {
+        let name = Object::interned(py, name)?;
+        // SAFETY: `Py` witnesses the GIL; both objects are alive.
+        unsafe { Object::owned_or_raised(ffi::PyObject_GetAttr(self.as_ptr(), name.as_ptr())) }
+    }
+
+    /// `self.<key>`, for a key that was interned before.
+    pub fn getattr_key(&self, _py: Py, key: &Object) -> PyResult {
+        // SAFETY: `Py` witnesses the GIL; both objects are alive.
+        unsafe { Object::owned_or_raised(ffi::PyObject_GetAttr(self.as_ptr(), key.as_ptr())) }
+    }
+
+    /// `self.name = value`.
+    pub fn setattr(&self, py: Py, name: &str, value: &Object) -> PyResult<()> {
+        let name = Object::interned(py, name)?;
+        // SAFETY: `Py` witnesses the GIL; all objects are alive.
+        match unsafe { ffi::PyObject_SetAttr(self.as_ptr(), name.as_ptr(), value.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(Raised::indicated()),
+        }
+    }
+
+    /// `self(*args)`.
+    pub fn call<const N: usize>(&self, _py: Py, args: [&Object; N]) -> PyResult {
+        let pointers = args.map(Object::as_ptr);
+        // SAFETY: `Py` witnesses the GIL; callee and arguments are alive through the call, and the array has N of them.
+        unsafe {
+            Object::owned_or_raised(ffi::PyObject_Vectorcall(self.as_ptr(), pointers.as_ptr(), N, std::ptr::null_mut()))
+        }
+    }
+
+    /// `self.name(*args)`.
+    pub fn call_method<const N: usize>(&self, py: Py, name: &str, args: [&Object; N]) -> PyResult {
+        self.getattr(py, name)?.call(py, args)
+    }
+
+    /// `str(self)`.
+    pub fn str(&self, _py: Py) -> PyResult {
+        // SAFETY: `Py` witnesses the GIL; `self` is alive.
+        unsafe { Object::owned_or_raised(ffi::PyObject_Str(self.as_ptr())) }
+    }
+
+    /// `type(self).__name__`.
+    pub fn type_name(&self, _py: Py) -> String {
+        // SAFETY: `self` is alive, and its type with it; `tp_name` ends with a zero.
+        let name = unsafe { std::ffi::CStr::from_ptr((*ffi::Py_TYPE(self.as_ptr())).tp_name) };
+        name.to_string_lossy().rsplit('.').next().unwrap_or_default().to_owned()
+    }
+
+    /// The value of an `int` that fits.
+    pub fn extract_i64(&self, py: Py) -> PyResult<i64> {
+        // SAFETY: `Py` witnesses the GIL; `self` is alive.
+        let value = unsafe { ffi::PyLong_AsLongLong(self.as_ptr()) };
+        // SAFETY: asks this thread's indicator.
+        if value == -1 && !unsafe { ffi::PyErr_Occurred() }.is_null() {
+            return Err(Raised::indicated());
+        }
+        let _ = py;
+        Ok(value)
+    }
+
+    /// The value of a number.
+    pub fn extract_f64(&self, py: Py) -> PyResult<f64> {
+        // SAFETY: `Py` witnesses the GIL; `self` is alive.
+        let value = unsafe { ffi::PyFloat_AsDouble(self.as_ptr()) };
+        // SAFETY: asks this thread's indicator.
+        if value == -1.0 && !unsafe { ffi::PyErr_Occurred() }.is_null() {
+            return Err(Raised::indicated());
+        }
+        let _ = py;
+        Ok(value)
+    }
+
+    /// `bool(self)`.
+    pub fn truthy(&self, _py: Py) -> PyResult<bool> {
+        // SAFETY: `Py` witnesses the GIL; `self` is alive.
+        match unsafe { ffi::PyObject_IsTrue(self.as_ptr()) } {
+            -1 => Err(Raised::indicated()),
+            answer => Ok(answer == 1),
+        }
+    }
+
+    /// Whether it is a `dict`.
+    pub fn is_dict(&self) -> bool {
+        // SAFETY: `self` is alive; reads its type's flags.
+        unsafe { ffi::PyDict_Check(self.as_ptr()) != 0 }
+    }
+
+    /// The text of a `str`; `what` names the argument in the `TypeError` that others raise.
+    pub fn extract_str(&self, py: Py, what: &str) -> PyResult<String> {
+        match self.as_str(py) {
+            Some(text) => text.map(str::to_owned),
+            None => {
+                let message = format!("{what} must be str, not {}", self.type_name(py));
+                Err(Raised::new(py, Builtin::Type, &message))
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A host that remembers what it was told, and answers queries with one fixed result.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMillisecondArray};
+use saltus_core::ids::RunId;
+use saltus_core::ports::{CodeSource, Completions, LogLine, PluginCode, PluginHost, RunReport};
+
+/// Remembers log lines.
+#[derive(Default)]
+pub struct Host {
+    lines: Mutex<Vec<LogLine>>,
+}
+
+impl Host {
+    /// The lines of one run, as `LEVEL text`.
+    pub fn lines_of(&self, run_id: RunId) -> Vec<String> {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().filter(|l| l.run_id == run_id).map(|l| format!("{} {}", l.level.as_str(), l.text)).collect()
+    }
+}
+
+impl PluginHost for Host {
+    fn log(&self, line: LogLine) {
+        self.lines.lock().unwrap().push(line);
+    }
+
+    fn query(&self, db: &str, sql: &str, params: &[(String, String)]) -> Result<Vec<RecordBatch>, String> {
+        if sql == "slow" {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        if sql == "very slow" {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        if sql == "bad" {
+            return Err(format!("error: no such table executing query on {db}: {sql}"));
+        }
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("n", Arc::new(Int64Array::from(vec![Some(1), None]))),
+            ("text", Arc::new(LargeStringArray::from(vec![db, sql]))),
+            ("param", Arc::new(StringArray::from(vec![params.first().map(|p| format!("{}={}", p.0, p.1)), None]))),
+            ("at", Arc::new(TimestampMillisecondArray::from(vec![5, 6]))),
+        ];
+        Ok(vec![RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap()])
+    }
+}
+
+/// Collects the reports of deferred runs.
+#[derive(Default)]
+pub struct Finished {
+    reports: Mutex<Vec<RunReport>>,
+    changed: Condvar,
+}
+
+impl Finished {
+    /// The report of that run.
+    pub fn wait(&self, run_id: RunId, until: Instant) -> RunReport {
+        let mut reports = self.reports.lock().unwrap();
+        loop {
+            if let Some(at) = reports.iter().position(|r| r.request.run_id == run_id) {
+                return reports.remove(at);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "run {run_id:?} has not been reported");
+            reports = self.changed.wait_timeout(reports, left).unwrap().0;
+        }
+    }
+}
+
+impl Completions for Finished {
+    fn completed(&self, report: RunReport) {
+        self.reports.lock().unwrap().push(report);
+        self.changed.notify_all();
+    }
+}
+
+/// Code that does not change, or a directory's that is read again.
+#[derive(Clone)]
+pub struct Code {
+    /// For tracebacks.
+    pub name: String,
+    code: Arc<PluginCode>,
+}
+
+impl Code {
+    /// A plugin given as text.
+    pub fn text(source: &str) -> Self {
+        Code::new("inline.py", source, None)
+    }
+
+    /// A plugin that is a file.
+    pub fn file(path: &Path) -> Self {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        Code::new(&name, &std::fs::read_to_string(path).unwrap(), None)
+    }
+
+    /// A plugin that is a directory, as it is now.
+    pub fn directory(path: &Path) -> Self {
+        let source = std::fs::read_to_string(path.join("__init__.py")).unwrap();
+        Code::new("pack", &source, Some(path.to_owned()))
+    }
+
+    fn new(name: &str, source: &str, directory: Option<PathBuf>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (source, &directory).hash(&mut hasher);
+        let code = PluginCode { source: source.into(), hash: hasher.finish(), directory };
+        Code { name: name.to_owned(), code: Arc::new(code) }
+    }
+}
+
+impl CodeSource for Code {
+    fn current(&self) -> Arc<PluginCode> {
+        self.code.clone()
+    }
+
+    fn refresh(&self) -> Arc<PluginCode> {
+        self.code.clone()
+    }
+}

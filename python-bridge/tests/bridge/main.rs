@@ -1,0 +1,98 @@
+//! The bridge from outside: plugins in both lanes, against a host that only remembers.
+//!
+//! One process per test with `cargo nextest`; with `cargo test` all share one runtime. Each test makes its shards on
+//! threads of its own, as a thread stays attached to the interpreter that it has entered.
+
+mod data;
+mod deadlines;
+mod deferred;
+mod host;
+mod inline;
+mod python_tests;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use host::{Code, Finished, Host};
+use saltus_core::ids::{MonoNs, RunId, ShardId, TriggerId};
+use saltus_core::ports::{PluginRuntime, RunEvent, RunReport, RunRequest, ShardPlugins, TableBatch, Trigger};
+use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+use saltus_python::{PythonConfig, PythonRuntime};
+
+/// The one runtime of this process, and the host that it talks to.
+fn runtime() -> &'static (Arc<PythonRuntime>, Arc<Host>) {
+    static RUNTIME: OnceLock<(Arc<PythonRuntime>, Arc<Host>)> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let host = Arc::new(Host::default());
+        let config = PythonConfig { queue_max: 8, ..PythonConfig::default() };
+        (PythonRuntime::start(config, host.clone()).expect("python starts"), host)
+    })
+}
+
+/// One shard as a test uses it.
+struct Shard {
+    lanes: Box<dyn ShardPlugins>,
+    finished: Arc<Finished>,
+    host: Arc<Host>,
+}
+
+/// Runs `test` on the thread of a new shard.
+fn on_shard<R: Send + 'static>(test: impl FnOnce(&mut Shard) -> R + Send + 'static) -> R {
+    let thread = std::thread::spawn(move || {
+        let (runtime, host) = runtime();
+        let finished = Arc::new(Finished::default());
+        let lanes = runtime.attach(ShardId(0), finished.clone()).expect("the shard's interpreters start");
+        test(&mut Shard { lanes, finished, host: host.clone() })
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The source of a plugin of `pytests/plugins`.
+fn plugin(name: &str) -> Code {
+    Code::file(&plugins().join(name))
+}
+
+fn plugins() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("pytests/plugins")
+}
+
+/// A request to run `code` on `tables`, with a unique run id and a generous deadline.
+fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
+    static RUNS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    let run_id = RunId(RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let def = TriggerDef {
+        id: TriggerId(7),
+        name: "watcher".into(),
+        db: "home".into(),
+        plugin_filename: code.name.clone(),
+        spec: TriggerSpec::AllTables,
+        run_async: false,
+        error_behavior: ErrorBehavior::Log,
+        execution: Execution::Deferred,
+        arguments: None,
+        disabled: false,
+    };
+    RunRequest {
+        run_id,
+        trigger: Arc::new(Trigger { def, code: Arc::new(code) }),
+        event: RunEvent::Writes(tables),
+        deadline: Duration::from_secs(20),
+        received: MonoNs(0),
+        depth: 0,
+    }
+}
+
+impl Shard {
+    /// Runs inline.
+    fn inline(&mut self, request: RunRequest) -> RunReport {
+        self.lanes.run_inline(request)
+    }
+
+    /// Runs deferred and waits.
+    fn deferred(&mut self, request: RunRequest) -> RunReport {
+        let run_id = request.run_id;
+        assert!(self.lanes.submit(request).is_ok(), "the queue has room");
+        self.finished.wait(run_id, Instant::now() + Duration::from_secs(60))
+    }
+}

@@ -1,0 +1,107 @@
+//! What each format writes, byte by byte.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, DictionaryArray, Float64Array, Int64Array, StringArray, TimestampNanosecondArray};
+use arrow::datatypes::Int32Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::*;
+
+/// 2065-01-07T17:28:51Z
+const AT: i64 = 2_998_574_931_000_000_000;
+
+fn rows() -> RecordBatch {
+    let host: DictionaryArray<Int32Type> = vec![Some("a"), None].into_iter().collect();
+    let columns: [(&str, ArrayRef); 5] = [
+        ("count", Arc::new(Int64Array::from(vec![None, Some(-3)]))),
+        ("host", Arc::new(host)),
+        ("note", Arc::new(StringArray::from(vec![Some("say \"hi\", you"), None]))),
+        ("time", Arc::new(TimestampNanosecondArray::from(vec![AT, AT + 500_000_000]))),
+        ("usage", Arc::new(Float64Array::from(vec![Some(0.5), Some(1.0)]))),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
+}
+
+fn text(format: Format, batches: &[RecordBatch]) -> String {
+    String::from_utf8(encode(format, rows().schema(), batches).unwrap().to_vec()).unwrap()
+}
+
+#[test]
+fn json_is_one_array_without_nulls() {
+    let expected = concat!(
+        r#"[{"host":"a","note":"say \"hi\", you","time":"2065-01-07T17:28:51","usage":0.5},"#,
+        r#"{"count":-3,"time":"2065-01-07T17:28:51.500","usage":1.0}]"#
+    );
+    assert_eq!(text(Format::Json, &[rows()]), expected);
+    assert_eq!(text(Format::Json, &[]), "[]");
+    assert_eq!(text(Format::Json, &[rows().slice(0, 0)]), "[]");
+}
+
+#[test]
+fn json_chunks_join_to_one_array() {
+    let mut encoder = Encoder::new(Format::Json, rows().schema());
+    let chunks = [
+        encoder.batch(&rows().slice(0, 1)).unwrap(),
+        encoder.batch(&rows().slice(1, 1)).unwrap(),
+        encoder.finish().unwrap(),
+    ];
+    assert!(chunks[0].starts_with(b"[{") && chunks[1].starts_with(b",{"), "{chunks:?}");
+    assert_eq!(chunks.concat(), text(Format::Json, &[rows()]).into_bytes());
+}
+
+#[test]
+fn jsonl_is_one_object_per_line() {
+    let expected = concat!(
+        r#"{"host":"a","note":"say \"hi\", you","time":"2065-01-07T17:28:51","usage":0.5}"#,
+        "\n",
+        r#"{"count":-3,"time":"2065-01-07T17:28:51.500","usage":1.0}"#,
+        "\n"
+    );
+    assert_eq!(text(Format::JsonLines, &[rows()]), expected);
+    assert_eq!(text(Format::JsonLines, &[]), "");
+}
+
+#[test]
+fn csv_has_its_header_once_and_nothing_if_there_are_no_rows() {
+    let expected = concat!(
+        "count,host,note,time,usage\n",
+        ",a,\"say \"\"hi\"\", you\",2065-01-07T17:28:51,0.5\n",
+        "-3,,,2065-01-07T17:28:51.500,1.0\n"
+    );
+    assert_eq!(text(Format::Csv, &[rows().slice(0, 0), rows().slice(0, 1), rows().slice(1, 1)]), expected);
+    assert_eq!(text(Format::Csv, &[]), "");
+}
+
+#[test]
+fn pretty_is_a_table() {
+    let expected = "\
++-------+------+---------------+-------------------------+-------+
+| count | host | note          | time                    | usage |
++-------+------+---------------+-------------------------+-------+
+|       | a    | say \"hi\", you | 2065-01-07T17:28:51     | 0.5   |
+| -3    |      |               | 2065-01-07T17:28:51.500 | 1.0   |
++-------+------+---------------+-------------------------+-------+";
+    assert_eq!(text(Format::Pretty, &[rows()]), expected);
+}
+
+#[test]
+fn parquet_reads_back_and_is_nothing_if_there_are_no_rows() {
+    let file = encode(Format::Parquet, rows().schema(), &[rows(), rows()]).unwrap();
+    let read: Result<Vec<_>, _> = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().collect();
+    assert_eq!(read.unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 4);
+    assert!(encode(Format::Parquet, rows().schema(), &[]).unwrap().is_empty());
+}
+
+#[test]
+fn the_request_chooses_the_format() {
+    let choose = Format::from_request;
+    assert_eq!(choose(None, None), Ok(Format::Json));
+    assert_eq!(choose(Some("json_lines"), Some("*/*")), Ok(Format::JsonLines));
+    assert_eq!(choose(None, Some("text/csv")), Ok(Format::Csv));
+    assert_eq!(choose(None, Some("text/plain")), Ok(Format::Pretty));
+    assert_eq!(choose(None, Some("text/html,application/xml;q=0.9")), Ok(Format::Json));
+    let refused = choose(Some("csv"), Some("application/jsonl")).unwrap_err();
+    assert_eq!(refused.to_string(), "invalid mime type (application/jsonl)");
+    assert!(choose(Some("xml"), None).unwrap_err().to_string().starts_with("serde error: unknown variant `xml`"));
+}

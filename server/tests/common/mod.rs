@@ -1,0 +1,237 @@
+//! A real server process for tests: started on a free port with a data directory of its own, killed when dropped.
+
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    pub url: String,
+    pub port: u16,
+    pub log: PathBuf,
+}
+
+/// How to start one.
+#[derive(Clone)]
+pub struct Start {
+    pub data: PathBuf,
+    pub plugins: PathBuf,
+    pub shards: usize,
+    pub port: Option<u16>,
+    pub extra: Vec<String>,
+}
+
+impl Start {
+    pub fn new(root: &Path) -> Self {
+        let plugins = root.join("plugins");
+        std::fs::create_dir_all(&plugins).unwrap();
+        Start { data: root.join("data"), plugins, shards: 2, port: None, extra: vec!["--wal-segment-size".into(), "4mb".into()] }
+    }
+
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    pub fn plugin(&self, name: &str, source: &str) {
+        std::fs::write(self.plugins.join(name), source).unwrap();
+    }
+
+    /// The command, with the reference's flags.
+    pub fn command(&self, port: u16) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_saltus"));
+        command
+            .args(["serve", "--node-id", "n0", "--object-store", "file", "--without-auth"])
+            .arg("--data-dir")
+            .arg(&self.data)
+            .arg("--plugin-dir")
+            .arg(&self.plugins)
+            .args(["--http-bind", &format!("127.0.0.1:{port}"), "--shards", &self.shards.to_string()])
+            .args(&self.extra);
+        command
+    }
+
+    pub fn run(&self) -> Server {
+        let port = self.port.unwrap_or_else(free_port);
+        let log = self.data.with_file_name(format!("server-{port}-{}.log", Instant::now().elapsed().as_nanos()));
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let child = self
+            .command(port)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .expect("the server's binary starts");
+        let mut server = Server { child, url: format!("http://127.0.0.1:{port}"), port, log };
+        server.wait_until_healthy();
+        server
+    }
+
+    /// Starts one that must refuse to start; its output.
+    pub fn run_refused(&self) -> String {
+        let mut child = self.command(free_port()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(!status.success(), "it should have refused to start");
+                let mut text = String::new();
+                child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+                child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+                return text;
+            }
+            if Instant::now() > end {
+                child.kill().unwrap();
+                panic!("the server neither refused to start nor ended");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A reply: status and body.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    pub body: String,
+    pub content_type: String,
+}
+
+pub fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(60)))
+        .build()
+        .into()
+}
+
+impl Server {
+    fn wait_until_healthy(&mut self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the server ended at its start ({status}):\n{}", self.log_text());
+            }
+            if agent().get(format!("{}/health", self.url)).call().is_ok_and(|r| r.status() == 200) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the server did not become healthy:\n{}", self.log_text());
+    }
+
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; true if it ended with success within the bound.
+    pub fn terminate(&mut self, within: Duration) -> bool {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        let end = Instant::now() + within;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn reply(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Reply {
+        let mut response = result.expect("the server answers");
+        let content_type =
+            response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        Reply {
+            status: response.status().as_u16(),
+            body: response.body_mut().with_config().limit(1 << 30).read_to_string().unwrap(),
+            content_type,
+        }
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        Self::reply(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    pub fn delete(&self, path: &str) -> Reply {
+        Self::reply(agent().delete(format!("{}{path}", self.url)).call())
+    }
+
+    pub fn post(&self, path: &str, body: &str) -> Reply {
+        Self::reply(agent().post(format!("{}{path}", self.url)).send(body))
+    }
+
+    pub fn post_json(&self, path: &str, body: &Value) -> Reply {
+        Self::reply(
+            agent().post(format!("{}{path}", self.url)).header("content-type", "application/json").send(body.to_string()),
+        )
+    }
+
+    pub fn write(&self, db: &str, lines: &str) -> Reply {
+        self.post(&format!("/api/v3/write_lp?db={db}"), lines)
+    }
+
+    pub fn sql(&self, db: &str, sql: &str) -> Vec<Value> {
+        let reply = self.post_json("/api/v3/query_sql", &serde_json::json!({"db": db, "q": sql, "format": "json"}));
+        assert_eq!(reply.status, 200, "{sql}: {}", reply.body);
+        serde_json::from_str(&reply.body).unwrap_or_else(|e| panic!("{sql}: {e}: {}", reply.body))
+    }
+
+    pub fn create_trigger(&self, db: &str, name: &str, file: &str, spec: &str, execution: &str, arguments: Value) {
+        let reply = self.post_json(
+            "/api/v3/configure/processing_engine_trigger",
+            &serde_json::json!({
+                "db": db, "plugin_filename": file, "trigger_name": name, "trigger_specification": spec,
+                "trigger_settings": {"run_async": false, "error_behavior": "log", "execution": execution},
+                "trigger_arguments": arguments, "disabled": false
+            }),
+        );
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+
+    pub fn create_database(&self, db: &str) {
+        let reply = self.post_json("/api/v3/configure/database", &serde_json::json!({"db": db}));
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+
+    /// Asks until the answer is right or 20 s have passed.
+    pub fn sql_until(&self, db: &str, sql: &str, right: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let reply = self.post_json("/api/v3/query_sql", &serde_json::json!({"db": db, "q": sql, "format": "json"}));
+            if reply.status == 200 {
+                let rows: Vec<Value> = serde_json::from_str(&reply.body).unwrap();
+                if right(&rows) {
+                    return rows;
+                }
+            }
+            assert!(Instant::now() < end, "{sql} never gave the right answer; last: {}\nserver log:\n{}", reply.body, self.log_text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,215 @@
+//! The log's files on glommio: O_DIRECT through the shard's ring, or the page cache where a file system refuses that.
+//!
+//! **Contract:** which of the two it is, is found out once per directory, by opening a small file, and logged once. Every
+//! call must be made on the executor that opened the directory.
+//!
+//! The probe is a file with content on purpose: glommio decides by a read whether a device can be polled, and keeps the
+//! answer for the device; a read at the end of an empty file succeeds without having asked the device.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use glommio::GlommioError;
+use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
+use saltus_core::limits::WAL_ALIGN;
+
+use super::{WalBuffer, WalDir, WalFile};
+use crate::wal::epoch::sync_dir;
+
+/// What tmpfs calls itself in `statfs`.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// The file that [`GlommioDir::open`] makes and removes.
+const PROBE_FILE: &str = ".probe";
+
+/// How the files of a directory are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// Past the page cache.
+    Direct,
+    /// Through the page cache; each write costs a copy.
+    Buffered,
+}
+
+/// A directory of segments.
+#[derive(Debug)]
+pub struct GlommioDir {
+    path: PathBuf,
+    mode: WriteMode,
+}
+
+impl GlommioDir {
+    /// Opens `path`, which is created with its parents if missing; all their names are made durable. Blocks the
+    /// executor: for the start only.
+    ///
+    /// # Errors
+    /// What the file system says, with `path` in the message.
+    pub async fn open(path: &Path) -> io::Result<Self> {
+        create_durable(path)?;
+        let mode = probe(path).await?;
+        match mode {
+            WriteMode::Direct => tracing::info!(path = %path.display(), "log is written with O_DIRECT"),
+            WriteMode::Buffered => {
+                tracing::warn!(path = %path.display(), "log is written through the page cache: no O_DIRECT here");
+            }
+        }
+        Ok(GlommioDir { path: path.to_owned(), mode })
+    }
+
+    /// How its files are written.
+    pub fn mode(&self) -> WriteMode {
+        self.mode
+    }
+}
+
+/// Creates `path` and every missing parent, then syncs the parents of those that it created.
+fn create_durable(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_durable(parent)?;
+    match std::fs::create_dir(path) {
+        // Another shard made the same parent in between; it may not have synced it yet, so both do.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    sync_dir(parent)
+}
+
+/// Whether files in `path` can be written with O_DIRECT.
+async fn probe(path: &Path) -> io::Result<WriteMode> {
+    if rustix::fs::statfs(path)?.f_type as u64 == TMPFS_MAGIC {
+        return Ok(WriteMode::Buffered);
+    }
+    let file = path.join(PROBE_FILE);
+    std::fs::write(&file, [0; WAL_ALIGN])?;
+    std::fs::File::open(&file)?.sync_all()?;
+    let mode = match DmaFile::open(&file).await {
+        Ok(opened) => {
+            opened.close().await.map_err(into_io)?;
+            Ok(WriteMode::Direct)
+        }
+        Err(error) if refuses_direct(&error) => Ok(WriteMode::Buffered),
+        Err(error) => Err(into_io(error)),
+    };
+    std::fs::remove_file(&file)?;
+    mode
+}
+
+fn refuses_direct(error: &GlommioError<()>) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// The operating system's error where there is one, so that its number is not lost.
+fn into_io(error: GlommioError<()>) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::other(error.to_string()),
+    }
+}
+
+impl WalDir for GlommioDir {
+    type Buffer = DmaBuffer;
+    type File = GlommioFile;
+
+    fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn allocate(&self, len: usize) -> DmaBuffer {
+        // From the memory that the ring has registered while there is any: no page faults, and a cheaper write.
+        glommio::allocate_dma_buffer(len)
+    }
+
+    async fn create(&self, name: &str) -> io::Result<GlommioFile> {
+        let path = self.path.join(name);
+        let mut options = OpenOptions::new();
+        // Readable too, for glommio's own probe of the device.
+        options.read(true).write(true).create(true).truncate(true);
+        match self.mode {
+            WriteMode::Direct => options.dma_open(&path).await.map(GlommioFile::Direct),
+            WriteMode::Buffered => options.buffered_open(&path).await.map(GlommioFile::Buffered),
+        }
+        .map_err(into_io)
+    }
+
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        let path = self.path.join(name);
+        glommio::executor().spawn_blocking(move || std::fs::remove_file(path)).await
+    }
+
+    async fn sync_names(&self) -> io::Result<()> {
+        // Not `Directory::sync`: that is fdatasync, which need not write a new name (ext4 does so only if the directory
+        // has grown). The ring has no fsync to offer, the executor's blocking thread has.
+        let path = self.path.clone();
+        glommio::executor().spawn_blocking(move || sync_dir(&path)).await
+    }
+}
+
+impl WalBuffer for DmaBuffer {
+    fn as_slice(&self) -> &[u8] {
+        self.as_bytes()
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.as_bytes_mut()
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.trim_to_size(len);
+    }
+}
+
+/// A segment file.
+#[derive(Debug)]
+pub enum GlommioFile {
+    /// O_DIRECT.
+    Direct(DmaFile),
+    /// Page cache.
+    Buffered(BufferedFile),
+}
+
+impl WalFile for GlommioFile {
+    type Buffer = DmaBuffer;
+
+    async fn write_at(&self, buffer: DmaBuffer, offset: u64) -> (io::Result<usize>, DmaBuffer) {
+        match self {
+            GlommioFile::Direct(file) => {
+                let shared = Rc::new(buffer);
+                let result = file.write_rc_at(shared.clone(), offset).await.map_err(into_io);
+                (result, unshare(shared))
+            }
+            GlommioFile::Buffered(file) => {
+                let result = file.write_at(buffer.as_bytes().to_vec(), offset).await.map_err(into_io);
+                (result, buffer)
+            }
+        }
+    }
+
+    async fn sync_data(&self) -> io::Result<()> {
+        match self {
+            GlommioFile::Direct(file) => file.fdatasync().await.map_err(into_io),
+            GlommioFile::Buffered(file) => file.fdatasync().await.map_err(into_io),
+        }
+    }
+
+    async fn close(self) -> io::Result<()> {
+        match self {
+            GlommioFile::Direct(file) => file.close().await.map_err(into_io),
+            GlommioFile::Buffered(file) => file.close().await.map_err(into_io),
+        }
+    }
+}
+
+/// The buffer of a finished write. glommio has dropped its share by then; if it ever keeps one, a copy does.
+fn unshare(shared: Rc<DmaBuffer>) -> DmaBuffer {
+    Rc::try_unwrap(shared).unwrap_or_else(|shared| {
+        let mut copy = glommio::allocate_dma_buffer(shared.len());
+        copy.as_bytes_mut().copy_from_slice(shared.as_bytes());
+        copy
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! The door to files: what the log asks of a disk, the real disk ([`glommio`]) and an in-memory twin ([`memory`]).
+//!
+//! **Contract:** a file is written at aligned offsets with aligned lengths from buffers that the directory gave out. A
+//! write moves its buffer in and gives it back, also when it fails, so that nothing is copied and nothing lost. What a
+//! write reports as done is in the file; after [`WalFile::sync_data`] it also survives a crash, if the file's name does,
+//! which is what [`WalDir::sync_names`] is for. Nothing here retries.
+//!
+//! glommio is used in this folder and in `executor.rs` only.
+
+pub mod glommio;
+pub mod memory;
+pub mod net;
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+
+/// Aligned memory for one write.
+pub trait WalBuffer {
+    /// All of it.
+    fn as_slice(&self) -> &[u8];
+    /// All of it; what was never written is arbitrary.
+    fn as_mut_slice(&mut self) -> &mut [u8];
+    /// Gives up what lies behind `len` bytes; `len` is at most the length, which cannot grow again.
+    fn truncate(&mut self, len: usize);
+}
+
+/// A file that is written by one task.
+pub trait WalFile: 'static {
+    /// Memory that this file can write.
+    type Buffer: WalBuffer + 'static;
+
+    /// Writes all of `buffer` at byte `offset`. Gives the number of bytes written, which may be too few.
+    fn write_at(&self, buffer: Self::Buffer, offset: u64) -> impl Future<Output = (io::Result<usize>, Self::Buffer)>;
+
+    /// Makes durable what was written.
+    fn sync_data(&self) -> impl Future<Output = io::Result<()>>;
+
+    /// Closes the file, which needs no sync any more.
+    fn close(self) -> impl Future<Output = io::Result<()>>;
+}
+
+/// One directory with the files of one stream.
+pub trait WalDir: 'static {
+    /// Memory for writes to its files.
+    type Buffer: WalBuffer + 'static;
+    /// A file in it.
+    type File: WalFile<Buffer = Self::Buffer>;
+
+    /// Where `name` is, for messages.
+    fn path_of(&self, name: &str) -> PathBuf;
+
+    /// `len` bytes of aligned memory, `len` a multiple of the alignment.
+    fn allocate(&self, len: usize) -> Self::Buffer;
+
+    /// An empty file of that name; one that exists is emptied.
+    fn create(&self, name: &str) -> impl Future<Output = io::Result<Self::File>>;
+
+    /// Removes a file.
+    fn remove(&self, name: &str) -> impl Future<Output = io::Result<()>>;
+
+    /// Makes the names in the directory durable.
+    fn sync_names(&self) -> impl Future<Output = io::Result<()>>;
+}

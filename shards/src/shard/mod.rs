@@ -1,0 +1,266 @@
+//! A shard: one pinned core with everything it owns.
+//!
+//! **Invariant.** All state here is touched by the shard's own thread only, in short borrows that are never held across an
+//! `await` nor across a plugin call. What other threads read is in [`crate::directory`]; what they send comes through the
+//! mailbox and passes [`Shard::take`], the one loop in which owner state changes for others.
+//!
+//! The life of a write: [`arrive`] parses and routes on the core that received it, [`own`] decides, logs and applies on the
+//! table's core, [`log`] makes it durable and releases the acknowledgement, [`triggers`] activates.
+
+pub(crate) mod arrive;
+pub(crate) mod log;
+pub(crate) mod own;
+pub(crate) mod recover;
+pub(crate) mod run;
+pub(crate) mod stats;
+pub(crate) mod triggers;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use crossbeam::queue::ArrayQueue;
+use futures_channel::oneshot;
+use futures_util::task::AtomicWaker;
+use saltus_core::batch::PendingBatch;
+use saltus_core::ids::{Epoch, MonoNs, RunId, ShardId, TableId, TriggerId};
+use saltus_core::line_protocol::{LineError, LineParser};
+use saltus_core::ports::{Completions, PluginHost, RunReport, ShardPlugins, TableBatch, Trigger};
+use saltus_core::schema::ColumnDef;
+
+use crate::api::{EngineConfig, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
+use crate::directory::{Directory, TableEntry};
+use crate::executor::ShardQueue;
+use crate::io::net::Accepted;
+use crate::local::{Notify, Once};
+use crate::mailbox::{Held, Mailbox};
+use crate::table::TableSnapshot;
+
+/// What shards share: nothing here is locked on the data path.
+pub(crate) struct Shared {
+    pub config: EngineConfig,
+    pub epoch: Epoch,
+    pub directory: Directory,
+    pub mailboxes: Vec<Arc<Mailbox<Message>>>,
+    pub faces: Vec<Face>,
+    pub host: Arc<dyn PluginHost>,
+    pub runs: AtomicU64,
+    pub stopping: AtomicBool,
+}
+
+/// What a shard shows of itself without being asked.
+#[derive(Default)]
+pub(crate) struct Face {
+    /// Why it takes no writes.
+    pub refuses: ArcSwapOption<String>,
+    /// Open connections, for dealing them out.
+    pub connections: AtomicUsize,
+}
+
+impl Shared {
+    /// The shard with the fewest connections.
+    pub fn least_loaded(&self) -> ShardId {
+        let at = (0..self.faces.len()).min_by_key(|&i| self.faces[i].connections.load(Ordering::Relaxed)).unwrap_or(0);
+        ShardId(at as u16)
+    }
+
+    pub fn mailbox(&self, shard: ShardId) -> &Arc<Mailbox<Message>> {
+        &self.mailboxes[usize::from(shard.0)]
+    }
+
+    pub fn next_run(&self) -> RunId {
+        RunId(self.runs.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// How a write is to be treated, whoever sent it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriteOptions {
+    pub accept_partial: bool,
+    pub no_sync: bool,
+    pub received: MonoNs,
+    /// Plugin runs between the client's write and this one.
+    pub depth: u8,
+}
+
+/// One table's part of a write, on its way to the owner.
+pub(crate) struct Delivery {
+    pub db: Arc<str>,
+    pub batch: PendingBatch,
+    pub options: WriteOptions,
+    pub reply: oneshot::Sender<Verdict>,
+    /// The room it takes; given back when it is durable.
+    pub held: Held<Message>,
+}
+
+/// What the owner says of a [`Delivery`].
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Taken, but for the lines named (numbers are the request's).
+    Taken { rows: usize, rejected: Vec<LineError>, rejected_count: usize },
+    /// Nothing taken because of this line.
+    Refused(LineError),
+    /// Nothing taken; the reason is not the lines.
+    Unavailable(String),
+}
+
+/// Everything that may be said to a shard. Each variant tells what its loss would mean.
+pub(crate) enum Message {
+    /// A connection to serve. Lost: the peer sees a reset.
+    Connection(Accepted),
+    /// Rows. Lost: the reply slot is dropped and the client gets 503, never an acknowledgement.
+    Deliver(Box<Delivery>),
+    /// May these columns be added? Added if so. Lost: as `Deliver`.
+    Ensure { db: Arc<str>, table: Arc<str>, columns: Vec<ColumnDef>, reply: oneshot::Sender<Result<(), String>> },
+    /// An event for a trigger whose home is here. Lost: counted at the sender.
+    Event { trigger: TriggerId, event: Box<triggers::Event>, _held: Held<Message> },
+    /// A write from a thread that is no shard. Lost: as `Deliver`.
+    Write { request: Box<WriteRequest>, depth: u8, reply: oneshot::Sender<WriteOutcome> },
+    /// Publish and answer with all rows of a table. Lost: the query fails.
+    Snapshot { table: TableId, reply: oneshot::Sender<Option<Arc<TableSnapshot>>> },
+    /// Make a table. Lost: as `Deliver`.
+    CreateTable {
+        db: Arc<str>,
+        name: Arc<str>,
+        columns: Vec<ColumnDef>,
+        reply: oneshot::Sender<Result<Arc<TableEntry>, TableError>>,
+    },
+    /// Drop a table. Lost: as `Deliver`.
+    DropTable { db: Arc<str>, name: Arc<str>, reply: oneshot::Sender<Result<(), TableError>> },
+    /// The set of enabled triggers from now on. Lost: the caller waits for the reply and sees it dropped.
+    Triggers { set: Arc<Vec<Arc<Trigger>>>, reply: oneshot::Sender<()> },
+    /// Statistics. Lost: the reader sees one shard less.
+    Stats { reply: oneshot::Sender<ShardStats> },
+    /// Statistics of triggers. Lost: likewise.
+    TriggerStats { reply: oneshot::Sender<Vec<TriggerStats>> },
+    /// Finish what is in hand and end. Never lost: the stopping flag says the same.
+    Stop,
+}
+
+const _: () = assert!(std::mem::size_of::<Message>() <= 96, "messages are moved through the queue by value");
+
+/// Where deferred workers put finished runs: bounded by the runs that can be under way.
+pub(crate) struct Finished {
+    queue: ArrayQueue<RunReport>,
+    waker: AtomicWaker,
+}
+
+impl Finished {
+    pub fn new() -> Arc<Self> {
+        // One place per queued run and per worker; more cannot be under way.
+        Arc::new(Finished { queue: ArrayQueue::new(saltus_core::limits::DEFERRED_QUEUE_MAX * 2), waker: AtomicWaker::new() })
+    }
+
+    pub fn poll_next(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<RunReport> {
+        if let Some(report) = self.queue.pop() {
+            return std::task::Poll::Ready(report);
+        }
+        self.waker.register(cx.waker());
+        self.queue.pop().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+    }
+}
+
+impl Completions for Finished {
+    fn completed(&self, report: RunReport) {
+        if self.queue.push(report).is_err() {
+            tracing::error!("a finished run found no room in the completion queue; its trigger stays busy");
+        }
+        self.waker.wake();
+    }
+}
+
+/// A shard's own state.
+pub(crate) struct Shard {
+    pub id: ShardId,
+    pub shared: Arc<Shared>,
+    pub queue: ShardQueue,
+    pub parser: RefCell<LineParser>,
+    pub owner: RefCell<own::Owner>,
+    pub log: log::Log,
+    pub triggers: RefCell<triggers::TriggerSet>,
+    pub plugins: RefCell<Option<Box<dyn ShardPlugins>>>,
+    pub runnable: Notify,
+    pub outbox: RefCell<triggers::Outbox>,
+    pub stopped: Once,
+    pub drained: Notify,
+    pub counters: stats::Counters,
+    pub writes_in_flight: Cell<usize>,
+}
+
+impl Shard {
+    /// Runs a task on this shard; a panic is contained, counted and logged. If owner state was in use when it happened, the
+    /// shard takes no more writes: nobody knows what state it is in.
+    pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let shard = self.clone();
+        self.queue.spawn(task, move |text| shard.panicked(&text));
+    }
+
+    fn panicked(&self, text: &str) {
+        self.counters.panics.add(1);
+        tracing::error!(shard = self.id.0, panic = text, "a task panicked; it is contained");
+        if self.owner.try_borrow_mut().is_err() || self.log.is_borrowed() {
+            self.refuse(format!("shard {} is poisoned: a task panicked while it changed tables: {text}; restart the server", self.id));
+        }
+    }
+
+    /// From now on writes are refused with this reason.
+    pub fn refuse(&self, reason: String) {
+        tracing::error!(shard = self.id.0, %reason, "the shard takes no more writes");
+        self.face().refuses.store(Some(Arc::new(reason)));
+    }
+
+    pub fn face(&self) -> &Face {
+        &self.shared.faces[usize::from(self.id.0)]
+    }
+
+    pub fn stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire)
+    }
+
+    /// The one loop in which others' wishes change this shard.
+    pub async fn serve_mailbox(self: Rc<Self>, on_connection: impl Fn(&Rc<Shard>, Accepted)) {
+        let mailbox = self.shared.mailbox(self.id).clone();
+        loop {
+            let message = std::future::poll_fn(|cx| mailbox.poll_pop(cx)).await;
+            match message {
+                Message::Connection(accepted) => on_connection(&self, accepted),
+                Message::Stop => self.stopped.set(),
+                other => self.take(other),
+            }
+        }
+    }
+
+    fn take(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Deliver(delivery) => self.accept(*delivery),
+            Message::Ensure { db, table, columns, reply } => drop(reply.send(self.ensure(&db, &table, &columns))),
+            Message::Event { trigger, event, _held } => self.queue_event(trigger, *event),
+            Message::Write { request, depth, reply } => {
+                let shard = self.clone();
+                self.spawn(async move {
+                    let outcome = shard.write(*request, depth, arrive::Room::Wait).await;
+                    drop(reply.send(outcome));
+                });
+            }
+            Message::Snapshot { table, reply } => drop(reply.send(self.publish(table))),
+            Message::CreateTable { db, name, columns, reply } => self.create_table(db, name, columns, reply),
+            Message::DropTable { db, name, reply } => self.drop_table(&db, &name, reply),
+            Message::Triggers { set, reply } => {
+                self.triggers.borrow_mut().replace(self.id, self.shared.directory.placement(), &set);
+                self.runnable.notify();
+                drop(reply.send(()));
+            }
+            Message::Stats { reply } => drop(reply.send(self.stats())),
+            Message::TriggerStats { reply } => drop(reply.send(self.triggers.borrow().stats(self.id))),
+            Message::Connection(_) | Message::Stop => unreachable!("taken by the mailbox loop"),
+        }
+    }
+
+    /// A trigger's view of one table's rows.
+    fn table_batch(table: &Arc<str>, batch: &Arc<saltus_core::batch::Batch>) -> TableBatch {
+        TableBatch { table: table.clone(), batch: batch.clone() }
+    }
+}

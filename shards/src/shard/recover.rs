@@ -1,0 +1,122 @@
+//! A shard's tables, made again from the logs of earlier lives.
+//!
+//! Every shard reads every stream, oldest life first, and keeps what it owns *now*: so the number of shards may change
+//! between two starts. A table was owned by one shard in each life, so its records come in the order in which they were
+//! made. Nothing is written; the old streams stay as they are.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use saltus_core::ids::TableId;
+use saltus_core::line_protocol::{Precision, SchemaSource};
+use saltus_core::schema::{ColumnDef, TableSchema};
+
+use crate::directory::TableEntry;
+use crate::table::Table;
+use crate::wal::recovery::VisitorError;
+use crate::wal::{Columns, DataDirLock, Record, RecoveryOptions, RecoveryReport, recover};
+
+use super::Shard;
+use super::own::{Owned, Owner};
+
+/// The one table whose lines are read again.
+struct Only<'a>(&'a str, &'a Arc<TableSchema>);
+
+impl SchemaSource for Only<'_> {
+    fn table(&self, table: &str) -> Option<Arc<TableSchema>> {
+        (table == self.0).then(|| self.1.clone())
+    }
+}
+
+impl Shard {
+    /// Reads the logs of all earlier lives.
+    ///
+    /// # Errors
+    /// A text that names file and offset of what cannot be read, and the remedy.
+    pub fn recover(&self, lock: &DataDirLock) -> Result<(), String> {
+        let options = RecoveryOptions { accept_loss: self.shared.config.accept_loss, before: Some(self.shared.epoch) };
+        let mut owner = self.owner.borrow_mut();
+        let report = recover(lock, options, &mut |entry| self.recover_record(&mut owner, entry.record))
+            .map_err(|error| format!("the log cannot be recovered: {error}"))?;
+        for owned in owner.tables.values() {
+            owned.entry.set_schema(owned.table.schema().clone());
+            owned.entry.set_version(owned.table.version());
+        }
+        // One shard speaks for all: they read the same files.
+        if self.id.0 == 0 {
+            say(&report);
+        }
+        Ok(())
+    }
+
+    fn recover_record(&self, owner: &mut Owner, record: Record<'_>) -> Result<(), VisitorError> {
+        match record {
+            Record::CreateTable { table, db, name } => self.recover_table(owner, table, db, name),
+            Record::AddColumns { table, columns, .. } => recover_columns(owner, table, &columns),
+            Record::Write { table, precision, base_time_ns, text, .. } => {
+                return self.recover_rows(owner, table, precision, base_time_ns, text);
+            }
+            Record::DropTable { table } => {
+                if let Some(owned) = owner.tables.remove(&table) {
+                    self.shared.directory.remove(&owned.entry);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_table(&self, owner: &mut Owner, id: TableId, db: &str, name: &str) {
+        if self.shared.directory.placement().owner(db, name) != self.id {
+            return;
+        }
+        let (db, name): (Arc<str>, Arc<str>) = (db.into(), name.into());
+        let table = Table::new(id, db.clone(), name.clone());
+        let entry = TableEntry::new(id, db, name, self.id, table.schema().clone());
+        owner.tables.insert(id, Owned { table, entry: entry.clone() });
+        self.shared.directory.insert(entry);
+    }
+
+    fn recover_rows(
+        &self,
+        owner: &mut Owner,
+        id: TableId,
+        precision: Precision,
+        base_time_ns: i64,
+        text: &[u8],
+    ) -> Result<(), VisitorError> {
+        let Some(owned) = owner.tables.get_mut(&id) else { return Ok(()) };
+        let body = Bytes::copy_from_slice(text);
+        let schemas = Only(&owned.entry.name, owned.table.schema());
+        let parsed = self.parser.borrow_mut().parse(&owned.entry.db, &body, precision, false, &schemas);
+        if let Some(error) = parsed.rejected.first() {
+            return Err(format!(
+                "table {}: the line {:?}, accepted before, is refused now: {}; this is a bug or a log of a newer version",
+                owned.entry.name, error.original_line, error.message
+            )
+            .into());
+        }
+        for batch in parsed.batches {
+            self.counters.rows_recovered.add(batch.rows() as u64);
+            owned.table.apply(Arc::new(batch.freeze(base_time_ns)));
+        }
+        Ok(())
+    }
+}
+
+fn recover_columns(owner: &mut Owner, id: TableId, columns: &Columns<'_>) {
+    let Some(owned) = owner.tables.get_mut(&id) else { return };
+    let added: Vec<ColumnDef> = columns.iter().map(|(kind, name)| ColumnDef { name: name.into(), kind }).collect();
+    let new = owned.table.check(added.iter().map(|c| (c.name.as_ref(), c.kind))).new;
+    owned.table.add_columns(&new);
+}
+
+fn say(report: &RecoveryReport) {
+    let segments: usize = report.streams.iter().map(|s| s.segments.len()).sum();
+    tracing::info!(streams = report.streams.len(), segments, "logs of earlier lives read");
+    for tail in &report.torn_tails {
+        tracing::warn!(?tail, "the last round of a log was not complete and is left out: it was never acknowledged");
+    }
+    for loss in &report.losses {
+        tracing::error!(?loss, "a damaged range of a log is left out, as --accept-loss asks");
+    }
+}

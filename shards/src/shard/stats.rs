@@ -1,0 +1,112 @@
+//! What a shard counts. Plain cells: only its own thread touches them.
+
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::Ordering;
+
+use hdrhistogram::Histogram;
+
+use crate::api::{ShardStats, TableStats};
+
+use super::Shard;
+use super::triggers::nanosecond_histogram;
+
+/// A number that only rises.
+#[derive(Default)]
+pub(crate) struct Counter(Cell<u64>);
+
+impl Counter {
+    pub fn add(&self, more: u64) {
+        self.0.set(self.0.get() + more);
+    }
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// One shard's counters, by their metric names.
+pub(crate) struct Counters {
+    pub rows_written: Counter,
+    pub lines_rejected: Counter,
+    pub bytes_parsed: Counter,
+    pub batches_forwarded: Counter,
+    pub writes_refused_full: Counter,
+    pub events_dropped: Counter,
+    pub chains_cut: Counter,
+    pub runs_failed: Counter,
+    pub panics: Counter,
+    pub wal_rounds: Counter,
+    pub wal_bytes: Counter,
+    pub rows_recovered: Counter,
+    pub connections_accepted: Counter,
+    pub commit_ns: RefCell<Histogram<u64>>,
+}
+
+impl Counters {
+    pub fn new() -> Self {
+        Counters {
+            rows_written: Counter::default(),
+            lines_rejected: Counter::default(),
+            bytes_parsed: Counter::default(),
+            batches_forwarded: Counter::default(),
+            writes_refused_full: Counter::default(),
+            events_dropped: Counter::default(),
+            chains_cut: Counter::default(),
+            runs_failed: Counter::default(),
+            panics: Counter::default(),
+            wal_rounds: Counter::default(),
+            wal_bytes: Counter::default(),
+            rows_recovered: Counter::default(),
+            connections_accepted: Counter::default(),
+            commit_ns: RefCell::new(nanosecond_histogram()),
+        }
+    }
+
+    fn list(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("rows_written_total", self.rows_written.get()),
+            ("lines_rejected_total", self.lines_rejected.get()),
+            ("bytes_parsed_total", self.bytes_parsed.get()),
+            ("batches_forwarded_total", self.batches_forwarded.get()),
+            ("writes_refused_full_total", self.writes_refused_full.get()),
+            ("events_dropped_total", self.events_dropped.get()),
+            ("chains_cut_total", self.chains_cut.get()),
+            ("runs_failed_total", self.runs_failed.get()),
+            ("panics_total", self.panics.get()),
+            ("wal_rounds_total", self.wal_rounds.get()),
+            ("wal_bytes_total", self.wal_bytes.get()),
+            ("rows_recovered_total", self.rows_recovered.get()),
+            ("connections_accepted_total", self.connections_accepted.get()),
+        ]
+    }
+}
+
+impl Shard {
+    pub fn stats(&self) -> ShardStats {
+        let owner = self.owner.borrow();
+        let tables: Vec<TableStats> = owner
+            .tables
+            .iter()
+            .map(|(&id, owned)| TableStats { id, shard: self.id, rows: owned.table.rows(), bytes: owned.table.bytes() as u64 })
+            .collect();
+        let mailbox = self.shared.mailbox(self.id);
+        let connections = self.face().connections.load(Ordering::Relaxed) as u64;
+        ShardStats {
+            shard: self.id,
+            cpu: self.shared.config.cpus.get(usize::from(self.id.0)).copied().flatten(),
+            connections,
+            counters: self.counters.list(),
+            gauges: vec![
+                ("connections", connections as f64),
+                ("mailbox_items", mailbox.items() as f64),
+                ("mailbox_bytes", mailbox.bytes() as f64),
+                ("tables", tables.len() as f64),
+                ("table_rows", tables.iter().map(|t| t.rows).sum::<u64>() as f64),
+                ("table_bytes", tables.iter().map(|t| t.bytes).sum::<u64>() as f64),
+                ("writes_waiting", owner.waiting.len() as f64),
+            ],
+            commit_ns: self.counters.commit_ns.borrow().clone(),
+            poisoned: self.face().refuses.load().as_ref().map(|reason| reason.to_string()),
+            tables,
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! Reading the log of earlier lives.
+//!
+//! **Fault model**: what a reader may find, and what it makes of it.
+//!
+//! | found | meaning | done |
+//! |---|---|---|
+//! | zeros behind the last frame | the log ends there | nothing |
+//! | something that is no frame, and no sound frame of this segment or a later one behind it | the last round was under way when the power went: it was never acknowledged | cut, and reported ([`TornTail`]) |
+//! | the same with a sound frame behind it | decay or loss: a round is submitted only after the one before it is durable | refused; with `accept_loss` skipped, and reported ([`Loss`]) |
+//! | a sound frame whose first sequence is beyond the next one | frames between them are missing | as above |
+//! | a sound frame whose first sequence was read already | a bug | refused always |
+//! | no frame, but the next segment goes on with the next sequence | nothing is missing | nothing |
+//! | a segment number left out | a file is missing | as above |
+//! | a last segment without a sound header and without frames | its preparation was interrupted | reported, nothing lost |
+//! | any other segment without a sound header | damage | refused; with `accept_loss` its frames are taken by their own headers |
+//! | a sound frame with a record that cannot be read; a newer format version | a newer writer, or a bug | refused always |
+//!
+//! What cannot be told apart: decay in the very last round, though it was acknowledged, looks like a torn round.
+//!
+//! Nothing is ever changed on disk here: a second recovery finds the same.
+
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use saltus_core::ids::{Epoch, Sequence, ShardId, Stream};
+use saltus_core::limits::WAL_ALIGN;
+
+use super::epoch::DataDirLock;
+use super::format::{
+    FRAME_MAGIC, FormatError, FrameHeader, Record, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError,
+    decode_record,
+};
+use super::map::SegmentBytes;
+
+/// The log's directory in the data directory.
+const WAL_DIR: &str = "wal";
+
+/// Where the segments of `stream` lie.
+pub fn stream_dir(data_dir: &Path, stream: Stream) -> PathBuf {
+    data_dir.join(WAL_DIR).join(format!("{:08}-{:04}", stream.epoch.0, stream.shard.0))
+}
+
+/// The file name of a stream's segment.
+pub fn segment_name(number: u32) -> String {
+    format!("{number:08}.wal")
+}
+
+/// A stream that is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamFiles {
+    /// Which.
+    pub stream: Stream,
+    /// Its segments' numbers and files, ascending.
+    pub segments: Vec<(u32, PathBuf)>,
+}
+
+/// All streams below `data_dir`, oldest epoch first, then by shard.
+///
+/// # Errors
+/// [`RecoveryError::Io`].
+pub fn list_streams(data_dir: &Path) -> Result<Vec<StreamFiles>, RecoveryError> {
+    let root = data_dir.join(WAL_DIR);
+    let mut streams = Vec::new();
+    for (name, path) in names_in(&root)? {
+        match parse_stream(&name) {
+            Some(stream) => streams.push(StreamFiles { stream, segments: list_segments(&path)? }),
+            None => tracing::warn!(path = %path.display(), "not a stream of the log, ignored"),
+        }
+    }
+    streams.sort_by_key(|s| s.stream);
+    Ok(streams)
+}
+
+fn list_segments(dir: &Path) -> Result<Vec<(u32, PathBuf)>, RecoveryError> {
+    let mut segments = Vec::new();
+    for (name, path) in names_in(dir)? {
+        match parse_segment(&name) {
+            Some(number) => segments.push((number, path)),
+            None => tracing::warn!(path = %path.display(), "not a segment of the log, ignored"),
+        }
+    }
+    segments.sort();
+    Ok(segments)
+}
+
+/// Names and paths in a directory; none if it does not exist.
+fn names_in(dir: &Path) -> Result<Vec<(String, PathBuf)>, RecoveryError> {
+    let io = |source| RecoveryError::Io { path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io(error)),
+    };
+    let named = entries.map(|e| e.map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())));
+    named.collect::<Result<_, _>>().map_err(io)
+}
+
+fn parse_stream(name: &str) -> Option<Stream> {
+    let (epoch, shard) = name.split_once('-')?;
+    let stream = Stream { epoch: Epoch(epoch.parse().ok()?), shard: ShardId(shard.parse().ok()?) };
+    (name == format!("{:08}-{:04}", stream.epoch.0, stream.shard.0)).then_some(stream)
+}
+
+fn parse_segment(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".wal")?.parse().ok()?;
+    (name == segment_name(number)).then_some(number)
+}
+
+/// How recovery meets damage.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RecoveryOptions {
+    /// Skip what is damaged and report it, instead of refusing the start.
+    pub accept_loss: bool,
+    /// Leave out streams of this epoch and later ones: they are being written.
+    pub before: Option<Epoch>,
+}
+
+/// A record with its place, borrowed from the mapped segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its stream.
+    pub stream: Stream,
+    /// Its sequence; with the stream the id of the event.
+    pub sequence: Sequence,
+    /// The number of its segment.
+    pub segment: u32,
+    /// The record.
+    pub record: Record<'a>,
+}
+
+/// What the visitor may fail with; it ends the recovery.
+pub type VisitorError = Box<dyn Error + Send + Sync>;
+
+/// Everything that recovery found besides records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Every stream, oldest first.
+    pub streams: Vec<StreamReport>,
+    /// Last rounds that were not complete.
+    pub torn_tails: Vec<TornTail>,
+    /// What was skipped because the caller accepts loss.
+    pub losses: Vec<Loss>,
+    /// Segments whose preparation was interrupted.
+    pub unused_segments: Vec<PathBuf>,
+}
+
+/// One stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamReport {
+    /// Which.
+    pub stream: Stream,
+    /// The last sequence found; 0 if there is none.
+    pub last: Sequence,
+    /// Its segments, ascending.
+    pub segments: Vec<SegmentReport>,
+}
+
+/// One segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentReport {
+    /// Its number.
+    pub number: u32,
+    /// Its file.
+    pub path: PathBuf,
+    /// First and last sequence in it; `None` if it holds no frame.
+    pub sequences: Option<(Sequence, Sequence)>,
+}
+
+/// A round that a crash cut short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// Whose.
+    pub stream: Stream,
+    /// The segment.
+    pub path: PathBuf,
+    /// Where the valid log ends, in bytes.
+    pub offset: u64,
+    /// Bytes from there to the last one that is not zero.
+    pub bytes: u64,
+}
+
+/// Records that are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Whose.
+    pub stream: Stream,
+    /// The segment in which the damage begins.
+    pub path: PathBuf,
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// The first sequence that is missing; 0 if that is not known, because the log before it was cut.
+    pub first: Sequence,
+    /// The last one; below `first` if the damage cost no record, `None` if the log ends with it.
+    pub last: Option<Sequence>,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (epoch, shard) = (self.stream.epoch.0, self.stream.shard);
+        match (self.first.0, self.last) {
+            (0, Some(last)) => write!(f, "sequences up to {}", last.0),
+            (first, Some(last)) if last.0 < first => write!(f, "no sequence"),
+            (first, Some(last)) => write!(f, "sequences {first} to {}", last.0),
+            (first, None) => write!(f, "all sequences from {first}"),
+        }?;
+        write!(f, " of epoch {epoch}, shard {shard}")
+    }
+}
+
+/// Why the log cannot be read. Every variant names the file, and the offset where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// A file or directory cannot be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Records that were durable are damaged or missing.
+    #[error("log is damaged: {what} in {path} at offset {offset}: {loss} would be lost", path = loss.path.display(), offset = loss.offset)]
+    Damaged {
+        /// What was found.
+        what: &'static str,
+        /// Where, and what accepting it would cost.
+        loss: Box<Loss>,
+    },
+    /// A sound file of a format that this version does not know.
+    #[error("{path} has format version {version}, which this version cannot read", path = path.display())]
+    UnsupportedVersion {
+        /// The segment.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// A sound frame that contradicts those before it, or whose records cannot be read.
+    #[error("cannot read the frame in {path} at offset {offset}: {source}", path = path.display())]
+    Frame {
+        /// The segment.
+        path: PathBuf,
+        /// Where the frame begins, in bytes.
+        offset: u64,
+        /// Why.
+        source: FrameError,
+    },
+    /// The visitor refused a record.
+    #[error("cannot apply a record of the frame in {path} at offset {offset}: {source}", path = path.display())]
+    Visitor {
+        /// The segment.
+        path: PathBuf,
+        /// Where its frame begins, in bytes.
+        offset: u64,
+        /// What the visitor said.
+        source: VisitorError,
+    },
+}
+
+/// What is wrong with a frame whose checksum is right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A record.
+    #[error(transparent)]
+    Record(#[from] FormatError),
+    /// The records do not fill the frame.
+    #[error("frame holds more bytes than its records")]
+    Length,
+    /// Sequences that were read already.
+    #[error("frame begins with sequence {found}, expected {expected}")]
+    Sequence {
+        /// What it says.
+        found: u64,
+        /// What comes next.
+        expected: u64,
+    },
+    /// A segment of another place.
+    #[error("segment belongs to another stream or has another number")]
+    Misplaced,
+}
+
+/// Reads every stream of the data directory that `lock` holds, oldest epoch first, and gives each record to `visit`, in
+/// order per stream.
+///
+/// # Errors
+/// [`RecoveryError`]; records may have been visited before.
+pub fn recover(
+    lock: &DataDirLock,
+    options: RecoveryOptions,
+    visit: &mut dyn FnMut(Entry<'_>) -> Result<(), VisitorError>,
+) -> Result<RecoveryReport, RecoveryError> {
+    let mut report = RecoveryReport::default();
+    for files in list_streams(lock.data_dir())? {
+        if options.before.is_some_and(|epoch| files.stream.epoch >= epoch) {
+            continue;
+        }
+        let mut reader = StreamReader {
+            stream: files.stream,
+            options,
+            expected: None,
+            gap: None,
+            report: &mut report,
+            segments: Vec::with_capacity(files.segments.len()),
+            visit,
+        };
+        reader.read(lock, &files)?;
+        let (stream, segments) = (files.stream, reader.segments);
+        let last = reader.expected.map_or(Sequence(0), |next| Sequence(next - 1));
+        report.streams.push(StreamReport { stream, last, segments });
+    }
+    Ok(report)
+}
+
+/// A place behind which no sound frame was seen yet.
+struct Gap {
+    path: PathBuf,
+    offset: u64,
+    /// Up to the last byte that is not zero; 0 for a clean end.
+    bytes: u64,
+    what: &'static str,
+    /// Damage whatever follows.
+    certain: bool,
+}
+
+/// One stream on its way through recovery.
+struct StreamReader<'a> {
+    stream: Stream,
+    options: RecoveryOptions,
+    /// The next sequence; `None` before the first frame of a log whose beginning was cut.
+    expected: Option<u64>,
+    /// Open until a sound frame (then it is damage) or the end of the stream (then it was the tail).
+    gap: Option<Gap>,
+    report: &'a mut RecoveryReport,
+    segments: Vec<SegmentReport>,
+    visit: &'a mut dyn FnMut(Entry<'_>) -> Result<(), VisitorError>,
+}
+
+/// The segment that is being read.
+struct Current<'a> {
+    number: u32,
+    path: &'a Path,
+    bytes: &'a [u8],
+    /// `None` if the header does not tell.
+    id: Option<u64>,
+}
+
+impl StreamReader<'_> {
+    fn read(&mut self, lock: &DataDirLock, files: &StreamFiles) -> Result<(), RecoveryError> {
+        let count = files.segments.len();
+        // Only what lies before the first segment may have been cut.
+        if files.segments.first().is_some_and(|(number, _)| *number <= 1) {
+            self.expected = Some(1);
+        }
+        for (at, (number, path)) in files.segments.iter().enumerate() {
+            if at > 0 && files.segments[at - 1].0 + 1 != *number {
+                self.missing_segment(path);
+            }
+            let mapped =
+                SegmentBytes::open(lock, path).map_err(|source| RecoveryError::Io { path: path.clone(), source })?;
+            self.read_segment(*number, path, mapped.as_slice(), at + 1 == count)?;
+        }
+        self.end()
+    }
+
+    fn read_segment(&mut self, number: u32, path: &Path, bytes: &[u8], is_last: bool) -> Result<(), RecoveryError> {
+        let id = match SegmentHeader::decode(bytes) {
+            Ok(header) if header.stream == self.stream && header.number == number => Some(header.segment_id),
+            Ok(_) => return Err(frame_error(path, 0, FrameError::Misplaced)),
+            Err(SegmentHeaderError::Version(version)) => {
+                return Err(RecoveryError::UnsupportedVersion { path: path.to_owned(), version });
+            }
+            Err(SegmentHeaderError::Invalid) => None,
+        };
+        let mut current = Current { number, path, bytes, id };
+        self.segments.push(SegmentReport { number, path: path.to_owned(), sequences: None });
+        if current.id.is_none() {
+            let found = self.search(&current, SEGMENT_HEADER_BYTES);
+            if is_last && found.is_none() {
+                self.report.unused_segments.push(path.to_owned());
+                return Ok(());
+            }
+            self.certain_gap(path.to_owned(), "segment without a header");
+            // Its frames speak for themselves, as long as they agree.
+            current.id = found.map(|(_, frame)| frame.segment_id);
+        }
+        self.read_frames(&current)
+    }
+
+    /// Walks from frame to frame; where there is none, searches behind.
+    fn read_frames(&mut self, current: &Current<'_>) -> Result<(), RecoveryError> {
+        let mut offset = SEGMENT_HEADER_BYTES;
+        loop {
+            let here = FrameHeader::decode(current.bytes, offset).filter(|(frame, _)| self.is_ours(current, frame));
+            let (frame, payload) = match here {
+                Some(found) => found,
+                None => {
+                    self.open_gap(current, offset);
+                    let Some((next, _)) = self.search(current, offset + WAL_ALIGN) else { return Ok(()) };
+                    offset = next;
+                    continue;
+                }
+            };
+            self.take_frame(current, offset, &frame, payload)?;
+            offset += frame.frame_bytes();
+            if offset >= current.bytes.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next sound frame of this segment at or behind `offset`.
+    fn search(&self, current: &Current<'_>, offset: usize) -> Option<(usize, FrameHeader)> {
+        let magic = FRAME_MAGIC.to_le_bytes();
+        (offset..current.bytes.len()).step_by(WAL_ALIGN).find_map(|at| {
+            current.bytes[at..].starts_with(&magic).then_some(())?;
+            let (frame, _) = FrameHeader::decode(current.bytes, at)?;
+            self.is_ours(current, &frame).then_some((at, frame))
+        })
+    }
+
+    fn is_ours(&self, current: &Current<'_>, frame: &FrameHeader) -> bool {
+        let fits = match current.id {
+            Some(id) => frame.segment_id == id,
+            None => frame.first_sequence.0 >= self.expected.unwrap_or(0),
+        };
+        fits && frame.stream == self.stream
+    }
+
+    fn take_frame(
+        &mut self,
+        current: &Current<'_>,
+        offset: usize,
+        frame: &FrameHeader,
+        payload: &[u8],
+    ) -> Result<(), RecoveryError> {
+        let first = frame.first_sequence;
+        let expected = self.expected.unwrap_or(first.0);
+        if first.0 < expected {
+            let source = FrameError::Sequence { found: first.0, expected };
+            return Err(frame_error(current.path, offset, source));
+        }
+        // Sequences that go on prove that a gap cost nothing: the unused end of a full segment is one.
+        let missing = first.0 > expected;
+        match self.gap.take() {
+            Some(gap) if missing || gap.certain || self.expected.is_none() => self.refuse(&gap, Some(first))?,
+            None if missing => {
+                let (path, offset) = (current.path.to_owned(), offset as u64);
+                let gap = Gap { path, offset, bytes: 0, what: "gap in the sequences", certain: true };
+                self.refuse(&gap, Some(first))?;
+            }
+            _ => {}
+        }
+        self.visit_records(current, offset, frame, payload)?;
+        self.expected = Some(frame.last_sequence().0 + 1);
+        if let Some(segment) = self.segments.last_mut() {
+            let begin = segment.sequences.map_or(first, |(begin, _)| begin);
+            segment.sequences = Some((begin, frame.last_sequence()));
+        }
+        Ok(())
+    }
+
+    fn visit_records(
+        &mut self,
+        current: &Current<'_>,
+        offset: usize,
+        frame: &FrameHeader,
+        mut payload: &[u8],
+    ) -> Result<(), RecoveryError> {
+        for at in 0..frame.records {
+            let (record, len) = decode_record(payload).map_err(|e| frame_error(current.path, offset, e.into()))?;
+            payload = &payload[len..];
+            let sequence = Sequence(frame.first_sequence.0 + u64::from(at));
+            let entry = Entry { stream: self.stream, sequence, segment: current.number, record };
+            (self.visit)(entry).map_err(|source| RecoveryError::Visitor {
+                path: current.path.to_owned(),
+                offset: offset as u64,
+                source,
+            })?;
+        }
+        if payload.is_empty() { Ok(()) } else { Err(frame_error(current.path, offset, FrameError::Length)) }
+    }
+
+    /// Remembers where frames end, unless an earlier end waits for its verdict and says more.
+    fn open_gap(&mut self, current: &Current<'_>, offset: usize) {
+        if self.gap.as_ref().is_some_and(|gap| gap.bytes > 0 || gap.certain) {
+            return;
+        }
+        let rest = current.bytes.get(offset..).unwrap_or_default();
+        let bytes = rest.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1);
+        // An unused segment behind a clean end says nothing new.
+        if self.gap.is_none() || bytes > 0 {
+            let what = if bytes > 0 { "no valid frame" } else { "missing frames" };
+            self.gap = Some(Gap { path: current.path.to_owned(), offset: offset as u64, bytes, what, certain: false });
+        }
+    }
+
+    /// Remembers damage whose extent the next frame will tell.
+    fn certain_gap(&mut self, path: PathBuf, what: &'static str) {
+        if !self.gap.as_ref().is_some_and(|gap| gap.certain) {
+            self.gap = Some(Gap { path, offset: 0, bytes: 0, what, certain: true });
+        }
+    }
+
+    fn missing_segment(&mut self, path: &Path) {
+        let dir = path.parent().unwrap_or(path);
+        let number = self.segments.last().map_or(1, |s| s.number + 1);
+        self.certain_gap(dir.join(segment_name(number)), "missing segment");
+    }
+
+    /// An error, or a note if the caller accepts loss. `found` is where the log goes on, if it does.
+    fn refuse(&mut self, gap: &Gap, found: Option<Sequence>) -> Result<(), RecoveryError> {
+        let first = Sequence(self.expected.unwrap_or(0));
+        let last = found.map(|found| Sequence(found.0 - 1));
+        let loss = Loss { stream: self.stream, path: gap.path.clone(), offset: gap.offset, first, last };
+        if !self.options.accept_loss {
+            return Err(RecoveryError::Damaged { what: gap.what, loss: Box::new(loss) });
+        }
+        tracing::error!(path = %gap.path.display(), offset = gap.offset, what = gap.what, %loss, "damage in the log is skipped");
+        self.report.losses.push(loss);
+        Ok(())
+    }
+
+    /// The stream is over: what could still have been damage was its tail.
+    fn end(&mut self) -> Result<(), RecoveryError> {
+        match self.gap.take() {
+            Some(gap) if gap.certain => self.refuse(&gap, None),
+            Some(gap) if gap.bytes > 0 => {
+                let Gap { path, offset, bytes, .. } = gap;
+                tracing::warn!(path = %path.display(), offset, bytes, "torn tail of the log is cut");
+                self.report.torn_tails.push(TornTail { stream: self.stream, path, offset, bytes });
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn frame_error(path: &Path, offset: usize, source: FrameError) -> RecoveryError {
+    RecoveryError::Frame { path: path.to_owned(), offset: offset as u64, source }
+}
