@@ -49,6 +49,7 @@ impl Client {
     }
 
     /// The server's address.
+    #[cfg(test)]
     pub(crate) fn base(&self) -> &str {
         &self.base
     }
