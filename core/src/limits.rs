@@ -18,6 +18,8 @@ pub const STRING_FIELD_BYTES_MAX: usize = 1024 * 1024;
 pub const DB_NAME_BYTES_MAX: usize = 511;
 /// Bytes of a request body after decompression, default of `--max-http-request-size`.
 pub const HTTP_REQUEST_BYTES_MAX: usize = 10 * 1024 * 1024;
+/// Values of one table in one request, absent ones counted: columns are dense, so rows times columns is what memory pays for.
+pub const LINE_CELLS_MAX: usize = 64 * 1024 * 1024;
 /// Rejected lines described in one reply; further ones are only counted.
 pub const LINE_ERRORS_REPORTED_MAX: usize = 1000;
 

@@ -91,7 +91,13 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let clean = stop(&config, engine, &registry, python);
     drop(collector);
     tracing::info!(clean, "stopped");
-    if clean { Ok(()) } else { Err(ServeError("not everything was finished within --shutdown-timeout; what was acknowledged is durable".into())) }
+    if clean {
+        Ok(())
+    } else {
+        Err(ServeError(
+            "not everything was finished within --shutdown-timeout; what was acknowledged is durable".into(),
+        ))
+    }
 }
 
 fn stop(config: &Config, engine: Engine, registry: &Registry, python: Option<Arc<PythonRuntime>>) -> bool {

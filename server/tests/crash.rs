@@ -34,7 +34,8 @@ fn ingest(url: &str, writer: usize, next: &AtomicI64, ledger: &Ledger, stop: &At
     while !stop.load(Ordering::Relaxed) {
         let first = next.fetch_add(20, Ordering::Relaxed);
         let table = format!("t{}", (first as usize / 20 + writer) % TABLES);
-        let body: String = (first..first + 20).map(|n| format!("{table},writer=w{writer} n={n}i {}\n", n + 1)).collect();
+        let body: String =
+            (first..first + 20).map(|n| format!("{table},writer=w{writer} n={n}i {}\n", n + 1)).collect();
         match agent.post(url).send(&body) {
             Ok(reply) if reply.status() == 204 => {
                 ledger.lock().unwrap().entry(table).or_default().extend(first..first + 20);
@@ -78,7 +79,14 @@ fn no_acknowledged_row_is_lost_by_kill_nine() {
             server.create_database("main");
             for table in 0..TABLES {
                 let lane = if table % 2 == 0 { "inline" } else { "deferred" };
-                server.create_trigger("main", &format!("twice{table}"), "twice.py", &format!("table:t{table}"), lane, Value::Null);
+                server.create_trigger(
+                    "main",
+                    &format!("twice{table}"),
+                    "twice.py",
+                    &format!("table:t{table}"),
+                    lane,
+                    Value::Null,
+                );
             }
         }
         check(&server, &ledger, round);

@@ -33,7 +33,12 @@ fn rows_written_over_several_connections_and_shards_are_read_back_with_sql() {
             scope.spawn(move || {
                 for n in 0..50 {
                     let body: String = (0..8)
-                        .map(|t| format!("table{t},host=h{connection} n={n}i,f=1.5,s=\"x\",b=true {}\n", 1_000_000_000_i64 * (n + 1) + t))
+                        .map(|t| {
+                            format!(
+                                "table{t},host=h{connection} n={n}i,f=1.5,s=\"x\",b=true {}\n",
+                                1_000_000_000_i64 * (n + 1) + t
+                            )
+                        })
                         .collect();
                     let reply = server.post("/api/v3/write_lp?db=main&precision=nanosecond", &body);
                     assert_eq!(reply.status, 204, "{}", reply.body);
@@ -48,7 +53,10 @@ fn rows_written_over_several_connections_and_shards_are_read_back_with_sql() {
     }
     let shards = server.sql("main", "SELECT shard, tables FROM system.shards ORDER BY shard");
     assert_eq!(shards.len(), 2, "{shards:?}");
-    assert!(shards.iter().all(|s| s["tables"].as_i64().unwrap() > 0), "the tables are spread over both shards: {shards:?}");
+    assert!(
+        shards.iter().all(|s| s["tables"].as_i64().unwrap() > 0),
+        "the tables are spread over both shards: {shards:?}"
+    );
 }
 
 #[test]
@@ -61,15 +69,23 @@ fn a_trigger_runs_in_either_lane_and_its_rows_can_be_queried() {
     for lane in ["inline", "deferred"] {
         let (from, to) = (format!("in_{lane}"), format!("out_{lane}"));
         server.create_trigger("main", lane, "echo.py", &format!("table:{from}"), lane, json!({"from": from, "to": to}));
-        let reply = server.post("/api/v3/write_lp?db=main&precision=nanosecond", &format!("{from},host=a n=21i 100\n{from},host=b n=4i 200"));
+        let reply = server.post(
+            "/api/v3/write_lp?db=main&precision=nanosecond",
+            &format!("{from},host=a n=21i 100\n{from},host=b n=4i 200"),
+        );
         assert_eq!(reply.status, 204, "{}", reply.body);
-        let rows = server.sql_until("main", &format!("SELECT host, twice FROM {to} ORDER BY twice"), |rows| rows.len() == 2);
+        let rows =
+            server.sql_until("main", &format!("SELECT host, twice FROM {to} ORDER BY twice"), |rows| rows.len() == 2);
         assert_eq!(rows, [json!({"host": "b", "twice": 8}), json!({"host": "a", "twice": 42})]);
     }
     let all = "SELECT lane, stage, count, p50_us FROM system.trigger_latency WHERE stage = 'activation' ORDER BY lane";
-    let latency = server.sql_until("main", all, |rows| rows.iter().filter(|r| r["count"].as_i64() == Some(1)).count() == 2);
+    let latency =
+        server.sql_until("main", all, |rows| rows.iter().filter(|r| r["count"].as_i64() == Some(1)).count() == 2);
     assert_eq!(latency.len(), 2, "{latency:?}");
-    let logs = server.sql("main", "SELECT trigger_name, log_level, log_text FROM system.processing_engine_logs WHERE log_text LIKE 'got in_%'");
+    let logs = server.sql(
+        "main",
+        "SELECT trigger_name, log_level, log_text FROM system.processing_engine_logs WHERE log_text LIKE 'got in_%'",
+    );
     assert_eq!(logs.len(), 2, "{logs:?}");
 }
 
@@ -109,18 +125,35 @@ fn a_plugin_that_raises_loops_or_returns_garbage_harms_nobody_else() {
     server.create_database("main");
     for lane in ["inline", "deferred"] {
         for bad in ["raises", "loops", "garbage", "broken"] {
-            server.create_trigger("main", &format!("{bad}_{lane}"), &format!("{bad}.py"), "table:shared", lane, Value::Null);
+            server.create_trigger(
+                "main",
+                &format!("{bad}_{lane}"),
+                &format!("{bad}.py"),
+                "table:shared",
+                lane,
+                Value::Null,
+            );
         }
-        server.create_trigger("main", &format!("echo_{lane}"), "echo.py", "table:shared", lane, json!({"from": "shared", "to": format!("out_{lane}")}));
+        server.create_trigger(
+            "main",
+            &format!("echo_{lane}"),
+            "echo.py",
+            "table:shared",
+            lane,
+            json!({"from": "shared", "to": format!("out_{lane}")}),
+        );
     }
     for n in 0..5 {
-        let reply = server.post("/api/v3/write_lp?db=main&precision=nanosecond", &format!("shared,host=a n={n}i {}", n + 1));
+        let reply =
+            server.post("/api/v3/write_lp?db=main&precision=nanosecond", &format!("shared,host=a n={n}i {}", n + 1));
         assert_eq!(reply.status, 204, "{}", reply.body);
     }
     for lane in ["inline", "deferred"] {
         server.sql_until("main", &format!("SELECT twice FROM out_{lane}"), |rows| rows.len() == 5);
         let log = |trigger: &str, part: &str| {
-            let sql = format!("SELECT log_text FROM system.processing_engine_logs WHERE trigger_name = '{trigger}_{lane}' AND log_level = 'ERROR'");
+            let sql = format!(
+                "SELECT log_text FROM system.processing_engine_logs WHERE trigger_name = '{trigger}_{lane}' AND log_level = 'ERROR'"
+            );
             server.sql_until("main", &sql, |rows| rows.iter().any(|r| r["log_text"].as_str().unwrap().contains(part)));
         };
         log("raises", "KeyError: 'no such key'");
@@ -136,7 +169,9 @@ fn new_code_in_the_file_is_what_the_next_run_runs() {
     let root = tempfile::tempdir().unwrap();
     let start = Start::new(root.path());
     let version = |n: u32| {
-        format!("def process_writes(api, batches, args):\n    api.write(LineBuilder('out').int64_field('version', {n}).time_ns({n}))\n")
+        format!(
+            "def process_writes(api, batches, args):\n    api.write(LineBuilder('out').int64_field('version', {n}).time_ns({n}))\n"
+        )
     };
     start.plugin("p.py", &version(1));
     let server = start.run();
@@ -171,7 +206,12 @@ def process_writes(influxdb3_local, table_batches, args):
     let sql = "SELECT log_text FROM system.processing_engine_logs WHERE log_level = 'WARN'";
     let warned = server.sql_until("main", sql, |rows| rows.len() == 1);
     let text = warned[0]["log_text"].as_str().unwrap();
-    assert!(text.starts_with("QueryError error: error while planning query: Error during planning: table 'public.iox.not_here' not found"), "{text}");
+    assert!(
+        text.starts_with(
+            "QueryError error: error while planning query: Error during planning: table 'public.iox.not_here' not found"
+        ),
+        "{text}"
+    );
 }
 
 #[test]
@@ -222,7 +262,10 @@ fn two_writers_who_disagree_about_a_new_column_get_one_answer_each() {
         let taken = replies.iter().filter(|r| r.status == 204).count();
         let refused: Vec<_> = replies.iter().filter(|r| r.status == 400).collect();
         assert_eq!((taken, refused.len()), (1, 1), "{replies:?}");
-        assert!(refused[0].body.contains("invalid column type for column 'v', expected iox::column_type::field::"), "{refused:?}");
+        assert!(
+            refused[0].body.contains("invalid column type for column 'v', expected iox::column_type::field::"),
+            "{refused:?}"
+        );
         assert_eq!(ints(&server.sql("main", &format!("SELECT count(*) AS c FROM {table}")), "c"), [1]);
     }
 }

@@ -118,15 +118,20 @@ impl Directory {
 
     /// The entries of a database, sorted by name.
     pub fn tables(&self, db: &str) -> Vec<Arc<TableEntry>> {
-        let mut all: Vec<_> =
-            self.shards.iter().filter_map(|s| s.load().get(db).cloned()).flat_map(|t| t.values().cloned().collect::<Vec<_>>()).collect();
+        let mut all: Vec<_> = self
+            .shards
+            .iter()
+            .filter_map(|s| s.load().get(db).cloned())
+            .flat_map(|t| t.values().cloned().collect::<Vec<_>>())
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 
     /// The databases that have tables, sorted.
     pub fn databases(&self) -> Vec<Arc<str>> {
-        let mut all: Vec<Arc<str>> = self.shards.iter().flat_map(|s| s.load().keys().cloned().collect::<Vec<_>>()).collect();
+        let mut all: Vec<Arc<str>> =
+            self.shards.iter().flat_map(|s| s.load().keys().cloned().collect::<Vec<_>>()).collect();
         all.sort();
         all.dedup();
         all

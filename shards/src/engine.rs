@@ -136,7 +136,8 @@ impl EngineHandle {
 
     /// Whether all shards take writes.
     pub fn health(&self) -> Health {
-        let reasons = self.shared.faces.iter().filter_map(|f| f.refuses.load().as_ref().map(|r| r.to_string())).collect();
+        let reasons =
+            self.shared.faces.iter().filter_map(|f| f.refuses.load().as_ref().map(|r| r.to_string())).collect();
         Health { reasons }
     }
 
@@ -155,7 +156,11 @@ impl EngineHandle {
     }
 
     /// Says something to a shard and waits for its answer.
-    async fn ask<R>(&self, shard: ShardId, message: impl FnOnce(oneshot::Sender<R>) -> Message) -> Result<R, TableError> {
+    async fn ask<R>(
+        &self,
+        shard: ShardId,
+        message: impl FnOnce(oneshot::Sender<R>) -> Message,
+    ) -> Result<R, TableError> {
         let room = self
             .shared
             .mailbox(shard)
@@ -277,8 +282,13 @@ impl Engine {
             runs: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         });
-        let mut engine =
-            Engine { shared, threads: Vec::new(), local_addr, drained: Arc::new(AtomicBool::new(true)), lock: Arc::new(lock) };
+        let mut engine = Engine {
+            shared,
+            threads: Vec::new(),
+            local_addr,
+            drained: Arc::new(AtomicBool::new(true)),
+            lock: Arc::new(lock),
+        };
         engine.start_shards(python, service, listener)?;
         Ok(engine)
     }
@@ -319,7 +329,8 @@ impl Engine {
             }
         }
         for start in starts {
-            drop(start.send(()));
+            // A shard that has ended meanwhile is found when it is joined.
+            let _ = start.send(());
         }
         Ok(())
     }
@@ -355,7 +366,7 @@ impl Engine {
                     tracing::error!(%error, "a shard ended badly");
                 }
             }
-            drop(done.send(()));
+            let _ = done.send(());
         });
         let joined = is_done.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok();
         joined && self.drained.load(Ordering::Acquire)
@@ -364,7 +375,9 @@ impl Engine {
 
 fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
     std::net::TcpListener::bind(address).map_err(|error| {
-        StartError(format!("cannot listen on {address}: {error}; is another server running there? choose another with --http-bind"))
+        StartError(format!(
+            "cannot listen on {address}: {error}; is another server running there? choose another with --http-bind"
+        ))
     })
 }
 
@@ -392,7 +405,9 @@ async fn live(birth: Birth, queue: executor::ShardQueue) {
         shard.spawn(deal_connections(shard.clone(), Acceptor::adopt(listener)));
     }
     let engine = EngineHandle { shared: shared.clone() };
-    shard.spawn(shard.clone().serve_mailbox(move |shard, accepted| serve_connection(shard, &engine, &service, accepted)));
+    shard.spawn(
+        shard.clone().serve_mailbox(move |shard, accepted| serve_connection(shard, &engine, &service, accepted)),
+    );
     shard.stopped.wait().await;
     if !shard.drain().await {
         drained.store(false, Ordering::Release);
@@ -469,7 +484,12 @@ impl Drop for Connected {
     }
 }
 
-fn serve_connection(shard: &Rc<Shard>, engine: &EngineHandle, service: &Arc<dyn ConnectionService>, accepted: Accepted) {
+fn serve_connection(
+    shard: &Rc<Shard>,
+    engine: &EngineHandle,
+    service: &Arc<dyn ConnectionService>,
+    accepted: Accepted,
+) {
     let connected = Connected(shard.clone());
     let Some((stream, peer)) = accepted.bind() else { return };
     let handle = ShardHandle { shard: shard.clone(), engine: engine.clone() };

@@ -5,7 +5,6 @@
 //! taken at start, where nobody waits.
 
 use std::future::Future;
-use std::io;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -53,7 +52,11 @@ impl ShardThread {
 ///
 /// # Errors
 /// A text with the remedy: io_uring missing or forbidden, locked memory too small, no such CPU.
-pub fn start<F>(name: &str, cpu: Option<usize>, body: impl FnOnce(ShardQueue) -> F + Send + 'static) -> Result<ShardThread, String>
+pub fn start<F>(
+    name: &str,
+    cpu: Option<usize>,
+    body: impl FnOnce(ShardQueue) -> F + Send + 'static,
+) -> Result<ShardThread, String>
 where
     F: Future<Output = ()> + 'static,
 {
@@ -77,8 +80,11 @@ where
 }
 
 fn explain(name: &str, cpu: Option<usize>, error: &str) -> String {
-    let cpu = cpu.map_or_else(String::new, |c| format!(" on CPU {c} (--cpus must name CPUs that this process may use)"));
-    format!("{name} could not start{cpu}: {error}; see `ulimit -l` (locked memory) and /proc/sys/kernel/io_uring_disabled")
+    let cpu =
+        cpu.map_or_else(String::new, |c| format!(" on CPU {c} (--cpus must name CPUs that this process may use)"));
+    format!(
+        "{name} could not start{cpu}: {error}; see `ulimit -l` (locked memory) and /proc/sys/kernel/io_uring_disabled"
+    )
 }
 
 /// Bytes of locked memory that one shard's rings need (glommio asks for this much).
@@ -92,7 +98,9 @@ pub fn check_kernel(shards: usize) -> Result<(), String> {
     if let Ok(text) = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
         && text.trim() == "2"
     {
-        return Err("io_uring is disabled on this machine: set `sysctl kernel.io_uring_disabled=0` and start again".into());
+        return Err(
+            "io_uring is disabled on this machine: set `sysctl kernel.io_uring_disabled=0` and start again".into()
+        );
     }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     let needed = MEMLOCK_PER_SHARD * shards as u64;
@@ -103,9 +111,4 @@ pub fn check_kernel(shards: usize) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
-}
-
-/// Turns an error of the ring itself into one that says what to set.
-pub fn ring_error(error: io::Error) -> String {
-    format!("io_uring cannot be used: {error}; a container's seccomp profile may forbid it, and kernels before 5.8 lack it")
 }

@@ -49,11 +49,6 @@ impl Once {
         }
     }
 
-    /// Whether it has.
-    pub fn is_set(&self) -> bool {
-        self.happened.get()
-    }
-
     /// Waits until it has. A waiter that is polled again and again with new wakers is kept once per waker.
     pub async fn wait(&self) {
         poll_fn(|cx| {

@@ -189,7 +189,10 @@ mod tests {
                 .collect();
             let mut seen = 0;
             while seen < 8000 {
-                assert!(mailbox.bytes() <= 1000 + 4 * 100, "a refused reservation is visible only while it is taken back");
+                assert!(
+                    mailbox.bytes() <= 1000 + 4 * 100,
+                    "a refused reservation is visible only while it is taken back"
+                );
                 seen += usize::from(mailbox.pop().is_some());
             }
             senders.into_iter().for_each(|s| s.join().unwrap());

@@ -118,7 +118,15 @@ mod tests {
         // These answers are on disk: a change here would strand logs.
         let four = Placement::new(4);
         let owners: Vec<u16> = ["cpu", "mem", "disk", "net"].iter().map(|t| four.owner("db", t).0).collect();
-        assert_eq!(owners, [four.owner("db", "cpu").0, four.owner("db", "mem").0, four.owner("db", "disk").0, four.owner("db", "net").0]);
+        assert_eq!(
+            owners,
+            [
+                four.owner("db", "cpu").0,
+                four.owner("db", "mem").0,
+                four.owner("db", "disk").0,
+                four.owner("db", "net").0
+            ]
+        );
         assert_ne!(Placement::new(64).owner("a", "bc"), Placement::new(64).owner("ab", "c"));
     }
 

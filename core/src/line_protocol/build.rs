@@ -19,7 +19,7 @@ use super::cache::{NONE, SeriesTag, TableCache, TagDictionary, strings};
 use super::errors::Fault;
 use super::scan::{Value, append_string};
 use crate::batch::{LineNumbers, PendingBatch, PendingColumn, PendingData};
-use crate::limits::COLUMNS_PER_TABLE_MAX;
+use crate::limits::{COLUMNS_PER_TABLE_MAX, LINE_CELLS_MAX};
 use crate::schema::{ColumnKind, TableSchema};
 
 /// Keys that no table can have as tag or field.
@@ -151,6 +151,16 @@ impl BatchBuilder {
         }
     }
 
+    /// Cells of the batch, were it to get `more` columns: columns are dense, so a few bytes of a body can cost many cells.
+    fn cells_with(&self, more: usize) -> usize {
+        (self.tags.len() + self.fields.len() + more) * self.time.len().max(self.rows_expected)
+    }
+
+    /// Whether a further line could make the batch too large for memory.
+    pub(super) fn is_full(&self) -> bool {
+        (self.tags.len() + self.fields.len()) * self.time.len() > LINE_CELLS_MAX
+    }
+
     fn add_tag(&mut self, cache: &TableCache, tag: u32) -> Result<u32, Fault> {
         let name = &cache.tags[tag as usize].name;
         self.admit(name, ColumnKind::Tag)?;
@@ -168,6 +178,9 @@ impl BatchBuilder {
     fn admit(&mut self, name: &str, kind: ColumnKind) -> Result<(), Fault> {
         if RESERVED.contains(&name) {
             return Err(Fault::Reserved(name.to_owned()));
+        }
+        if self.cells_with(1) > LINE_CELLS_MAX {
+            return Err(Fault::Cells);
         }
         let known = self.schema.as_ref().and_then(|schema| schema.column(name)).map(|column| column.kind);
         let expected = known.or_else(|| self.kind_in_batch(name, kind));

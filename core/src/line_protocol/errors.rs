@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Precision;
-use crate::limits::COLUMNS_PER_TABLE_MAX;
+use crate::limits::{COLUMNS_PER_TABLE_MAX, LINE_CELLS_MAX};
 use crate::schema::ColumnKind;
 
 /// The part of a line that a control character was found in.
@@ -80,6 +80,8 @@ pub(super) enum Fault {
     TimeRange { timestamp: i64, precision: Precision },
     /// The body is too large to be parsed at all.
     BodySize,
+    /// The table's part of the body would need too much memory.
+    Cells,
 }
 
 /// The refused line: what messages quote from.
@@ -162,6 +164,9 @@ impl Fault {
                 "invalid column type for column '{column}', expected {}, got {}",
                 expected.iox_name(),
                 got.iox_name()
+            ),
+            Fault::Cells => format!(
+                "Too many rows with too many columns: a request may have {LINE_CELLS_MAX} values per table, absent ones counted; send fewer lines per request"
             ),
             Fault::ColumnLimit => format!(
                 "Update to schema would exceed number of columns per table limit of {COLUMNS_PER_TABLE_MAX} columns"

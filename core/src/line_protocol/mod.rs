@@ -12,10 +12,12 @@
 
 mod build;
 mod cache;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod compare;
 mod errors;
 mod freeze;
-#[cfg(test)]
-mod oracle;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod oracle;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -164,6 +166,7 @@ impl LineParser {
             builders: Vec::new(),
             last_series: NONE,
             next_series: NONE,
+            full: false,
             written: ParsedWrite::default(),
         };
         if body.len() > LINE_BODY_BYTES_MAX {
@@ -196,6 +199,8 @@ struct Run<'a> {
     /// The series of the line before, and the guess for this one.
     last_series: u32,
     next_series: u32,
+    /// A batch has as many cells as it may have: what follows is refused.
+    full: bool,
     written: ParsedWrite,
 }
 
@@ -259,6 +264,9 @@ impl Run<'_> {
         if !self.utf8 {
             self.check_utf8(start)?;
         }
+        if self.full {
+            return Err(Fault::Cells);
+        }
         let mut progress = Progress::default();
         let result = self.parts(text, end, &mut progress);
         match result {
@@ -268,7 +276,9 @@ impl Run<'_> {
                 behind += usize::from(body.get(behind) == Some(&b'\r'));
                 behind += usize::from(body.get(behind) == Some(&b'\n'));
                 let number = self.written.line_count as u32;
-                self.builders[series.builder].accept(fields.time, series.fingerprint, number, start..behind);
+                let builder = &mut self.builders[series.builder];
+                builder.accept(fields.time, series.fingerprint, number, start..behind);
+                self.full = builder.is_full();
                 Ok(behind)
             }
             Err(fault) => {

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use http::Method;
+use saltus_core::trigger::TriggerSpec;
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
 use super::options::{DatabaseOption, ServerOptions, key_value, required_database};
 use super::{CliError, say};
 use crate::config::env::Env;
-use crate::registry::spec;
 
 /// What is created.
 #[derive(Debug, Subcommand)]
@@ -132,7 +132,7 @@ pub(crate) struct CreateTrigger {
 impl CreateTrigger {
     fn run(self, env: &Env) -> Result<(), CliError> {
         let db = self.database.required(env)?;
-        let spec = spec::parse(&self.trigger_spec).map_err(|error| CliError(error.to_string()))?;
+        let spec = TriggerSpec::parse(&self.trigger_spec).map_err(|error| CliError(error.to_string()))?;
         let client = self.server.client(env, &[])?;
         let filename = if self.upload { upload(&client, Path::new(&self.path))? } else { self.path };
         let arguments: Map<String, Value> = self.trigger_arguments.into_iter().map(|(k, v)| (k, v.into())).collect();
@@ -145,7 +145,7 @@ impl CreateTrigger {
                 "error_behavior": self.error_behavior.to_lowercase(),
                 "execution": self.execution,
             },
-            "trigger_specification": spec::canonical(&spec),
+            "trigger_specification": spec.to_string(),
             "trigger_arguments": if arguments.is_empty() { Value::Null } else { arguments.into() },
             "disabled": self.disabled,
         });

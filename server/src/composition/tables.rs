@@ -61,7 +61,11 @@ impl TableScan for Snapshot {
         self.0.arrow_schema().clone()
     }
 
-    fn scan(&self, projection: Option<&[usize]>, time_range: Option<(i64, i64)>) -> Result<Vec<RecordBatch>, ArrowError> {
+    fn scan(
+        &self,
+        projection: Option<&[usize]>,
+        time_range: Option<(i64, i64)>,
+    ) -> Result<Vec<RecordBatch>, ArrowError> {
         self.0.scan(projection, time_range)
     }
 

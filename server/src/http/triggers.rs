@@ -15,7 +15,7 @@ use super::request::{Fields, query_or_empty, query_or_json};
 use super::response::{HttpBody, HttpError, HttpResult, JSON, empty, reply};
 use super::router::Ctx;
 use crate::config::TriggerKind;
-use crate::registry::{NewTrigger, RegistryError, spec};
+use crate::registry::{NewTrigger, RegistryError};
 
 /// `POST`: creates a trigger.
 pub(crate) async fn create<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> HttpResult
@@ -70,7 +70,7 @@ fn trigger_json(def: &TriggerDef) -> Value {
         "trigger_name": &*def.name,
         "trigger_id": def.id.0,
         "plugin_filename": def.plugin_filename,
-        "trigger_specification": spec::canonical(&def.spec),
+        "trigger_specification": def.spec.to_string(),
         "trigger_settings": {
             "run_async": def.run_async,
             "error_behavior": def.error_behavior,
@@ -110,7 +110,7 @@ fn new_trigger(fields: &Fields, kinds: Option<&[TriggerKind]>) -> Result<NewTrig
 }
 
 fn checked_spec(text: &str, kinds: Option<&[TriggerKind]>) -> Result<TriggerSpec, HttpError> {
-    let spec = spec::parse(text).map_err(|error| HttpError::field("trigger_specification", error))?;
+    let spec = TriggerSpec::parse(text).map_err(|error| HttpError::field("trigger_specification", error))?;
     let (kind, name) = match spec {
         TriggerSpec::Table(_) | TriggerSpec::AllTables => (TriggerKind::Wal, "WalRows"),
         TriggerSpec::Every(_) | TriggerSpec::Cron(_) => (TriggerKind::Schedule, "Schedule"),

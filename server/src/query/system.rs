@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, DurationNanosecondArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray,
-    TimestampSecondArray, UInt64Array,
+    ArrayRef, BooleanArray, DurationNanosecondArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use saltus_core::catalog::TableInfo;

@@ -7,7 +7,6 @@
 //! A database exists if it was created here or has a table in the engine: a write makes databases by itself.
 
 pub mod plugins;
-pub mod spec;
 mod store;
 
 use std::collections::BTreeMap;

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
 use saltus_core::ids::TriggerId;
-use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef};
+use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Catalog, DatabaseInfo, spec};
+use super::{Catalog, DatabaseInfo};
 
 const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
 const DATABASES: TableDefinition<&str, &str> = TableDefinition::new("databases");
@@ -223,7 +223,7 @@ fn trigger_record(def: &TriggerDef) -> String {
         db: def.db.to_string(),
         trigger_name: def.name.to_string(),
         plugin_filename: def.plugin_filename.clone(),
-        trigger_specification: spec::canonical(&def.spec),
+        trigger_specification: def.spec.to_string(),
         run_async: def.run_async,
         error_behavior: def.error_behavior,
         execution: def.execution,
@@ -239,7 +239,7 @@ fn trigger_def(id: u64, record: &str) -> Result<TriggerDef, String> {
         name: record.trigger_name.into(),
         db: record.db.into(),
         plugin_filename: record.plugin_filename,
-        spec: spec::parse(&record.trigger_specification).map_err(|error| format!("trigger {id}: {error}"))?,
+        spec: TriggerSpec::parse(&record.trigger_specification).map_err(|error| format!("trigger {id}: {error}"))?,
         run_async: record.run_async,
         error_behavior: record.error_behavior,
         execution: record.execution,

@@ -32,7 +32,13 @@ impl Start {
     pub fn new(root: &Path) -> Self {
         let plugins = root.join("plugins");
         std::fs::create_dir_all(&plugins).unwrap();
-        Start { data: root.join("data"), plugins, shards: 2, port: None, extra: vec!["--wal-segment-size".into(), "4mb".into()] }
+        Start {
+            data: root.join("data"),
+            plugins,
+            shards: 2,
+            port: None,
+            extra: vec!["--wal-segment-size".into(), "4mb".into()],
+        }
     }
 
     pub fn shards(mut self, shards: usize) -> Self {
@@ -76,7 +82,13 @@ impl Start {
 
     /// Starts one that must refuse to start; its output.
     pub fn run_refused(&self) -> String {
-        let mut child = self.command(free_port()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self
+            .command(free_port())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let end = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -181,7 +193,10 @@ impl Server {
 
     pub fn post_json(&self, path: &str, body: &Value) -> Reply {
         Self::reply(
-            agent().post(format!("{}{path}", self.url)).header("content-type", "application/json").send(body.to_string()),
+            agent()
+                .post(format!("{}{path}", self.url))
+                .header("content-type", "application/json")
+                .send(body.to_string()),
         )
     }
 
@@ -223,7 +238,12 @@ impl Server {
                     return rows;
                 }
             }
-            assert!(Instant::now() < end, "{sql} never gave the right answer; last: {}\nserver log:\n{}", reply.body, self.log_text());
+            assert!(
+                Instant::now() < end,
+                "{sql} never gave the right answer; last: {}\nserver log:\n{}",
+                reply.body,
+                self.log_text()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -14,8 +14,8 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use saltus_core::batch::PendingBatch;
 use saltus_core::ids::ShardId;
-use saltus_core::line_protocol::{LineError, ParsedWrite, SchemaSource};
 use saltus_core::limits::LINE_ERRORS_REPORTED_MAX;
+use saltus_core::line_protocol::{LineError, ParsedWrite, SchemaSource};
 use saltus_core::schema::{ColumnDef, TableSchema};
 
 use crate::api::{WriteOutcome, WriteRequest};

@@ -140,7 +140,7 @@ pub(crate) enum Message {
     Stop,
 }
 
-const _: () = assert!(std::mem::size_of::<Message>() <= 96, "messages are moved through the queue by value");
+const _: () = assert!(size_of::<Message>() <= 96, "messages are moved through the queue by value");
 
 /// Where deferred workers put finished runs: bounded by the runs that can be under way.
 pub(crate) struct Finished {
@@ -151,7 +151,10 @@ pub(crate) struct Finished {
 impl Finished {
     pub fn new() -> Arc<Self> {
         // One place per queued run and per worker; more cannot be under way.
-        Arc::new(Finished { queue: ArrayQueue::new(saltus_core::limits::DEFERRED_QUEUE_MAX * 2), waker: AtomicWaker::new() })
+        Arc::new(Finished {
+            queue: ArrayQueue::new(saltus_core::limits::DEFERRED_QUEUE_MAX * 2),
+            waker: AtomicWaker::new(),
+        })
     }
 
     pub fn poll_next(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<RunReport> {
@@ -202,7 +205,10 @@ impl Shard {
         self.counters.panics.add(1);
         tracing::error!(shard = self.id.0, panic = text, "a task panicked; it is contained");
         if self.owner.try_borrow_mut().is_err() || self.log.is_borrowed() {
-            self.refuse(format!("shard {} is poisoned: a task panicked while it changed tables: {text}; restart the server", self.id));
+            self.refuse(format!(
+                "shard {} is poisoned: a task panicked while it changed tables: {text}; restart the server",
+                self.id
+            ));
         }
     }
 
@@ -251,7 +257,7 @@ impl Shard {
             Message::Triggers { set, reply } => {
                 self.triggers.borrow_mut().replace(self.id, self.shared.directory.placement(), &set);
                 self.runnable.notify();
-                drop(reply.send(()));
+                let _ = reply.send(());
             }
             Message::Stats { reply } => drop(reply.send(self.stats())),
             Message::TriggerStats { reply } => drop(reply.send(self.triggers.borrow().stats(self.id))),

@@ -60,7 +60,14 @@ pub(crate) struct Waiting {
 /// What waits.
 pub(crate) enum Wait {
     /// A durable write: apply it (unless a `no_sync` write has forced that already), answer, activate.
-    Write { table: TableId, batch: Arc<Batch>, options: WriteOptions, applied: bool, reply: oneshot::Sender<Verdict>, verdict: Verdict },
+    Write {
+        table: TableId,
+        batch: Arc<Batch>,
+        options: WriteOptions,
+        applied: bool,
+        reply: oneshot::Sender<Verdict>,
+        verdict: Verdict,
+    },
     /// A `no_sync` write that is applied and answered: only its activation waits for its turn.
     Activate { table: TableId, batch: Arc<Batch>, options: WriteOptions },
     /// A `no_sync` write that is done: only its room is held until it is durable.
@@ -79,7 +86,13 @@ impl Wait {
 
 impl Owner {
     pub fn new() -> Self {
-        Owner { tables: HashMap::new(), clock: RisingClock::default(), tables_created: 0, waiting: VecDeque::new(), in_line: 0 }
+        Owner {
+            tables: HashMap::new(),
+            clock: RisingClock::default(),
+            tables_created: 0,
+            waiting: VecDeque::new(),
+            in_line: 0,
+        }
     }
 
     fn put_in_line(&mut self, sequence: Sequence, what: Wait, held: Option<Held<Message>>) {
@@ -163,12 +176,7 @@ impl Shard {
     }
 
     /// Decides, logs; says where it is in the log.
-    fn take_in(
-        &self,
-        db: &Arc<str>,
-        batch: PendingBatch,
-        options: WriteOptions,
-    ) -> Result<(Taken, Verdict), Verdict> {
+    fn take_in(&self, db: &Arc<str>, batch: PendingBatch, options: WriteOptions) -> Result<(Taken, Verdict), Verdict> {
         let entry = self.entry_for(db, &batch.table).map_err(|error| refused(&batch, error, options))?;
         let mut fitted = self.fit(db, &entry, batch, options)?;
         self.counters.lines_rejected.add(fitted.rejected_count as u64);
@@ -270,12 +278,15 @@ impl Shard {
             Some(owned) => owned.entry.clone(),
             None => return,
         };
-        self.offer(&entry.db, &Event {
-            tables: vec![Self::table_batch(&entry.name, batch)],
-            received: options.received,
-            handed_over: mono_now(),
-            depth: options.depth,
-        });
+        self.offer(
+            &entry.db,
+            &Event {
+                tables: vec![Self::table_batch(&entry.name, batch)],
+                received: options.received,
+                handed_over: mono_now(),
+                depth: options.depth,
+            },
+        );
     }
 
     /// The table of that name; made if there is none.
@@ -357,17 +368,30 @@ impl Shard {
     }
 
     /// Makes the batch fit the table: adds what is new, leaves out the lines that contradict.
-    fn fit(&self, db: &str, entry: &Arc<TableEntry>, batch: PendingBatch, options: WriteOptions) -> Result<Fitted, Verdict> {
+    fn fit(
+        &self,
+        db: &str,
+        entry: &Arc<TableEntry>,
+        batch: PendingBatch,
+        options: WriteOptions,
+    ) -> Result<Fitted, Verdict> {
         let schema = entry.schema();
         let known = batch.schema.as_ref().is_some_and(|s| Arc::ptr_eq(s, &schema));
         if known && new_columns(&batch).is_empty() {
             return Ok(Fitted { batch, rejected: Vec::new(), rejected_count: 0 });
         }
-        let check = self.owner.borrow().tables.get(&entry.id).map(|owned| {
-            owned.table.check(batch.columns.iter().map(|c| (c.name.as_ref(), c.kind)))
-        });
+        let check = self
+            .owner
+            .borrow()
+            .tables
+            .get(&entry.id)
+            .map(|owned| owned.table.check(batch.columns.iter().map(|c| (c.name.as_ref(), c.kind))));
         let check = check.ok_or_else(|| Verdict::Unavailable("the table was dropped".into()))?;
-        let fitted = if check.fits() { Fitted { batch, rejected: Vec::new(), rejected_count: 0 } } else { self.parse_again(db, &schema, batch, options)? };
+        let fitted = if check.fits() {
+            Fitted { batch, rejected: Vec::new(), rejected_count: 0 }
+        } else {
+            self.parse_again(db, &schema, batch, options)?
+        };
         let missing: Vec<ColumnDef> = fitted
             .batch
             .columns
@@ -382,7 +406,13 @@ impl Shard {
     }
 
     /// The lines once more, with the owner's schema as the truth: verdicts by line number.
-    fn parse_again(&self, db: &str, schema: &Arc<TableSchema>, batch: PendingBatch, options: WriteOptions) -> Result<Fitted, Verdict> {
+    fn parse_again(
+        &self,
+        db: &str,
+        schema: &Arc<TableSchema>,
+        batch: PendingBatch,
+        options: WriteOptions,
+    ) -> Result<Fitted, Verdict> {
         let mut parsed = self.parser.borrow_mut().parse(
             db,
             &batch.text,
@@ -393,12 +423,16 @@ impl Shard {
         for error in &mut parsed.rejected {
             error.line_number = batch.lines.line(error.line_number as usize - 1);
         }
-        if !options.accept_partial && let Some(error) = parsed.rejected.first() {
+        if !options.accept_partial
+            && let Some(error) = parsed.rejected.first()
+        {
             return Err(Verdict::Refused(error.clone()));
         }
         match parsed.batches.pop() {
             Some(mut again) => {
-                again.lines = LineNumbers::Listed((0..again.rows()).map(|row| batch.lines.line(again.lines.line(row) as usize - 1)).collect());
+                again.lines = LineNumbers::Listed(
+                    (0..again.rows()).map(|row| batch.lines.line(again.lines.line(row) as usize - 1)).collect(),
+                );
                 Ok(Fitted { batch: again, rejected: parsed.rejected, rejected_count: parsed.rejected_count })
             }
             None => Err(Verdict::Taken { rows: 0, rejected: parsed.rejected, rejected_count: parsed.rejected_count }),

@@ -166,7 +166,8 @@ impl Shard {
                 let db = write.db.clone();
                 if let Err(why) = shard.write_lines(write, request.depth).await {
                     shard.counters.runs_failed.add(1);
-                    let text = format!("error running wal plugin: error writing back lines to {db}: Cannot write: {why}");
+                    let text =
+                        format!("error running wal plugin: error writing back lines to {db}: Cannot write: {why}");
                     state.borrow_mut().measured.errors += 1;
                     state.borrow_mut().measured.last_error = Some(text.clone());
                     shard.log_run(&request, LogLevel::Error, text);
@@ -190,7 +191,9 @@ impl Shard {
         };
         match self.write(request, depth.saturating_add(1), Room::Wait).await {
             WriteOutcome::Written { .. } | WriteOutcome::Empty => Ok(()),
-            WriteOutcome::Rejected(error) => Err(format!("line protocol parse failed: {} (line {})", error.message, error.line_number)),
+            WriteOutcome::Rejected(error) => {
+                Err(format!("line protocol parse failed: {} (line {})", error.message, error.line_number))
+            }
             WriteOutcome::Partial { rejected_count, .. } => Err(format!("{rejected_count} lines were refused")),
             WriteOutcome::Busy { what, .. } => Err(what),
             WriteOutcome::Unavailable { reason } => Err(reason),

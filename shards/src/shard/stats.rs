@@ -89,7 +89,12 @@ impl Shard {
         let tables: Vec<TableStats> = owner
             .tables
             .iter()
-            .map(|(&id, owned)| TableStats { id, shard: self.id, rows: owned.table.rows(), bytes: owned.table.bytes() as u64 })
+            .map(|(&id, owned)| TableStats {
+                id,
+                shard: self.id,
+                rows: owned.table.rows(),
+                bytes: owned.table.bytes() as u64,
+            })
             .collect();
         let mailbox = self.shared.mailbox(self.id);
         let connections = self.face().connections.load(Ordering::Relaxed) as u64;

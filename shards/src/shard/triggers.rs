@@ -164,7 +164,8 @@ pub(crate) struct TriggerSet {
 impl TriggerSet {
     /// The set of enabled triggers from now on. A trigger whose id stays keeps what waits for it and what was measured.
     pub fn replace(&mut self, shard: ShardId, placement: Placement, set: &[Arc<Trigger>]) {
-        let mut before: HashMap<TriggerId, _> = self.all.drain(..).map(|s| (s.borrow().trigger.def.id, s.clone())).collect();
+        let mut before: HashMap<TriggerId, _> =
+            self.all.drain(..).map(|s| (s.borrow().trigger.def.id, s.clone())).collect();
         self.by_db.clear();
         for trigger in set {
             let home = home_of(placement, trigger);
@@ -301,7 +302,13 @@ impl Shard {
 
     pub fn log_for(&self, trigger: &Trigger, level: LogLevel, text: String) {
         let run_id = saltus_core::ids::RunId(0);
-        self.shared.host.log(LogLine { db: trigger.def.db.clone(), trigger: trigger.def.name.clone(), run_id, level, text });
+        self.shared.host.log(LogLine {
+            db: trigger.def.db.clone(),
+            trigger: trigger.def.name.clone(),
+            run_id,
+            level,
+            text,
+        });
     }
 
     /// An event from another shard.
@@ -316,7 +323,10 @@ impl Shard {
         let bytes = event.bytes();
         if !outbox.waiting.is_empty() && outbox.bytes + bytes > TRIGGER_BACKLOG_BYTES_MAX {
             self.counters.events_dropped.add(1);
-            tracing::error!(shard = self.id.0, "an event for a trigger on another shard was given up: its mailbox stays full");
+            tracing::error!(
+                shard = self.id.0,
+                "an event for a trigger on another shard was given up: its mailbox stays full"
+            );
             return;
         }
         outbox.bytes += bytes;

@@ -1,9 +1,9 @@
 //! The write-ahead log: one stream of segments for every shard and life of the process.
 //!
 //! ```text
-//!  append ─> WalWriter (open frame) ── take_round ──> Round ── WalCommitter::commit ──> segment file
+//!  append -> WalWriter (open frame) -- take_round --> Round -- WalCommitter::commit --> segment file
 //!                                                               one write, one fdatasync
-//!  start:  lock_data_dir ─> raise_epoch ─> recover (old streams, read only) ─> open_stream (new stream)
+//!  start:  lock_data_dir -> raise_epoch -> recover (old streams, read only) -> open_stream (new stream)
 //! ```
 //!
 //! **Invariants**
@@ -23,7 +23,9 @@ pub mod writer;
 
 pub use epoch::{DataDirLock, EpochError, lock_data_dir, raise_epoch};
 pub use format::{Columns, Record};
-pub use recovery::{Entry, RecoveryError, RecoveryOptions, RecoveryReport, StreamFiles, list_streams, recover, stream_dir};
+pub use recovery::{
+    Entry, RecoveryError, RecoveryOptions, RecoveryReport, StreamFiles, list_streams, recover, stream_dir,
+};
 pub use writer::{Committed, Round, WalCommitter, WalError, WalOptions, WalWriter, open_stream};
 
 #[cfg(test)]

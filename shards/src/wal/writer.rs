@@ -8,9 +8,9 @@
 //! loop {
 //!     let Some(mut round) = writer.take_round() else { wait for an append };
 //!     match committer.commit(&mut round).await {
-//!         Ok(committed) => …,                            // acknowledge up to committed.last
-//!         Err(WalError::NoSpace { .. }) => …,            // refuse new writes, wait, commit(&mut round) again
-//!         Err(poisoned) => …,                            // refuse writes for good
+//!         Ok(committed) => ...,                            // acknowledge up to committed.last
+//!         Err(WalError::NoSpace { .. }) => ...,            // refuse new writes, wait, commit(&mut round) again
+//!         Err(poisoned) => ...,                            // refuse writes for good
 //!     }
 //!     if let Some(prepare) = committer.prepare_next() { spawn(prepare) }
 //! }
