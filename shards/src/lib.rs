@@ -3,6 +3,8 @@
 //! Executor and placement, mailboxes, tables, WAL, trigger set. **Invariant:** this crate knows no HTTP and no Python;
 //! glommio appears only under `io/` and in `executor.rs`.
 
+#![deny(unsafe_code)]
+
 pub mod api;
 mod clock;
 mod directory;

@@ -1,9 +1,8 @@
 //! The parser against the reference, and against the oracle.
 
-use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::Int32Type;
+use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 use proptest::prelude::*;
 

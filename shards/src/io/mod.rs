@@ -11,6 +11,8 @@ pub mod glommio;
 pub mod memory;
 pub mod net;
 
+pub use self::glommio::GlommioDir as DiskDir;
+
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use saltus_core::ids::{Sequence, ShardId, Stream};
 
-use crate::io::glommio::GlommioDir;
+use crate::io::DiskDir;
 use crate::local::Notify;
 use crate::wal::{Record, WalCommitter, WalError, WalOptions, WalWriter, open_stream, stream_dir};
 
@@ -25,8 +25,8 @@ const NO_SPACE_RETRY: Duration = Duration::from_millis(500);
 
 /// The two halves of the log, and what their task waits for.
 pub(crate) struct Log {
-    writer: RefCell<WalWriter<GlommioDir>>,
-    committer: Cell<Option<WalCommitter<GlommioDir>>>,
+    writer: RefCell<WalWriter<DiskDir>>,
+    committer: Cell<Option<WalCommitter<DiskDir>>>,
     appended: Notify,
     /// The disk is full since the last round.
     no_space: Cell<bool>,
@@ -38,7 +38,7 @@ impl Log {
         let stream = Stream { epoch: shared.epoch, shard: id };
         let path = stream_dir(&shared.config.data_dir, stream);
         let dir =
-            GlommioDir::open(&path).await.map_err(|e| format!("shard {id}: cannot open {}: {e}", path.display()))?;
+            DiskDir::open(&path).await.map_err(|e| format!("shard {id}: cannot open {}: {e}", path.display()))?;
         let seed = crate::clock::wall_now_ns() as u64 ^ crate::clock::mono_now().0.rotate_left(32);
         let mut options = WalOptions::new(stream, shared.directory.placement().shards() as u16, seed);
         options.segment_bytes = shared.config.wal_segment_bytes;

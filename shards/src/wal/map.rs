@@ -19,6 +19,7 @@ pub(super) struct SegmentBytes {
 
 impl SegmentBytes {
     /// Maps the whole of `path`, a file under the directory that `_lock` holds.
+    #[allow(unsafe_code, reason = "a file can be mapped in no other way")]
     pub(super) fn open(_lock: &DataDirLock, path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         if file.metadata()?.len() == 0 {
