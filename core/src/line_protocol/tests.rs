@@ -1,6 +1,5 @@
 //! The parser against the reference, and against the oracle.
 
-
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;

@@ -142,14 +142,7 @@ fn tags(values: &[&str]) -> ArrayRef {
 }
 
 fn times(seconds: &[i64]) -> ArrayRef {
-    Arc::new(
-        seconds
-            .iter()
-            .map(|at| NEW_YEAR + at * SECOND)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .collect::<TimestampNanosecondArray>(),
-    )
+    Arc::new(TimestampNanosecondArray::from_iter_values(seconds.iter().map(|at| NEW_YEAR + at * SECOND)))
 }
 
 fn floats(values: &[f64]) -> ArrayRef {

@@ -37,8 +37,7 @@ impl Log {
     pub async fn open(id: ShardId, shared: &Arc<Shared>) -> Result<Log, String> {
         let stream = Stream { epoch: shared.epoch, shard: id };
         let path = stream_dir(&shared.config.data_dir, stream);
-        let dir =
-            DiskDir::open(&path).await.map_err(|e| format!("shard {id}: cannot open {}: {e}", path.display()))?;
+        let dir = DiskDir::open(&path).await.map_err(|e| format!("shard {id}: cannot open {}: {e}", path.display()))?;
         let seed = crate::clock::wall_now_ns() as u64 ^ crate::clock::mono_now().0.rotate_left(32);
         let mut options = WalOptions::new(stream, shared.directory.placement().shards() as u16, seed);
         options.segment_bytes = shared.config.wal_segment_bytes;
