@@ -278,3 +278,76 @@ fn a_second_server_on_the_same_data_is_refused_by_name() {
     let said = start.run_refused();
     assert!(said.contains("another server"), "{said}");
 }
+
+/// The largest segment below the data directory, of any stream.
+fn fullest_segment(data: &std::path::Path) -> std::path::PathBuf {
+    let streams = std::fs::read_dir(data.join("wal")).unwrap().map(|e| e.unwrap().path());
+    let segments = streams.flat_map(|s| std::fs::read_dir(s).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>());
+    let used = |path: &std::path::Path| std::fs::read(path).unwrap().iter().filter(|byte| **byte != 0).count();
+    segments.max_by_key(|path| used(path)).unwrap()
+}
+
+#[test]
+fn a_flipped_bit_in_the_middle_of_the_log_is_refused_with_file_and_offset() {
+    let root = tempfile::tempdir().unwrap();
+    let mut start = Start::new(root.path()).shards(1);
+    let mut server = start.run();
+    for n in 0..20 {
+        assert_eq!(server.write("main", &format!("t n={n}i {}", 1_700_000_000_000_000_000_i64 + n)).status, 204);
+    }
+    server.kill();
+    let path = fullest_segment(&start.data);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Past the segment's header and the first frames: the tenth block's record.
+    bytes[10 * 4096 + 60] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let said = start.run_refused();
+    assert!(said.contains(path.file_name().unwrap().to_str().unwrap()) && said.contains("offset"), "{said}");
+    start.extra.push("--accept-loss".into());
+    let server = start.run();
+    let rows = ints(&server.sql("main", "SELECT count(*) AS c FROM t"), "c")[0];
+    assert!((15..20).contains(&rows), "with --accept-loss all but the damaged range is there: {rows}");
+}
+
+#[test]
+fn two_mailboxes_that_are_full_in_both_directions_refuse_and_never_wait_for_each_other() {
+    let root = tempfile::tempdir().unwrap();
+    let mut start = Start::new(root.path());
+    start.extra.extend(["--mailbox-size".into(), "64kb".into()]);
+    let server = start.run();
+    let lines = |table: usize, from: usize| -> String {
+        (from..from + 2000).map(|n| format!("t{table} n={n}i {}\n", 1_700_000_000_000_000_000_i64 + n as i64)).collect()
+    };
+    let taken: Vec<std::sync::atomic::AtomicUsize> = (0..8).map(|_| Default::default()).collect();
+    let refused = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for writer in 0..8 {
+            let (server, taken, refused, lines) = (&server, &taken, &refused, &lines);
+            scope.spawn(move || {
+                for round in 0..20 {
+                    // Each request has tables of both shards.
+                    let body: String = (0..4).map(|t| lines((t + writer) % 8, (round * 8 + writer) * 2000)).collect();
+                    let reply = server.write("main", &body);
+                    match reply.status {
+                        204 => (0..4).for_each(|t| {
+                            taken[(t + writer) % 8].fetch_add(2000, std::sync::atomic::Ordering::Relaxed);
+                        }),
+                        503 => {
+                            refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        }
+                        other => panic!("{other}: {}", reply.body),
+                    }
+                }
+            });
+        }
+    });
+    let refused = refused.into_inner();
+    assert!(refused > 0, "the mailboxes were full at least once");
+    for (table, taken) in taken.iter().enumerate() {
+        let taken = taken.load(std::sync::atomic::Ordering::Relaxed) as i64;
+        if taken > 0 {
+            let found = ints(&server.sql("main", &format!("SELECT count(*) AS c FROM t{table}")), "c")[0];
+            assert_eq!(found, taken, "a refused request leaves no row in any table, a taken one all of them");
+        }
+    }
+}

@@ -219,12 +219,16 @@ async fn deliver<O: Output>(
     running: RunningQuery,
 ) {
     match send_all(first, rest, output, sender).await {
-        Ok(Ok(())) if sender.send(Message::End).await.is_ok() => running.succeed(),
+        Ok(Ok(())) => {
+            // Noted before the end is said, so that whoever has seen the end finds it in the log.
+            running.succeed();
+            let _ = sender.send(Message::End).await;
+        }
         Ok(Err(error)) => {
             running.fail();
             let _ = sender.send(Message::Failed(error)).await;
         }
-        _ => drop(running),
+        Err(Gone) => drop(running),
     }
 }
 
