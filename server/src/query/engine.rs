@@ -228,7 +228,7 @@ async fn deliver<O: Output>(
             running.fail();
             let _ = sender.send(Message::Failed(error)).await;
         }
-        Err(Gone) => drop(running),
+        Err(super::stream::Gone) => drop(running),
     }
 }
 
