@@ -168,7 +168,7 @@ impl Server {
         self.child.id()
     }
 
-    fn reply(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Reply {
+    fn reply(result: Result<http::Response<ureq::Body>, ureq::Error>) -> Reply {
         let mut response = result.expect("the server answers");
         let content_type =
             response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
