@@ -2,7 +2,7 @@
 //!
 //! A [`PluginSource`] is one file or directory, shared by all triggers that name it. `current()` is a load of a pointer;
 //! `refresh()` compares modification times and lengths, reads when they changed, and swaps in a new version when the
-//! content did. A file whose last change is younger than [`RACY`] is read anyway: its next change could leave the same
+//! content did. A file whose last change is younger than `RACY` is read anyway: its next change could leave the same
 //! time stamp. A file that cannot be read any more keeps its last good text. The thread `saltus-plugins` refreshes all
 //! sources every [`POLL_INTERVAL`], so that triggers on a shard's thread, which may not look at files, get new code too.
 
