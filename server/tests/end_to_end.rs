@@ -313,24 +313,24 @@ fn a_flipped_bit_in_the_middle_of_the_log_is_refused_with_file_and_offset() {
 fn two_mailboxes_that_are_full_in_both_directions_refuse_and_never_wait_for_each_other() {
     let root = tempfile::tempdir().unwrap();
     let mut start = Start::new(root.path());
-    start.extra.extend(["--mailbox-size".into(), "64kb".into()]);
+    start.extra.extend(["--max-http-request-size", "96kb", "--mailbox-size", "384kb"].map(String::from));
     let server = start.run();
     let lines = |table: usize, from: usize| -> String {
-        (from..from + 2000).map(|n| format!("t{table} n={n}i {}\n", 1_700_000_000_000_000_000_i64 + n as i64)).collect()
+        (from..from + 500).map(|n| format!("t{table} n={n}i {}\n", 1_700_000_000_000_000_000_i64 + n as i64)).collect()
     };
     let taken: Vec<std::sync::atomic::AtomicUsize> = (0..8).map(|_| Default::default()).collect();
     let refused = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for writer in 0..8 {
+        for writer in 0..16 {
             let (server, taken, refused, lines) = (&server, &taken, &refused, &lines);
             scope.spawn(move || {
                 for round in 0..20 {
                     // Each request has tables of both shards.
-                    let body: String = (0..4).map(|t| lines((t + writer) % 8, (round * 8 + writer) * 2000)).collect();
+                    let body: String = (0..4).map(|t| lines((t + writer) % 8, (round * 16 + writer) * 500)).collect();
                     let reply = server.write("main", &body);
                     match reply.status {
                         204 => (0..4).for_each(|t| {
-                            taken[(t + writer) % 8].fetch_add(2000, std::sync::atomic::Ordering::Relaxed);
+                            taken[(t + writer) % 8].fetch_add(500, std::sync::atomic::Ordering::Relaxed);
                         }),
                         503 => {
                             refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

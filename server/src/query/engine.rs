@@ -34,7 +34,7 @@ use super::plan::{Planned, plan};
 use super::request::QueryRequest;
 use super::source::{SystemSource, TableSource};
 use super::stream::{
-    AbortOnDrop, Batches, Message, Output, QueryBytes, QueryStream, ResultSender, ResultStream, Started, vanished,
+    AbortOnDrop, Batches, Message, Output, QueryBytes, QueryStream, ResultSender, ResultStream, Started,
 };
 
 /// Room for the recursion of planners and optimisers.
@@ -153,8 +153,8 @@ impl QueryEngine {
             AbortOnDrop(task.abort_handle())
         });
         async move {
-            let task = task.ok_or_else(vanished)?;
-            let started = answered.await.map_err(|_| vanished())??;
+            let task = task.ok_or_else(super::error::aborted)?;
+            let started = answered.await.map_err(|_| super::error::aborted())??;
             Ok(ResultStream::new(started, task))
         }
     }

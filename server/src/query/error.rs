@@ -61,6 +61,9 @@ impl Phase {
             DataFusionError::NotImplemented(_) => QueryError::NotImplemented(text()),
             DataFusionError::ResourcesExhausted(_) => out_of_memory(),
             DataFusionError::ArrowError(inner, _) => self.arrow(inner),
+            // What DataFusion's streams say when the runtime that fed them is gone (its physical plan's `stream.rs`).
+            DataFusionError::Execution(text) if text.starts_with("Non Panic Task error") => aborted(),
+            DataFusionError::ExecutionJoin(task) if task.is_cancelled() => aborted(),
             DataFusionError::Execution(_) => self.by_phase(text()),
             DataFusionError::Internal(message) => QueryError::Execution(internal(message)),
             DataFusionError::Collection(errors) => match errors.first() {
@@ -87,6 +90,11 @@ impl Phase {
             Phase::Execution => QueryError::Execution(text),
         }
     }
+}
+
+/// A query whose task ended without a word.
+pub(super) fn aborted() -> QueryError {
+    QueryError::Execution("the query was aborted".to_owned())
 }
 
 impl From<QueryError> for DataFusionError {

@@ -57,7 +57,7 @@ impl<T> Stream for ResultStream<T> {
             Some(Message::Item(item)) => Some(Ok(item)),
             other => {
                 self.over = true;
-                other.map_or_else(|| Some(Err(vanished())), Message::last)
+                other.map_or_else(|| Some(Err(super::error::aborted())), Message::last)
             }
         })
     }
@@ -67,11 +67,6 @@ impl<T> std::fmt::Debug for ResultStream<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ResultStream").field("schema", &self.schema).field("over", &self.over).finish_non_exhaustive()
     }
-}
-
-/// A query whose task ended without a word.
-pub(super) fn vanished() -> QueryError {
-    QueryError::Execution("the query was aborted".to_owned())
 }
 
 /// What travels.
