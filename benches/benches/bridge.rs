@@ -11,7 +11,7 @@ use arrow::datatypes::Int32Type;
 use saltus_core::batch::{Batch, BatchColumn};
 use saltus_core::ids::{MonoNs, RunId, ShardId, TriggerId};
 use saltus_core::ports::{
-    CodeSource, Completions, LogLine, PluginCode, PluginHost, PluginRuntime, RunEvent, RunReport, RunRequest,
+    CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, PluginRuntime, RunEvent, RunReport, RunRequest,
     ShardPlugins, TableBatch, Trigger,
 };
 use saltus_core::schema::ColumnKind;
@@ -22,7 +22,9 @@ struct Silent;
 
 impl PluginHost for Silent {
     fn log(&self, line: LogLine) {
-        println!("{}", line.text);
+        if let LogText::Said(text) = line.text {
+            println!("{text}");
+        }
     }
 
     fn query(&self, _db: &str, _sql: &str, _params: &[(String, String)]) -> Result<Vec<RecordBatch>, String> {

@@ -137,8 +137,19 @@ pub struct LogLine {
     pub run_id: RunId,
     /// Severity.
     pub level: LogLevel,
-    /// The text; for a failure with the traceback.
-    pub text: String,
+    /// What is said.
+    pub text: LogText,
+}
+
+/// What a log line says. What the engine says of every run is put into words by the reader, not on the shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogText {
+    /// A plugin's own words, or a failure with its traceback.
+    Said(String),
+    /// A run begins.
+    RunStarted,
+    /// A run ended well after so long.
+    RunFinished(Duration),
 }
 
 /// What plugins reach outside themselves; implemented by `server`.

@@ -247,7 +247,7 @@ fn sources(extension: &str) -> Vec<PathBuf> {
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let hidden = name.starts_with('.') && name != ".ci";
-            if hidden || matches!(name.as_str(), "target" | "__pycache__" | "node_modules" | "corpus") {
+            if hidden || matches!(name.as_str(), "target" | "__pycache__" | "node_modules" | "corpus" | "vendor") {
                 continue;
             }
             if path.is_dir() {

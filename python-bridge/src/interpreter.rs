@@ -9,8 +9,11 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
-use saltus_core::ports::{PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest};
+use saltus_core::ports::{
+    LogLevel, LogText, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest,
+};
 
 use crate::deadline::Watched;
 use crate::ffi::pyerrors::{self, Builtin};
@@ -139,10 +142,11 @@ impl Interpreter {
             run_id: request.run_id,
             may_block: lane == Lane::Deferred,
         });
+        info.tell(LogLevel::Info, LogText::RunStarted);
         output::begin(info.clone());
         let mut entered = None;
         self.watched.begin(request.deadline);
-        let outcome = self.call(&request, code, info, || entered = Some(time::now()));
+        let outcome = self.call(&request, code, info.clone(), || entered = Some(time::now()));
         let interrupted = self.watched.end(self.py);
         let finished = time::now();
         let result = match (outcome, interrupted) {
@@ -159,7 +163,11 @@ impl Interpreter {
         };
         output::end();
         let (result, writes) = match result {
-            Ok(writes) => (Ok(()), writes),
+            Ok(writes) => {
+                let took = entered.map_or(Duration::ZERO, |entered| Duration::from_nanos(finished.since(entered)));
+                info.tell(LogLevel::Info, LogText::RunFinished(took));
+                (Ok(()), writes)
+            }
             Err(error) => (Err(error), Vec::new()),
         };
         RunReport { request, result, writes, entered, finished }

@@ -81,9 +81,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         metrics: Vec::new(),
     });
     let runtime = python.clone().map(|p| p as Arc<dyn PluginRuntime>);
-    let engine = Engine::start(engine_config(&config), runtime, host, Arc::new(service)).map_err(ServeError::of)?;
+    let mut engine = Engine::start(engine_config(&config), runtime, host, Arc::new(service)).map_err(ServeError::of)?;
     drop(late.set(engine.handle()));
     futures_lite::future::block_on(registry.connect(Box::new(engine.handle()))).map_err(ServeError::of)?;
+    engine.accept_connections();
     tracing::info!(node = %config.node_id, address = %engine.local_addr(), "serving");
     println!("saltus is serving on http://{}", engine.local_addr());
     let name = signal.wait();

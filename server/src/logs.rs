@@ -17,7 +17,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::RwLock;
 use saltus_core::ids::RunId;
 use saltus_core::limits::{LOG_ROWS_MAX, LOG_TEXT_BYTES_MAX};
-use saltus_core::ports::{LogLevel, LogLine};
+use saltus_core::ports::{LogLevel, LogLine, LogText};
 
 /// Lines that wait for the collector.
 pub const QUEUE_LINES_MAX: usize = 16 * 1024;
@@ -55,9 +55,19 @@ pub struct PluginLogs {
     kept: RwLock<Kept>,
 }
 
+/// What was said and what the engine says of every run are kept apart, so that a busy trigger's "starting" and "finished"
+/// do not push out the one failure that somebody will look for.
 #[derive(Default)]
 struct Kept {
-    rows: VecDeque<Arc<LogRow>>,
+    next: u64,
+    said: Rows,
+    runs: Rows,
+}
+
+/// Rows with their place in the order of arrival.
+#[derive(Default)]
+struct Rows {
+    rows: VecDeque<(u64, Arc<LogRow>)>,
     bytes: usize,
 }
 
@@ -80,8 +90,13 @@ impl PluginLogs {
 
     /// Takes a line. Lock-free; a line that finds no room is counted.
     pub fn log(&self, mut line: LogLine) {
-        cut_text(&mut line.text);
-        let bytes = line.text.len();
+        let bytes = match &mut line.text {
+            LogText::Said(text) => {
+                cut_text(text);
+                text.len()
+            }
+            LogText::RunStarted | LogText::RunFinished(_) => 0,
+        };
         if self.queue_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes > QUEUE_BYTES_MAX
             || self.queue.push((wall_clock_ns(), line)).is_err()
         {
@@ -99,7 +114,13 @@ impl PluginLogs {
     pub fn rows(&self, db: Option<&str>) -> Vec<Arc<LogRow>> {
         self.collect();
         let kept = self.kept.read();
-        kept.rows.iter().filter(|row| db.is_none_or(|db| row.db.as_ref() == db)).cloned().collect()
+        let (mut said, mut runs) = (kept.said.rows.iter().peekable(), kept.runs.rows.iter().peekable());
+        let in_order = std::iter::from_fn(|| match (said.peek(), runs.peek()) {
+            (Some((a, _)), Some((b, _))) if b < a => runs.next(),
+            (Some(_), _) => said.next(),
+            (None, _) => runs.next(),
+        });
+        in_order.map(|(_, row)| row).filter(|row| db.is_none_or(|db| row.db.as_ref() == db)).cloned().collect()
     }
 
     /// Moves what waits into the kept rows and the server's log.
@@ -113,13 +134,17 @@ impl PluginLogs {
             let mut kept = self.kept.write();
             for _ in 0..QUEUE_LINES_MAX {
                 let Some((time_ns, line)) = self.queue.pop() else { break };
-                self.queue_bytes.fetch_sub(line.text.len(), Ordering::AcqRel);
+                let said = match &line.text {
+                    LogText::Said(text) => Some(text.len()),
+                    LogText::RunStarted | LogText::RunFinished(_) => None,
+                };
+                self.queue_bytes.fetch_sub(said.unwrap_or(0), Ordering::AcqRel);
                 let row = Arc::new(LogRow::new(time_ns, line));
-                kept.keep(row.clone());
-                taken.push(row);
+                kept.keep(row.clone(), said.is_some());
+                taken.push((row, said.is_some()));
             }
         }
-        taken.iter().for_each(|row| row.trace());
+        taken.iter().for_each(|(row, said)| row.trace(*said));
     }
 
     /// Starts the thread that collects until the returned handle is dropped.
@@ -157,11 +182,19 @@ impl Drop for LogCollector {
 }
 
 impl Kept {
-    fn keep(&mut self, row: Arc<LogRow>) {
+    fn keep(&mut self, row: Arc<LogRow>, said: bool) {
+        let place = self.next;
+        self.next += 1;
+        if said { &mut self.said } else { &mut self.runs }.keep(place, row);
+    }
+}
+
+impl Rows {
+    fn keep(&mut self, place: u64, row: Arc<LogRow>) {
         self.bytes += row.text.len();
-        self.rows.push_back(row);
+        self.rows.push_back((place, row));
         while self.rows.len() > LOG_ROWS_MAX || self.bytes > KEPT_BYTES_MAX {
-            let Some(oldest) = self.rows.pop_front() else { break };
+            let Some((_, oldest)) = self.rows.pop_front() else { break };
             self.bytes -= oldest.text.len();
         }
     }
@@ -175,13 +208,20 @@ impl LogRow {
             trigger: line.trigger,
             run_id: line.run_id,
             level: line.level,
-            text: line.text.into(),
+            text: match line.text {
+                LogText::Said(text) => text.into(),
+                LogText::RunStarted => "starting execution of wal plugin.".into(),
+                LogText::RunFinished(took) => {
+                    format!("finished execution in {}", humantime::format_duration(took)).into()
+                }
+            },
         }
     }
 
-    fn trace(&self) {
+    fn trace(&self, said: bool) {
         let (db, trigger, run, text) = (&*self.db, &*self.trigger, self.run_id.0, &*self.text);
         match self.level {
+            _ if !said => tracing::debug!(db, trigger, run, "processing engine: {text}"),
             LogLevel::Info => tracing::info!(db, trigger, run, "processing engine: {text}"),
             LogLevel::Warn => tracing::warn!(db, trigger, run, "processing engine: {text}"),
             LogLevel::Error => tracing::error!(db, trigger, run, "processing engine: {text}"),
@@ -209,7 +249,31 @@ mod tests {
     use super::*;
 
     fn line(db: &str, text: &str) -> LogLine {
-        LogLine { db: db.into(), trigger: "t".into(), run_id: RunId(7), level: LogLevel::Info, text: text.into() }
+        saying(db, LogText::Said(text.into()))
+    }
+
+    fn saying(db: &str, text: LogText) -> LogLine {
+        LogLine { db: db.into(), trigger: "t".into(), run_id: RunId(7), level: LogLevel::Info, text }
+    }
+
+    #[test]
+    fn what_the_engine_says_of_runs_is_in_order_and_pushes_nothing_else_out() {
+        let logs = PluginLogs::new();
+        logs.log(line("a", "said"));
+        let round = || {
+            logs.log(saying("a", LogText::RunStarted));
+            logs.log(saying("a", LogText::RunFinished(Duration::new(0, 1_250_003))));
+            logs.collect();
+        };
+        round();
+        logs.log(line("a", "said later"));
+        let texts = || logs.rows(None).iter().map(|row| row.text.to_string()).collect::<Vec<_>>();
+        let (started, finished) = ("starting execution of wal plugin.", "finished execution in 1ms 250us 3ns");
+        assert_eq!(texts(), ["said", started, finished, "said later"]);
+        (0..LOG_ROWS_MAX).for_each(|_| round());
+        let texts = texts();
+        assert_eq!(texts.len(), LOG_ROWS_MAX + 2);
+        assert_eq!(texts[..3], ["said", "said later", started]);
     }
 
     #[test]
@@ -262,6 +326,6 @@ mod tests {
         let collector = logs.start_collector().unwrap();
         logs.log(line("a", "last words"));
         drop(collector);
-        assert_eq!(logs.kept.read().rows.len(), 1);
+        assert_eq!(logs.kept.read().said.rows.len(), 1);
     }
 }

@@ -27,7 +27,7 @@ use crate::io::net::{Accepted, Acceptor};
 use crate::local::{Notify, Once};
 use crate::mailbox::Mailbox;
 use crate::placement::Placement;
-use crate::shard::{Face, Finished, Message, Shard, Shared, arrive, log, own, run, stats, triggers};
+use crate::shard::{Arrival, Face, Finished, Message, Shard, Shared, arrive, log, own, run, stats, triggers};
 pub use crate::table::TableSnapshot;
 use crate::wal;
 
@@ -236,6 +236,8 @@ impl StartError {
 pub struct Engine {
     shared: Arc<Shared>,
     threads: Vec<ShardThread>,
+    /// Bound, and not yet listened on.
+    listener: Option<std::net::TcpListener>,
     local_addr: SocketAddr,
     drained: Arc<AtomicBool>,
     lock: Arc<wal::DataDirLock>,
@@ -247,7 +249,6 @@ struct Birth {
     shared: Arc<Shared>,
     python: Option<Arc<dyn PluginRuntime>>,
     service: Arc<dyn ConnectionService>,
-    listener: Option<std::net::TcpListener>,
     lock: Arc<wal::DataDirLock>,
     ready: mpsc::Sender<Result<ShardId, String>>,
     go: oneshot::Receiver<()>,
@@ -255,7 +256,8 @@ struct Birth {
 }
 
 impl Engine {
-    /// Locks the data directory, recovers, starts the shards and listens. Blocks until every shard serves.
+    /// Locks the data directory, binds the address, recovers and starts the shards. Blocks until every shard serves its
+    /// mailbox; connections wait in the socket's backlog until [`Engine::accept_connections`].
     ///
     /// # Errors
     /// Anything that keeps it from serving, with the remedy.
@@ -285,11 +287,12 @@ impl Engine {
         let mut engine = Engine {
             shared,
             threads: Vec::new(),
+            listener: Some(listener),
             local_addr,
             drained: Arc::new(AtomicBool::new(true)),
             lock: Arc::new(lock),
         };
-        engine.start_shards(python, service, listener)?;
+        engine.start_shards(python, service)?;
         Ok(engine)
     }
 
@@ -297,10 +300,8 @@ impl Engine {
         &mut self,
         python: Option<Arc<dyn PluginRuntime>>,
         service: Arc<dyn ConnectionService>,
-        listener: std::net::TcpListener,
     ) -> Result<(), StartError> {
         let (ready, is_ready) = mpsc::channel();
-        let mut listener = Some(listener);
         let mut starts = Vec::new();
         for at in 0..self.shared.mailboxes.len() {
             let (start, go) = oneshot::channel();
@@ -310,7 +311,6 @@ impl Engine {
                 shared: self.shared.clone(),
                 python: python.clone(),
                 service: service.clone(),
-                listener: listener.take(),
                 lock: self.lock.clone(),
                 ready: ready.clone(),
                 go,
@@ -333,6 +333,19 @@ impl Engine {
             let _ = start.send(());
         }
         Ok(())
+    }
+
+    /// Starts to take connections: once everything that a client may ask for is in force. Later calls do nothing.
+    pub fn accept_connections(&mut self) {
+        let Some(listener) = self.listener.take() else { return };
+        // Nobody but the start has written to it yet, so there is room soon.
+        let room = loop {
+            match self.shared.mailboxes[0].reserve(0) {
+                Some(room) => break room,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        room.put(|_| Message::Arrival(Arrival::Listen(listener)));
     }
 
     /// The handle for other threads.
@@ -383,7 +396,7 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
 
 /// A shard's life: recover, report, serve, drain.
 async fn live(birth: Birth, queue: executor::ShardQueue) {
-    let Birth { id, shared, python, service, listener, lock, ready, go, drained } = birth;
+    let Birth { id, shared, python, service, lock, ready, go, drained } = birth;
     let finished = Finished::new();
     let shard = match bring_up(id, &shared, queue, python, &finished, &lock).await {
         Ok(shard) => shard,
@@ -401,13 +414,11 @@ async fn live(birth: Birth, queue: executor::ShardQueue) {
     shard.spawn(shard.clone().commit_rounds());
     shard.spawn(shard.clone().make_runs(under_way.clone()));
     shard.spawn(shard.clone().take_finished(finished, under_way));
-    if let Some(listener) = listener {
-        shard.spawn(deal_connections(shard.clone(), Acceptor::adopt(listener)));
-    }
     let engine = EngineHandle { shared: shared.clone() };
-    shard.spawn(
-        shard.clone().serve_mailbox(move |shard, accepted| serve_connection(shard, &engine, &service, accepted)),
-    );
+    shard.spawn(shard.clone().serve_mailbox(move |shard, arrival| match arrival {
+        Arrival::Listen(listener) => shard.spawn(deal_connections(shard.clone(), Acceptor::adopt(listener))),
+        Arrival::Connection(accepted) => serve_connection(shard, &engine, &service, accepted),
+    }));
     shard.stopped.wait().await;
     if !shard.drain().await {
         drained.store(false, Ordering::Release);
@@ -467,7 +478,7 @@ async fn deal(shard: &Rc<Shard>, accepted: Accepted) {
     shard.shared.faces[usize::from(to.0)].connections.fetch_add(1, Ordering::Relaxed);
     loop {
         if let Some(room) = shard.shared.mailbox(to).reserve(0) {
-            room.put(|_| Message::Connection(accepted));
+            room.put(|_| Message::Arrival(Arrival::Connection(accepted)));
             return;
         }
         crate::io::net::sleep(Duration::from_millis(1)).await;

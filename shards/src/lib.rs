@@ -9,7 +9,7 @@ pub mod api;
 mod clock;
 mod directory;
 pub mod engine;
-mod executor;
+pub mod executor;
 pub mod io;
 mod local;
 pub mod mailbox;

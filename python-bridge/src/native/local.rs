@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use saltus_core::ids::{RunId, TriggerId};
-use saltus_core::ports::{LogLevel, LogLine, PluginHost, QueuedWrite};
+use saltus_core::ports::{LogLevel, LogLine, LogText, PluginHost, QueuedWrite};
 
 use super::{Natives, convert};
 use crate::ffi::methodobject::{Args, Method, Property};
@@ -33,6 +33,11 @@ pub struct RunInfo {
 impl RunInfo {
     /// Writes to `system.processing_engine_logs`.
     pub fn log(&self, level: LogLevel, text: String) {
+        self.tell(level, LogText::Said(text));
+    }
+
+    /// What the engine itself says of a run.
+    pub fn tell(&self, level: LogLevel, text: LogText) {
         self.host.log(LogLine { db: self.db.clone(), trigger: self.trigger.clone(), run_id: self.run_id, level, text });
     }
 }

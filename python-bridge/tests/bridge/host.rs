@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use saltus_core::ids::RunId;
-use saltus_core::ports::{CodeSource, Completions, LogLine, PluginCode, PluginHost, RunReport};
+use saltus_core::ports::{CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, RunReport};
 
 /// Remembers log lines.
 #[derive(Default)]
@@ -16,10 +16,25 @@ pub struct Host {
 }
 
 impl Host {
-    /// The lines of one run, as `LEVEL text`.
+    /// What the plugin itself said in one run, as `LEVEL text`.
     pub fn lines_of(&self, run_id: RunId) -> Vec<String> {
+        self.all_of(run_id).into_iter().filter(|line| !line.starts_with("engine ")).collect()
+    }
+
+    /// All lines of one run; the engine's own as `engine started` and `engine finished`.
+    pub fn all_of(&self, run_id: RunId) -> Vec<String> {
         let lines = self.lines.lock().unwrap();
-        lines.iter().filter(|l| l.run_id == run_id).map(|l| format!("{} {}", l.level.as_str(), l.text)).collect()
+        let of_run = lines.iter().filter(|line| line.run_id == run_id);
+        of_run
+            .map(|line| match &line.text {
+                LogText::Said(text) => format!("{} {text}", line.level.as_str()),
+                LogText::RunStarted => "engine started".to_owned(),
+                LogText::RunFinished(took) => {
+                    assert!(*took > Duration::ZERO);
+                    "engine finished".to_owned()
+                }
+            })
+            .collect()
     }
 }
 

@@ -22,15 +22,17 @@ fn rows_are_exact_dicts_in_the_order_of_columns() {
         let report = shard.inline(run);
         report.result.clone().unwrap();
         assert!(report.entered.unwrap() <= report.finished);
-        let lines = shard.host.lines_of(report.request.run_id);
+        let lines = shard.host.all_of(report.request.run_id);
         assert_eq!(
             lines,
             [
+                "engine started",
                 "INFO ['table_name', 'rows'] cpu 2 True",
                 "INFO {'host': 'a', 'region': 'eu', 'n': -1, 'u': 18446744073709551615, 'f': 1.5, 's': 'h\u{e4}', \
                  'b': True, 'time': 100}",
                 "INFO {'host': 'b', 'n': 2, 'time': 101}",
                 "INFO all ways to read a dict agree",
+                "engine finished",
             ]
         );
     });

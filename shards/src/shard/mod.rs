@@ -107,10 +107,18 @@ pub(crate) enum Verdict {
     Unavailable(String),
 }
 
+/// What comes from the network's side.
+pub(crate) enum Arrival {
+    /// A socket to listen on: this shard deals the connections.
+    Listen(std::net::TcpListener),
+    /// A connection to serve.
+    Connection(Accepted),
+}
+
 /// Everything that may be said to a shard. Each variant tells what its loss would mean.
 pub(crate) enum Message {
-    /// A connection to serve. Lost: the peer sees a reset.
-    Connection(Accepted),
+    /// Something for the connection side of this shard. Lost: the peer sees a reset.
+    Arrival(Arrival),
     /// Rows. Lost: the reply slot is dropped and the client gets 503, never an acknowledgement.
     Deliver(Box<Delivery>),
     /// May these columns be added? Added if so. Lost: as `Deliver`.
@@ -227,12 +235,12 @@ impl Shard {
     }
 
     /// The one loop in which others' wishes change this shard.
-    pub async fn serve_mailbox(self: Rc<Self>, on_connection: impl Fn(&Rc<Shard>, Accepted)) {
+    pub async fn serve_mailbox(self: Rc<Self>, on_arrival: impl Fn(&Rc<Shard>, Arrival)) {
         let mailbox = self.shared.mailbox(self.id).clone();
         loop {
             let message = std::future::poll_fn(|cx| mailbox.poll_pop(cx)).await;
             match message {
-                Message::Connection(accepted) => on_connection(&self, accepted),
+                Message::Arrival(arrival) => on_arrival(&self, arrival),
                 Message::Stop => self.stopped.set(),
                 other => self.take(other),
             }
@@ -261,7 +269,7 @@ impl Shard {
             }
             Message::Stats { reply } => drop(reply.send(self.stats())),
             Message::TriggerStats { reply } => drop(reply.send(self.triggers.borrow().stats(self.id))),
-            Message::Connection(_) | Message::Stop => unreachable!("taken by the mailbox loop"),
+            Message::Arrival(_) | Message::Stop => unreachable!("taken by the mailbox loop"),
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use saltus_core::ids::MonoNs;
 use saltus_core::line_protocol::Precision;
-use saltus_core::ports::{LogLevel, LogLine, PluginError, QueuedWrite, RunReport, RunRequest};
+use saltus_core::ports::{LogLevel, LogLine, LogText, PluginError, QueuedWrite, RunReport, RunRequest};
 use saltus_core::trigger::Execution;
 
 use crate::api::{WriteOutcome, WriteRequest};
@@ -154,7 +154,7 @@ impl Shard {
     fn log_run(&self, request: &RunRequest, level: LogLevel, text: String) {
         let def = &request.trigger.def;
         let (db, trigger) = (def.db.clone(), def.name.clone());
-        self.shared.host.log(LogLine { db, trigger, run_id: request.run_id, level, text });
+        self.shared.host.log(LogLine { db, trigger, run_id: request.run_id, level, text: LogText::Said(text) });
     }
 
     /// Writes what a run queued. Waits for room, never drops; a failure is an error of the run.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use saltus_core::ids::{MonoNs, ShardId, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
-use saltus_core::ports::{LogLevel, LogLine, RunEvent, TableBatch, Trigger};
+use saltus_core::ports::{LogLevel, LogLine, LogText, RunEvent, TableBatch, Trigger};
 use saltus_core::trigger::TriggerSpec;
 
 use crate::api::TriggerStats;
@@ -307,7 +307,7 @@ impl Shard {
             trigger: trigger.def.name.clone(),
             run_id,
             level,
-            text,
+            text: LogText::Said(text),
         });
     }
 

@@ -62,10 +62,16 @@ pub struct StreamFiles {
 /// # Errors
 /// [`RecoveryError::Io`].
 pub fn list_streams(data_dir: &Path) -> Result<Vec<StreamFiles>, RecoveryError> {
+    list_streams_before(data_dir, None)
+}
+
+/// Those of earlier lives than `before`: the folders of this one are being filled meanwhile, and not looked into.
+fn list_streams_before(data_dir: &Path, before: Option<Epoch>) -> Result<Vec<StreamFiles>, RecoveryError> {
     let root = data_dir.join(WAL_DIR);
     let mut streams = Vec::new();
     for (name, path) in names_in(&root)? {
         match parse_stream(&name) {
+            Some(stream) if before.is_some_and(|epoch| stream.epoch >= epoch) => {}
             Some(stream) => streams.push(StreamFiles { stream, segments: list_segments(&path)? }),
             None => tracing::warn!(path = %path.display(), "not a stream of the log, ignored"),
         }
@@ -292,10 +298,7 @@ pub fn recover(
     visit: &mut dyn FnMut(Entry<'_>) -> Result<(), VisitorError>,
 ) -> Result<RecoveryReport, RecoveryError> {
     let mut report = RecoveryReport::default();
-    for files in list_streams(lock.data_dir())? {
-        if options.before.is_some_and(|epoch| files.stream.epoch >= epoch) {
-            continue;
-        }
+    for files in list_streams_before(lock.data_dir(), options.before)? {
         let mut reader = StreamReader {
             stream: files.stream,
             options,
