@@ -10,6 +10,10 @@ use saltus_benches::tsbs::CpuOnly;
 use saltus_core::line_protocol::{LineParser, ParsedWrite, Precision, SchemaSource};
 use saltus_core::schema::{ColumnDef, TableSchema};
 
+/// As the server has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 struct Schema(Option<Arc<TableSchema>>);
 
 impl SchemaSource for Schema {

@@ -44,6 +44,11 @@ struct FieldColumn {
     validity: Option<Vec<u8>>,
 }
 
+/// A key up to this length, with its equals sign, is compared word by word.
+const SHORT_KEY: usize = 32;
+/// The words of a short key.
+type KeyWords = [u64; SHORT_KEY / 8];
+
 /// Where a field key stood in the last line, and which column it is.
 #[derive(Clone, Copy)]
 struct KeyHint {
@@ -51,6 +56,46 @@ struct KeyHint {
     /// Length of the key with its equals sign.
     len: u32,
     column: u32,
+    /// The bytes of a short key and which of them count.
+    words: KeyWords,
+    mask: KeyWords,
+}
+
+impl KeyHint {
+    fn new(body: &[u8], key: Range<usize>, column: u32) -> Self {
+        let len = key.end + 1 - key.start;
+        let (mut bytes, mut counts) = ([0; SHORT_KEY], [0; SHORT_KEY]);
+        if len <= SHORT_KEY {
+            bytes[..len].copy_from_slice(&body[key.start..key.start + len]);
+            counts[..len].fill(0xff);
+        }
+        KeyHint {
+            from: key.start as u32,
+            len: len as u32,
+            column,
+            words: key_words(&bytes),
+            mask: key_words(&counts),
+        }
+    }
+
+    /// Whether this key stands at `at`.
+    #[inline(always)]
+    fn stands_at(&self, body: &[u8], at: usize) -> bool {
+        let len = self.len as usize;
+        match body.get(at..).and_then(|rest| rest.first_chunk::<SHORT_KEY>()) {
+            Some(head) if len <= SHORT_KEY => {
+                let head = key_words(head);
+                (0..head.len()).fold(0, |differ, at| differ | (head[at] & self.mask[at] ^ self.words[at])) == 0
+            }
+            _ => body.get(at..at + len) == Some(&body[self.from as usize..self.from as usize + len]),
+        }
+    }
+}
+
+#[inline(always)]
+fn key_words(bytes: &[u8; SHORT_KEY]) -> KeyWords {
+    let (words, _) = bytes.as_chunks::<8>();
+    std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
 }
 
 /// A field key as it stands in the body.
@@ -218,9 +263,7 @@ impl BatchBuilder {
     #[inline]
     pub(super) fn predicted(&self, body: &[u8], at: usize, place: usize) -> Option<(u32, usize)> {
         let hint = self.hints.get(place)?;
-        let len = hint.len as usize;
-        let key = &body[hint.from as usize..hint.from as usize + len];
-        (body.get(at..at + len)? == key).then_some((hint.column, len))
+        hint.stands_at(body, at).then_some((hint.column, hint.len as usize))
     }
 
     /// The kind of a field column.
@@ -280,7 +323,7 @@ impl BatchBuilder {
             return;
         }
         self.hints.truncate(place);
-        self.hints.push(KeyHint { from: key.start as u32, len: (key.end + 1 - key.start) as u32, column });
+        self.hints.push(KeyHint::new(body, key, column));
     }
 
     /// Appends a short integer to a column that is complete up to this row; false if it is not that simple.

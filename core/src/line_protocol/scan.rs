@@ -264,13 +264,31 @@ pub(super) fn append_string(raw: &[u8], pairs: usize, out: &mut Vec<u8>) {
 }
 
 /// Digits from `at` on: how many, and their value modulo 2^64 (exact for up to 19 digits).
-#[inline]
+#[inline(always)]
 fn digits(body: &[u8], at: usize, end: usize) -> (u64, usize) {
-    let mut value = 0u64;
-    let mut count = 0;
-    let mut rest = &body[at..];
     // Whole words: eight bytes at a time, as long as the body has them. Reading past `end` is harmless, since the byte at
     // `end` is no digit; only the offsets matter.
+    if let Some(word) = body.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*word);
+        let length = leading_digits(word);
+        if length < 8 {
+            // Shifted twice: a shift by all 64 bits is none.
+            return (eight_digits(word << 8 << (56 - 8 * length)), length);
+        }
+        return more_digits(body, at, end, eight_digits(word));
+    }
+    more_digits(body, at, end, 0)
+}
+
+/// What [`digits`] does behind eight of them, of that value; or with fewer than eight bytes left, of value 0.
+#[inline(never)]
+fn more_digits(body: &[u8], at: usize, end: usize, mut value: u64) -> (u64, usize) {
+    let mut rest = &body[at..];
+    let mut count = 0;
+    if rest.len() >= 8 {
+        rest = &rest[8..];
+        count = 8;
+    }
     while let Some((word, behind)) = rest.split_first_chunk::<8>() {
         let word = u64::from_le_bytes(*word);
         let length = leading_digits(word);
@@ -297,7 +315,7 @@ fn digits(body: &[u8], at: usize, end: usize) -> (u64, usize) {
 const POWERS_OF_TEN: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
 /// How many of the eight bytes, first to last, are digits before the first that is not.
-#[inline]
+#[inline(always)]
 fn leading_digits(word: u64) -> usize {
     // A digit is 0x30..=0x39: its high half is 3, and adding 6 does not change that.
     let high = word & 0xf0f0_f0f0_f0f0_f0f0;
@@ -308,7 +326,7 @@ fn leading_digits(word: u64) -> usize {
 }
 
 /// The value of eight digits, first to last; zero bytes in front count as zeros.
-#[inline]
+#[inline(always)]
 fn eight_digits(word: u64) -> u64 {
     let word = word & 0x0f0f_0f0f_0f0f_0f0f;
     let word = word.wrapping_mul(10).wrapping_add(word >> 8) & 0x00ff_00ff_00ff_00ff;
