@@ -35,6 +35,7 @@ stop: ## stops the server of `make run`
 
 test: setup ## all tests
 	$(ENV) .ci/cargo-test $(LIGHT)
+	$(ENV) cargo test --quiet $(LIGHT) --bench '*'
 	$(ENV) .ci/cargo-test --release -p saltus
 	$(ENV) .ci/plugin-tests
 

@@ -118,15 +118,23 @@ fn main() {
     let many = [TableBatch { table: "cpu".into(), batch: cpu_rows(rows) }];
     let few_runs = runs.div_ceil(200);
 
+    let say = |what: &str, nanoseconds: f64| {
+        if tiny {
+            println!("{what}: runs");
+        } else {
+            println!("{what:<40}{nanoseconds:9.0} ns");
+        }
+    };
+
     let empty = measure(1, "def process_writes(api, batches, args):\n    pass\n", &one, rounds, runs);
-    println!("empty run, one batch                    {empty:9.0} ns");
+    say("empty run, one batch", empty);
     let single = measure(2, "def process_writes(api, batches, args):\n    batches[0]['rows']\n", &one, rounds, runs);
-    println!("run that reads one row of 21 columns    {single:9.0} ns");
+    say("run that reads one row of 21 columns", single);
     let row_runs = "def process_writes(api, batches, args):\n    assert batches[0]['rows'][-1]['usage_9']\n";
     let all = measure(3, row_runs, &many, rounds, few_runs);
-    println!("rows to dicts, per row of 21 columns    {:9.0} ns", (all - empty) / rows as f64);
+    say("rows to dicts, per row of 21 columns", (all - empty) / rows as f64);
     let columns =
         "def process_writes(api, batches, args):\n    for c in batches[0].columns.values():\n        memoryview(c)\n";
     let views = measure(4, columns, &many, rounds, runs);
-    println!("21 columns to memoryviews, any rows     {:9.0} ns", views - empty);
+    say("21 columns to memoryviews, any rows", views - empty);
 }

@@ -61,7 +61,9 @@ pub const INLINE_DEADLINE_MS: u64 = 10;
 pub const DEFERRED_DEADLINE_MS: u64 = 60_000;
 /// How often a plugin's output may trigger further runs in one chain.
 pub const CHAIN_DEPTH_MAX: u8 = 8;
-/// Rows of `system.processing_engine_logs` kept per node.
+/// Column names that an interpreter keeps as Python strings, per thread; a table has up to `COLUMNS_PER_TABLE_MAX`.
+pub const INTERNED_NAMES_MAX: usize = 2 * COLUMNS_PER_TABLE_MAX;
+/// Rows of `system.processing_engine_logs` kept per node: so many that plugins said, and as many that the engine says of runs.
 pub const LOG_ROWS_MAX: usize = 10_000;
 /// Bytes of one log text; the rest is cut and the cut is said.
 pub const LOG_TEXT_BYTES_MAX: usize = 64 * 1024;

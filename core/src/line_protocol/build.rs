@@ -69,13 +69,7 @@ impl KeyHint {
             bytes[..len].copy_from_slice(&body[key.start..key.start + len]);
             counts[..len].fill(0xff);
         }
-        KeyHint {
-            from: key.start as u32,
-            len: len as u32,
-            column,
-            words: key_words(&bytes),
-            mask: key_words(&counts),
-        }
+        KeyHint { from: key.start as u32, len: len as u32, column, words: key_words(&bytes), mask: key_words(&counts) }
     }
 
     /// Whether this key stands at `at`.

@@ -4,6 +4,7 @@
 pub mod column;
 pub mod convert;
 pub mod local;
+mod names;
 pub mod table_batch;
 
 use std::rc::Rc;
@@ -35,6 +36,10 @@ pub struct Natives {
     pub table_name_key: Object,
     /// `"build"`
     pub build_key: Object,
+    /// `"time"`
+    pub time_key: Object,
+    /// The names of columns.
+    pub names: names::Names,
     /// The live objects that plugins keep between runs: `{trigger id: {key: (value, expiry or None)}}`.
     pub cache_spaces: Object,
 }
@@ -53,6 +58,8 @@ impl Natives {
             rows_key: Object::interned(py, "rows")?,
             table_name_key: Object::interned(py, "table_name")?,
             build_key: Object::interned(py, "build")?,
+            time_key: Object::interned(py, "time")?,
+            names: names::Names::default(),
             cache_spaces: module.getattr(py, "_cache_spaces")?,
         }))
     }

@@ -75,16 +75,24 @@ impl LazyDict for TableBatch {
         // A plugin may have replaced or removed the entry by a way that does not come through here (`dict.update`).
         let current = this.dict_get(py, &self.natives.rows_key)?;
         if current.is_some_and(|c| c.is(&self.natives.rows_pending)) {
-            let rows = rows(py, &self.table.batch).inspect_err(|_| self.complete.set(false))?;
+            let rows = rows(py, &self.natives, &self.table.batch).inspect_err(|_| self.complete.set(false))?;
             this.dict_set(py, &self.natives.rows_key, &rows)?;
         }
         Ok(())
     }
 }
 
+/// A dictionary with more texts per row than this is not worth a table of those that were made.
+const DICTIONARY_PER_ROW_MAX: usize = 16;
+
 /// One column, ready to be read row by row.
 enum Reader<'a> {
-    Tag { keys: &'a [i32], values: &'a StringArray, made: Vec<Option<Object>> },
+    /// `made` has the dictionary's texts that were made already; none if the dictionary is much larger than the batch.
+    Tag {
+        keys: &'a [i32],
+        values: &'a StringArray,
+        made: Vec<Option<Object>>,
+    },
     Integer(&'a Int64Array),
     UInteger(&'a UInt64Array),
     Float(&'a Float64Array),
@@ -98,7 +106,8 @@ impl<'a> Reader<'a> {
             ColumnKind::Tag => {
                 let tags = column.data.as_dictionary::<Int32Type>();
                 let values = tags.values().as_string::<i32>();
-                let made = std::iter::repeat_with(|| None).take(values.len()).collect();
+                let memorable = if values.len() > tags.len() * DICTIONARY_PER_ROW_MAX { 0 } else { values.len() };
+                let made = std::iter::repeat_with(|| None).take(memorable).collect();
                 Reader::Tag { keys: tags.keys().values(), values, made }
             }
             ColumnKind::Integer => Reader::Integer(column.data.as_primitive()),
@@ -113,12 +122,11 @@ impl<'a> Reader<'a> {
         match self {
             Reader::Tag { keys, values, made } => {
                 let key = keys[row] as usize;
-                if let Some(object) = &made[key] {
+                let Some(made) = made.get_mut(key) else { return Object::text(py, values.value(key)) };
+                if let Some(object) = made {
                     return Ok(object.clone());
                 }
-                let object = Object::text(py, values.value(key))?;
-                made[key] = Some(object.clone());
-                Ok(object)
+                Ok(made.insert(Object::text(py, values.value(key))?).clone())
             }
             Reader::Integer(array) => Object::int(py, array.values()[row]),
             Reader::UInteger(array) => Object::uint(py, array.values()[row]),
@@ -130,9 +138,12 @@ impl<'a> Reader<'a> {
 }
 
 /// The rows as a list of dicts: keys in the order of the columns, `time` last, no key where a row has no value.
-fn rows(py: Py, batch: &Batch) -> PyResult {
-    let mut keys = batch.columns.iter().map(|c| Object::interned(py, &c.name)).collect::<PyResult<Vec<Object>>>()?;
-    keys.push(Object::interned(py, "time")?);
+fn rows(py: Py, natives: &Natives, batch: &Batch) -> PyResult {
+    let mut keys = Vec::with_capacity(batch.columns.len() + 1);
+    for column in &batch.columns {
+        keys.push(natives.names.get(py, &column.name)?);
+    }
+    keys.push(natives.time_key.clone());
     let mut readers: Vec<_> = batch.columns.iter().map(|c| (Reader::new(c), c.data.nulls())).collect();
     let mut builder = RowBuilder::new(py, keys);
     let mut rows = Vec::with_capacity(batch.rows());
@@ -206,11 +217,13 @@ impl Property for Columns {
     fn get(py: Py, _this: &Object, owner: &TableBatch) -> PyResult {
         let columns = Object::dict(py)?;
         let batch = &owner.table.batch;
-        for at in 0..=batch.columns.len() {
-            let column = Column::new(batch.clone(), at);
-            let name = Object::interned(py, column.name())?;
-            columns.dict_set(py, &name, &owner.natives.column.instance(py, column)?)?;
+        let natives = &owner.natives;
+        for (at, column) in batch.columns.iter().enumerate() {
+            let name = natives.names.get(py, &column.name)?;
+            columns.dict_set(py, &name, &natives.column.instance(py, Column::new(batch.clone(), at))?)?;
         }
+        let time = natives.column.instance(py, Column::new(batch.clone(), batch.columns.len()))?;
+        columns.dict_set(py, &natives.time_key, &time)?;
         Ok(columns)
     }
 }
