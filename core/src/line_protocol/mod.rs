@@ -160,7 +160,7 @@ impl LineParser {
             scratch: &mut self.scratch,
             request: self.request,
             body,
-            utf8: simdutf8::basic::from_utf8(body).is_ok(),
+            utf8: body.is_ascii() || std::str::from_utf8(body).is_ok(),
             precision,
             schemas,
             builders: Vec::new(),
