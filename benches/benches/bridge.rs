@@ -27,6 +27,10 @@ impl PluginHost for Silent {
         }
     }
 
+    fn disable(&self, trigger: &TriggerDef, reason: String) {
+        unreachable!("no shard runs here that would disable {}: {reason}", trigger.name);
+    }
+
     fn query(&self, _db: &str, _sql: &str, _params: &[(String, String)]) -> Result<Vec<RecordBatch>, String> {
         Ok(Vec::new())
     }
@@ -79,6 +83,7 @@ fn trigger(number: u64, source: &str) -> Arc<Trigger> {
         execution: Execution::Inline,
         arguments: None,
         disabled: false,
+        disabled_reason: None,
     };
     let code = PluginCode { source: source.into(), hash: number, directory: None };
     Arc::new(Trigger { def, code: Arc::new(Code(Arc::new(code))) })
@@ -97,6 +102,7 @@ fn best(lanes: &mut dyn ShardPlugins, trigger: &Arc<Trigger>, tables: &[TableBat
                 deadline: Duration::from_secs(5),
                 received: MonoNs(0),
                 depth: 0,
+                attempt: 0,
             });
             assert_eq!(report.result, Ok(()));
         }
@@ -128,6 +134,14 @@ fn main() {
 
     let empty = measure(1, "def process_writes(api, batches, args):\n    pass\n", &one, rounds, runs);
     say("empty run, one batch", empty);
+    let helpers: String =
+        (0..20).map(|at| format!("LIMIT_{at} = {at}\ndef helper_{at}(x, limit=LIMIT_{at}):\n    return x\n")).collect();
+    let helped = format!(
+        "import json\nimport re\nWORD = re.compile('a+')\n{helpers}def process_writes(api, batches, args):\n    pass\n"
+    );
+    say("empty run, module with 20 helpers", measure(5, &helped, &one, rounds, runs));
+    let stateful = format!("SEEN = []\n{helped}    SEEN.append(1)\n");
+    say("the same with state of its own", measure(6, &stateful, &one, rounds, runs));
     let single = measure(2, "def process_writes(api, batches, args):\n    batches[0]['rows']\n", &one, rounds, runs);
     say("run that reads one row of 21 columns", single);
     let row_runs = "def process_writes(api, batches, args):\n    assert batches[0]['rows'][-1]['usage_9']\n";

@@ -11,6 +11,7 @@ pub mod ids;
 pub mod limits;
 pub mod line_protocol;
 pub mod names;
+pub mod policy;
 pub mod ports;
 pub mod schema;
 pub mod trigger;

@@ -57,10 +57,22 @@ pub const TRIGGER_BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const DEFERRED_QUEUE_MAX: usize = 1024;
 /// Milliseconds an inline run may take before it is interrupted.
 pub const INLINE_DEADLINE_MS: u64 = 10;
+/// Microseconds that an inline run of a trigger that is left to the policy should take, at its 99th percentile.
+pub const INLINE_RUN_BUDGET_US: u64 = 250;
+/// Microseconds of inline runs per turn of a shard's loop.
+pub const INLINE_TURN_BUDGET_US: u64 = 1_000;
+/// Of a shard's time that inline runs may take, in per cent.
+pub const INLINE_SHARE_PERCENT_MAX: u64 = 30;
 /// Milliseconds a deferred run may take before it is interrupted.
 pub const DEFERRED_DEADLINE_MS: u64 = 60_000;
 /// How often a plugin's output may trigger further runs in one chain.
 pub const CHAIN_DEPTH_MAX: u8 = 8;
+/// How often an event is tried again with `error_behavior=retry` before it is given up.
+pub const RETRIES_MAX: u32 = 5;
+/// Milliseconds before the first repetition; twice as long before each further one.
+pub const RETRY_PAUSE_MIN_MS: u64 = 100;
+/// Milliseconds between two attempts at most.
+pub const RETRY_PAUSE_MAX_MS: u64 = 60_000;
 /// Column names that an interpreter keeps as Python strings, per thread; a table has up to `COLUMNS_PER_TABLE_MAX`.
 pub const INTERNED_NAMES_MAX: usize = 2 * COLUMNS_PER_TABLE_MAX;
 /// Rows of `system.processing_engine_logs` kept per node: so many that plugins said, and as many that the engine says of runs.
@@ -70,6 +82,10 @@ pub const LOG_TEXT_BYTES_MAX: usize = 64 * 1024;
 
 const _: () = assert!(CHUNK_DIRECT_ROWS_MIN <= TAIL_ROWS_MAX, "a batch that fits no tail must become a chunk");
 const _: () = assert!(WAL_FRAME_BYTES_MAX.is_multiple_of(WAL_ALIGN), "full frames are aligned");
+const _: () =
+    assert!(INLINE_RUN_BUDGET_US < INLINE_TURN_BUDGET_US, "a turn has room for several runs that fit their budget");
+const _: () =
+    assert!(INLINE_TURN_BUDGET_US < INLINE_DEADLINE_MS * 1000, "a run is interrupted long after it is too slow");
 const _: () = assert!(HTTP_REQUEST_BYTES_MAX < WAL_RECORD_BYTES_MAX, "a body always fits one record");
 const _: () = assert!(
     LINE_BODY_BYTES_MAX + LINE_CACHE_BYTES_MAX < i32::MAX as usize,

@@ -67,6 +67,8 @@ pub struct RunRequest {
     pub received: MonoNs,
     /// How many plugin runs stand between the client's write and this event; 0 for a client's write.
     pub depth: u8,
+    /// How often this event was tried before.
+    pub attempt: u32,
 }
 
 /// Lines that a run wants written when it succeeds.
@@ -156,6 +158,9 @@ pub enum LogText {
 pub trait PluginHost: Send + Sync {
     /// Keeps a log line. Lock-free, never blocks; lines that find no room are counted.
     fn log(&self, line: LogLine);
+
+    /// Disables a trigger that failed, for good: its user enables it again. Never blocks; the shard has stopped running it.
+    fn disable(&self, trigger: &TriggerDef, reason: String);
 
     /// Runs SQL and waits for the whole result. Blocks: deferred lane only.
     ///

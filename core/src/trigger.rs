@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::TriggerId;
+use crate::limits::{RETRY_PAUSE_MAX_MS, RETRY_PAUSE_MIN_MS};
 
 /// What starts a run (reference, 2.2).
 #[derive(Clone, Debug, PartialEq)]
@@ -186,11 +187,26 @@ pub enum ErrorBehavior {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Execution {
+    /// The policy finds the fastest lane in which the plugin can do no harm.
+    Auto,
     /// On the shard's own thread.
     Inline,
     /// On the shard's worker threads.
     #[default]
     Deferred,
+}
+
+/// Where a trigger's interpreter lives (glossary: lane, policy).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// In this process, and in one of its own where its packages need that.
+    #[default]
+    Auto,
+    /// In this process only.
+    Interpreter,
+    /// In a process of its own.
+    Process,
 }
 
 /// A trigger as the catalog keeps it.
@@ -216,6 +232,16 @@ pub struct TriggerDef {
     pub arguments: Option<BTreeMap<String, String>>,
     /// Not to be run.
     pub disabled: bool,
+    /// Why it is disabled, if not by its user.
+    pub disabled_reason: Option<String>,
+}
+
+/// How long a failed event waits before attempt number `attempt` (1 is the first repetition): twice as long each time
+/// up to [`RETRY_PAUSE_MAX_MS`], of which half is chance, so that triggers that failed together do not come back together.
+pub fn retry_pause(attempt: u32, random: u64) -> Duration {
+    let whole = RETRY_PAUSE_MIN_MS.saturating_mul(1 << (attempt.max(1) - 1).min(31)).min(RETRY_PAUSE_MAX_MS);
+    let half_us = whole * 1000 / 2;
+    Duration::from_micros(half_us + random % (half_us + 1))
 }
 
 #[cfg(test)]
@@ -265,6 +291,20 @@ mod tests {
                             'cron:<CRON_EXPRESSION>', 'every:<DURATION>', or 'request:<PATH>'";
             assert_eq!(context(unknown), Some(expected));
         }
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_half_of_each_is_chance() {
+        let bounds =
+            |attempt| (retry_pause(attempt, 0).as_millis(), retry_pause(attempt, 50_000 << (attempt - 1)).as_millis());
+        assert_eq!([bounds(1), bounds(2), bounds(3)], [(50, 100), (100, 200), (200, 400)]);
+        for attempt in 0..100 {
+            for random in [0, 1, 12_345_678_901, u64::MAX] {
+                let pause = retry_pause(attempt, random).as_millis() as u64;
+                assert!((RETRY_PAUSE_MIN_MS / 2..=RETRY_PAUSE_MAX_MS).contains(&pause), "{attempt}: {pause} ms");
+            }
+        }
+        assert_eq!(retry_pause(50, 0).as_millis() as u64, RETRY_PAUSE_MAX_MS / 2);
     }
 
     fn weekdays(expression: &str) -> Vec<Weekday> {

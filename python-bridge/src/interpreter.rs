@@ -2,8 +2,9 @@
 //!
 //! # Mechanism of a run
 //! 1. The code object is looked up by content hash, or compiled (one cache per thread).
-//! 2. The module body is executed in fresh globals (reference, 1.8); a directory plugin is imported instead and keeps
-//!    its module until its content changes.
+//! 2. The module body is executed in fresh globals (reference, 1.8), unless `saltus._reuse` has found that nobody can tell: then
+//!    its globals are kept from the first run on. A directory plugin is imported instead and keeps its module until its
+//!    content changes.
 //! 3. The entry function is called with positional arguments. The deadline counts from before 2 to after 3.
 //! 4. An exception becomes three strings; no Python object leaves this file.
 
@@ -33,6 +34,7 @@ const API: &[(&str, &str)] = &[
     ("saltus.errors", include_str!("../python/saltus/errors.py")),
     ("saltus.line_builder", include_str!("../python/saltus/line_builder.py")),
     ("saltus._report", include_str!("../python/saltus/_report.py")),
+    ("saltus._reuse", include_str!("../python/saltus/_reuse.py")),
     ("saltus._loader", include_str!("../python/saltus/_loader.py")),
     ("saltus._setup", include_str!("../python/saltus/_setup.py")),
     ("saltus", include_str!("../python/saltus/__init__.py")),
@@ -47,10 +49,20 @@ pub struct Interpreter {
     py: Py,
     natives: Rc<Natives>,
     watched: Watched,
-    code: HashMap<u64, Object, std::hash::BuildHasherDefault<HashIsKey>>,
+    code: HashMap<u64, Compiled, std::hash::BuildHasherDefault<HashIsKey>>,
     describe: Object,
+    reason_against_reuse: Object,
     load_directory: Object,
     process_writes: Object,
+}
+
+/// A plugin file as this thread runs it.
+struct Compiled {
+    code: Object,
+    /// Nobody can tell kept globals from fresh ones.
+    reusable: bool,
+    /// The entry function with the globals that it keeps alive, once they were made.
+    kept: Option<Object>,
 }
 
 /// Content hashes are spread well enough to be used as they are.
@@ -107,6 +119,7 @@ impl Interpreter {
                 watched: Watched::register(py),
                 code: HashMap::default(),
                 describe: Object::import(py, "saltus._report")?.getattr(py, "describe")?,
+                reason_against_reuse: Object::import(py, "saltus._reuse")?.getattr(py, "reason_against")?,
                 load_directory: Object::import(py, "saltus._loader")?.getattr(py, "load_directory")?,
                 process_writes: Object::interned(py, "process_writes")?,
             })
@@ -208,20 +221,37 @@ impl Interpreter {
         Ok(local.payload(&self.natives.local).map(Local::take_writes).unwrap_or_default())
     }
 
-    /// Runs the module body in fresh globals; its entry function.
+    /// The entry function: kept, or out of the module body executed in fresh globals.
     fn load_file(&mut self, request: &RunRequest, code: &PluginCode) -> PyResult {
         let py = self.py;
         if !self.code.contains_key(&code.hash) {
-            let compiled = Object::compile(py, &code.source, &request.trigger.def.plugin_filename)?;
+            let compiled = self.compile(request, code)?;
             if self.code.len() >= CODE_CACHE_MAX {
                 self.code.clear();
             }
             self.code.insert(code.hash, compiled);
         }
+        let compiled = self.code.get_mut(&code.hash).expect("it was there or has just been put there");
+        if let Some(entry) = &compiled.kept {
+            return Ok(entry.clone());
+        }
         let globals = Object::dict(py)?;
-        drop(Object::eval(py, &self.code[&code.hash], &globals)?);
+        drop(Object::eval(py, &compiled.code, &globals)?);
         let entry = globals.dict_get(py, &self.process_writes)?;
-        entry.ok_or_else(|| Raised::new(py, Builtin::Runtime, NO_PROCESS_WRITES))
+        let entry = entry.ok_or_else(|| Raised::new(py, Builtin::Runtime, NO_PROCESS_WRITES))?;
+        if compiled.reusable {
+            compiled.kept = Some(entry.clone());
+        }
+        Ok(entry)
+    }
+
+    fn compile(&self, request: &RunRequest, code: &PluginCode) -> PyResult<Compiled> {
+        let py = self.py;
+        let file_name = &request.trigger.def.plugin_filename;
+        let compiled = Object::compile(py, &code.source, file_name)?;
+        let (source, name) = (Object::text(py, &code.source)?, Object::text(py, file_name)?);
+        let reason = self.reason_against_reuse.call(py, [&source, &name])?;
+        Ok(Compiled { code: compiled, reusable: reason.is_none(), kept: None })
     }
 
     fn load_directory(&self, directory: &std::path::Path, code: &PluginCode) -> PyResult {

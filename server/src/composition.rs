@@ -67,7 +67,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         )
         .map_err(ServeError::of)?,
     );
-    let host = Arc::new(host::Host::new(logs.clone(), query.clone()));
+    let host = Arc::new(host::Host::new(logs.clone(), query.clone(), registry.clone()));
     let python = start_python(&config, host.clone());
     let service = HttpService::new(HttpParts {
         options: HttpOptions {

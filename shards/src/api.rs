@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use saltus_core::ids::{MonoNs, ShardId, TableId};
 use saltus_core::line_protocol::{LineError, Precision};
+use saltus_core::policy::Lane;
 use saltus_core::trigger::TriggerDef;
 
 /// Everything the engine needs to start.
@@ -161,6 +162,12 @@ pub struct TriggerStats {
     pub rows: u64,
     /// Events given up because the backlog was full.
     pub events_dropped: u64,
+    /// Events that were tried again after a failure, once per time.
+    pub retries: u64,
+    /// Events given up because they failed too often.
+    pub events_failed: u64,
+    /// The lane of the next run.
+    pub lane: Lane,
     /// The last failure's text.
     pub last_error: Option<String>,
     /// Events waiting.

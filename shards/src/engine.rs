@@ -453,6 +453,7 @@ async fn bring_up(
         drained: Notify::default(),
         counters: stats::Counters::new(),
         writes_in_flight: Cell::new(0),
+        chance: ahash::RandomState::new(),
     });
     shard.recover(lock)?;
     Ok(shard)

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use saltus_core::ids::RunId;
 use saltus_core::ports::{CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, RunReport};
+use saltus_core::trigger::TriggerDef;
 
 /// Remembers log lines.
 #[derive(Default)]
@@ -41,6 +42,10 @@ impl Host {
 impl PluginHost for Host {
     fn log(&self, line: LogLine) {
         self.lines.lock().unwrap().push(line);
+    }
+
+    fn disable(&self, trigger: &TriggerDef, reason: String) {
+        unreachable!("no shard runs here that would disable {}: {reason}", trigger.name);
     }
 
     fn query(&self, db: &str, sql: &str, params: &[(String, String)]) -> Result<Vec<RecordBatch>, String> {

@@ -72,6 +72,7 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         execution: Execution::Deferred,
         arguments: None,
         disabled: false,
+        disabled_reason: None,
     };
     RunRequest {
         run_id,
@@ -80,6 +81,7 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         deadline: Duration::from_secs(20),
         received: MonoNs(0),
         depth: 0,
+        attempt: 0,
     }
 }
 

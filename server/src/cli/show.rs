@@ -88,7 +88,7 @@ impl ShowTriggers {
 fn trigger_table(list: &[Value]) -> TextTable {
     let columns = ["db", "trigger_name", "plugin_filename", "trigger_specification"];
     let settings = ["execution", "run_async", "error_behavior"];
-    let last = ["trigger_arguments", "disabled"];
+    let last = ["trigger_arguments", "disabled", "disabled_reason"];
     let mut table = TextTable::new(&[&columns[..], &settings[..], &last[..]].concat());
     for trigger in list {
         let outer = columns.iter().map(|name| cell(&trigger[name]));

@@ -1,28 +1,35 @@
-//! What plugins reach outside themselves: their log and SQL.
+//! What plugins reach outside themselves: their log, SQL, and the catalog that keeps a trigger disabled.
 
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use saltus_core::ports::{LogLine, PluginHost};
+use saltus_core::trigger::TriggerDef;
 
 use crate::logs::PluginLogs;
 use crate::query::{QueryEngine, QueryKind, QueryRequest, ScalarParam};
+use crate::registry::Registry;
 
 /// The plugins' host.
 pub(crate) struct Host {
     logs: Arc<PluginLogs>,
     query: Arc<QueryEngine>,
+    registry: Registry,
 }
 
 impl Host {
-    pub(crate) fn new(logs: Arc<PluginLogs>, query: Arc<QueryEngine>) -> Self {
-        Host { logs, query }
+    pub(crate) fn new(logs: Arc<PluginLogs>, query: Arc<QueryEngine>, registry: Registry) -> Self {
+        Host { logs, query, registry }
     }
 }
 
 impl PluginHost for Host {
     fn log(&self, line: LogLine) {
         self.logs.log(line);
+    }
+
+    fn disable(&self, trigger: &TriggerDef, reason: String) {
+        self.registry.disable_failed_trigger(trigger, reason);
     }
 
     fn query(&self, db: &str, sql: &str, params: &[(String, String)]) -> Result<Vec<RecordBatch>, String> {

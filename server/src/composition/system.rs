@@ -103,8 +103,9 @@ impl SystemSource for System {
     }
 }
 
-fn lane(def: &TriggerDef) -> String {
+fn execution(def: &TriggerDef) -> String {
     match def.execution {
+        Execution::Auto => "auto",
         Execution::Inline => "inline",
         Execution::Deferred => "deferred",
     }
@@ -123,12 +124,12 @@ fn trigger_row(def: &TriggerDef, stats: Option<&TriggerStats>) -> TriggerRow {
         trigger_specification: def.spec.stored_json().to_string(),
         disabled: def.disabled,
         error_behavior: behavior.to_owned(),
-        execution: lane(def),
+        execution: execution(def),
         run_async: def.run_async,
         run_count: stats.map_or(0, |s| s.runs),
         error_count: stats.map_or(0, |s| s.errors),
         last_error: stats.and_then(|s| s.last_error.clone()),
-        disabled_reason: None,
+        disabled_reason: def.disabled_reason.clone(),
     }
 }
 
@@ -137,7 +138,7 @@ fn latency_rows(stats: &TriggerStats) -> [TriggerLatencyRow; 3] {
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
         TriggerLatencyRow {
             trigger_name: stats.def.name.to_string(),
-            lane: lane(&stats.def),
+            lane: stats.lane.to_string(),
             stage: stage.to_owned(),
             count: histogram.len(),
             p50_us: at(0.5),

@@ -154,6 +154,8 @@ pub(crate) fn triggers(text: &mut MetricsText, triggers: &[TriggerStats]) {
             ("saltus_trigger_runs_total", "Runs finished.", stats.runs),
             ("saltus_trigger_errors_total", "Runs that failed.", stats.errors),
             ("saltus_trigger_rows_total", "Rows handed to runs.", stats.rows),
+            ("saltus_trigger_retries_total", "Events tried again after a failure, once per time.", stats.retries),
+            ("saltus_trigger_events_failed_total", "Events given up after failures.", stats.events_failed),
             ("saltus_trigger_events_dropped_total", "Events given up, the backlog being full.", stats.events_dropped),
         ];
         for (name, help, value) in counters {

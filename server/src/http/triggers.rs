@@ -78,6 +78,7 @@ fn trigger_json(def: &TriggerDef) -> Value {
         },
         "trigger_arguments": def.arguments,
         "disabled": def.disabled,
+        "disabled_reason": def.disabled_reason,
     })
 }
 

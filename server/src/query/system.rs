@@ -138,7 +138,7 @@ system_table! {
         disabled: bool,
         /// `log`, `retry` or `disable`.
         error_behavior: String,
-        /// The lane that its runs take: `inline`, `deferred` or `process`.
+        /// What was asked for: `auto`, `inline` or `deferred`.
         execution: String,
         /// Whether runs may overlap.
         run_async: bool,

@@ -295,6 +295,21 @@ impl Registry {
         self.ask(move |keeper| keeper.set_trigger_enabled(&db, &name, enabled)).await
     }
 
+    /// Disables a trigger because it failed; the reason is kept with it. Does not wait: what goes wrong is logged, and the shard has
+    /// stopped the trigger in any case.
+    pub fn disable_failed_trigger(&self, def: &TriggerDef, reason: String) {
+        let (def, name) = (def.clone(), def.name.clone());
+        let command: Command = Box::new(move |keeper| {
+            let name = def.name.clone();
+            if let Err(error) = keeper.disable_failed(&def, reason) {
+                tracing::error!(trigger = %name, %error, "a trigger that failed could not be stored as disabled; it runs again after a restart");
+            }
+        });
+        if self.shared.commands.try_send(Some(command)).is_err() {
+            tracing::error!(trigger = %name, "a trigger that failed could not be stored as disabled: too many changes of the catalog wait; it runs again after a restart");
+        }
+    }
+
     /// Writes a file under the plugin directory.
     ///
     /// # Errors
@@ -429,6 +444,7 @@ impl Keeper {
             execution: new.execution,
             arguments: new.arguments,
             disabled: new.disabled,
+            disabled_reason: None,
         };
         def.id = self.store.add_trigger(&def)?;
         next.triggers.insert(key, Arc::new(def));
@@ -455,7 +471,19 @@ impl Keeper {
         if def.disabled != enabled {
             return Ok(());
         }
-        let changed = TriggerDef { disabled: !enabled, ..TriggerDef::clone(&def) };
+        self.change_trigger(TriggerDef { disabled: !enabled, disabled_reason: None, ..TriggerDef::clone(&def) })
+    }
+
+    /// Disables a trigger that failed, unless its user was faster.
+    fn disable_failed(&mut self, failed: &TriggerDef, reason: String) -> Result<(), RegistryError> {
+        let def = self.trigger(&failed.db, &failed.name)?;
+        if def.id != failed.id || def.disabled {
+            return Ok(());
+        }
+        self.change_trigger(TriggerDef { disabled: true, disabled_reason: Some(reason), ..TriggerDef::clone(&def) })
+    }
+
+    fn change_trigger(&mut self, changed: TriggerDef) -> Result<(), RegistryError> {
         self.store.put_trigger(&changed)?;
         let mut next = self.next();
         next.triggers.insert((changed.db.clone(), changed.name.clone()), Arc::new(changed));

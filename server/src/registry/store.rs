@@ -53,6 +53,8 @@ struct TriggerRecord {
     execution: Execution,
     trigger_arguments: Option<BTreeMap<String, String>>,
     disabled: bool,
+    #[serde(default)]
+    disabled_reason: Option<String>,
 }
 
 /// The open store.
@@ -229,6 +231,7 @@ fn trigger_record(def: &TriggerDef) -> String {
         execution: def.execution,
         trigger_arguments: def.arguments.clone(),
         disabled: def.disabled,
+        disabled_reason: def.disabled_reason.clone(),
     })
 }
 
@@ -245,5 +248,6 @@ fn trigger_def(id: u64, record: &str) -> Result<TriggerDef, String> {
         execution: record.execution,
         arguments: record.trigger_arguments,
         disabled: record.disabled,
+        disabled_reason: record.disabled_reason,
     })
 }

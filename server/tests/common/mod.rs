@@ -211,11 +211,16 @@ impl Server {
     }
 
     pub fn create_trigger(&self, db: &str, name: &str, file: &str, spec: &str, execution: &str, arguments: Value) {
+        let settings = serde_json::json!({"run_async": false, "error_behavior": "log", "execution": execution});
+        self.create_trigger_with(db, name, file, spec, settings, arguments);
+    }
+
+    pub fn create_trigger_with(&self, db: &str, name: &str, file: &str, spec: &str, settings: Value, arguments: Value) {
         let reply = self.post_json(
             "/api/v3/configure/processing_engine_trigger",
             &serde_json::json!({
                 "db": db, "plugin_filename": file, "trigger_name": name, "trigger_specification": spec,
-                "trigger_settings": {"run_async": false, "error_behavior": "log", "execution": execution},
+                "trigger_settings": settings,
                 "trigger_arguments": arguments, "disabled": false
             }),
         );

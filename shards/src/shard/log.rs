@@ -133,6 +133,14 @@ impl Shard {
                 && !self.triggers.borrow().busy(self.id)
                 && (poisoned || (self.log.is_durable() && self.owner.borrow().waiting.is_empty()));
             if idle {
+                let waiting = self.triggers.borrow().waiting(self.id);
+                if waiting > 0 {
+                    tracing::warn!(
+                        shard = self.id.0,
+                        events = waiting,
+                        "events of triggers that wait for another attempt are given up at this stop; their rows are safe"
+                    );
+                }
                 return !poisoned;
             }
             futures_lite::future::or(self.drained.notified(), crate::io::net::sleep(Duration::from_millis(5))).await;

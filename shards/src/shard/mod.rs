@@ -199,6 +199,8 @@ pub(crate) struct Shard {
     pub drained: Notify,
     pub counters: stats::Counters,
     pub writes_in_flight: Cell<usize>,
+    /// Seeds of jitter.
+    pub chance: ahash::RandomState,
 }
 
 impl Shard {

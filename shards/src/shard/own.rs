@@ -285,6 +285,7 @@ impl Shard {
                 received: options.received,
                 handed_over: mono_now(),
                 depth: options.depth,
+                attempt: 0,
             },
         );
     }

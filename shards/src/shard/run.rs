@@ -8,10 +8,12 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use saltus_core::ids::MonoNs;
+use saltus_core::ids::{MonoNs, RunId};
+use saltus_core::limits::RETRIES_MAX;
 use saltus_core::line_protocol::Precision;
-use saltus_core::ports::{LogLevel, LogLine, LogText, PluginError, QueuedWrite, RunReport, RunRequest};
-use saltus_core::trigger::Execution;
+use saltus_core::policy::Lane;
+use saltus_core::ports::{LogLevel, LogLine, LogText, QueuedWrite, RunEvent, RunReport, RunRequest, Trigger};
+use saltus_core::trigger::{ErrorBehavior, retry_pause};
 
 use crate::api::{WriteOutcome, WriteRequest};
 use crate::clock::mono_now;
@@ -22,8 +24,15 @@ use super::{Finished, Shard};
 
 type State = Rc<RefCell<TriggerState>>;
 
+/// A run that is over.
+struct Ended {
+    run_id: RunId,
+    trigger: Arc<Trigger>,
+    event: Event,
+}
+
 /// A deferred run under way: what is needed when it comes back.
-pub(crate) type UnderWay = RefCell<std::collections::HashMap<saltus_core::ids::RunId, (State, MonoNs)>>;
+pub(crate) type UnderWay = RefCell<std::collections::HashMap<RunId, (State, MonoNs)>>;
 
 impl Shard {
     /// Makes runs for ever.
@@ -52,7 +61,7 @@ impl Shard {
             self.without_python(&state);
             return true;
         };
-        let inline = request.trigger.def.execution == Execution::Inline;
+        let inline = state.borrow().policy.lane() == Lane::Inline;
         let refused = if inline {
             let report = plugins.run_inline(request);
             *self.plugins.borrow_mut() = Some(plugins);
@@ -74,12 +83,12 @@ impl Shard {
     }
 
     fn request(&self, state: &State, event: &Event) -> RunRequest {
-        let trigger = state.borrow().trigger.clone();
-        let config = &self.shared.config;
-        let deadline = match trigger.def.execution {
-            Execution::Inline => config.inline_deadline,
-            Execution::Deferred => config.deferred_deadline,
+        let (trigger, lane) = {
+            let state = state.borrow();
+            (state.trigger.clone(), state.policy.lane())
         };
+        let config = &self.shared.config;
+        let deadline = if lane == Lane::Inline { config.inline_deadline } else { config.deferred_deadline };
         RunRequest {
             run_id: self.shared.next_run(),
             trigger,
@@ -87,6 +96,7 @@ impl Shard {
             deadline,
             received: event.received,
             depth: event.depth,
+            attempt: event.attempt,
         }
     }
 
@@ -113,67 +123,126 @@ impl Shard {
     /// Measures, logs, and sends the results on their way.
     fn finish(self: &Rc<Self>, state: &State, handed_over: MonoNs, report: RunReport) {
         let RunReport { request, result, writes, entered, finished } = report;
-        let ok = result.is_ok();
+        let RunRequest { run_id, trigger, event: RunEvent::Writes(tables), received, depth, attempt, .. } = request;
+        let run = Ended { run_id, trigger, event: Event { tables, received, handed_over, depth, attempt } };
         {
             let mut state = state.borrow_mut();
             state.running -= 1;
             let m = &mut state.measured;
             m.runs += 1;
-            let saltus_core::ports::RunEvent::Writes(tables) = &request.event;
-            m.rows += tables.iter().map(|t| t.batch.rows() as u64).sum::<u64>();
+            m.rows += run.event.rows() as u64;
             if let Some(entered) = entered {
-                m.activation.saturating_record(entered.since(request.received).max(1));
+                // A repetition says how long its trigger paused, not how fast it was activated.
+                if attempt == 0 {
+                    m.activation.saturating_record(entered.since(received).max(1));
+                }
                 m.queue.saturating_record(entered.since(handed_over).max(1));
                 m.run.saturating_record(finished.since(entered).max(1));
             }
-            if let Err(error) = &result {
-                m.errors += 1;
-                m.last_error = Some(error.message.clone());
+        }
+        match result {
+            Ok(()) if writes.is_empty() => {}
+            Ok(()) => self.write_back(state.clone(), run, writes),
+            Err(error) => {
+                let mut text = format!("error executing wal plugin: {}", error.message);
+                if !error.traceback.is_empty() {
+                    text.push('\n');
+                    text.push_str(&error.traceback);
+                }
+                self.failed(state, run, error.message, text);
             }
-        }
-        if let Err(error) = result {
-            self.log_failure(&request, &error);
-        }
-        if ok && !writes.is_empty() {
-            self.write_back(state.clone(), request, writes);
         }
         self.runnable.notify();
         self.drained.notify();
     }
 
-    fn log_failure(&self, request: &RunRequest, error: &PluginError) {
-        self.counters.runs_failed.add(1);
-        let mut text = format!("error executing wal plugin: {}", error.message);
-        if !error.traceback.is_empty() {
-            text.push('\n');
-            text.push_str(&error.traceback);
-        }
-        self.log_run(request, LogLevel::Error, text);
+    fn log_run(&self, run: &Ended, level: LogLevel, text: String) {
+        let def = &run.trigger.def;
+        let (db, trigger) = (def.db.clone(), def.name.clone());
+        self.shared.host.log(LogLine { db, trigger, run_id: run.run_id, level, text: LogText::Said(text) });
     }
 
-    fn log_run(&self, request: &RunRequest, level: LogLevel, text: String) {
-        let def = &request.trigger.def;
-        let (db, trigger) = (def.db.clone(), def.name.clone());
-        self.shared.host.log(LogLine { db, trigger, run_id: request.run_id, level, text: LogText::Said(text) });
+    /// A run failed, or the writing of its results: counts, logs `text`, and does what the trigger's error behaviour asks.
+    fn failed(self: &Rc<Self>, state: &State, run: Ended, message: String, text: String) {
+        self.counters.runs_failed.add(1);
+        self.log_run(&run, LogLevel::Error, text);
+        let mut inner = state.borrow_mut();
+        inner.measured.errors += 1;
+        inner.measured.last_error = Some(message.clone());
+        // The settings of now: the user may have changed them while the run was under way.
+        match inner.trigger.def.error_behavior {
+            ErrorBehavior::Log => {}
+            ErrorBehavior::Retry if run.event.attempt < RETRIES_MAX => self.retry(&mut inner, state.clone(), run),
+            ErrorBehavior::Retry => {
+                inner.measured.events_failed += 1;
+                self.counters.events_failed.add(1);
+                let attempts = run.event.attempt + 1;
+                let rows = run.event.rows();
+                self.log_run(&run, LogLevel::Error, format!("the event is given up after {attempts} attempts ({rows} rows); the rows are in their tables, only the plugin has not seen them"));
+            }
+            ErrorBehavior::Disable => {
+                let given_up = inner.stop();
+                inner.measured.events_failed += 1;
+                inner.measured.events_dropped += given_up as u64;
+                self.counters.events_failed.add(1);
+                self.counters.events_dropped.add(given_up as u64);
+                self.log_run(&run, LogLevel::Error, format!("the trigger is disabled, as its error behaviour asks; {given_up} waiting events are given up; enable it when the cause is removed"));
+                self.shared.host.disable(&inner.trigger.def, message);
+            }
+        }
+    }
+
+    /// Has the event run again after a pause. An ordered trigger waits meanwhile.
+    fn retry(self: &Rc<Self>, inner: &mut TriggerState, state: State, run: Ended) {
+        let attempt = run.event.attempt + 1;
+        let pause = retry_pause(attempt, self.random());
+        inner.retrying += 1;
+        inner.measured.retries += 1;
+        self.counters.runs_retried.add(1);
+        self.log_run(
+            &run,
+            LogLevel::Warn,
+            format!("attempt {attempt} of {} failed; the next one is in {pause:?}", RETRIES_MAX + 1),
+        );
+        let shard = self.clone();
+        self.spawn(async move {
+            crate::io::net::sleep(pause).await;
+            {
+                let mut state = state.borrow_mut();
+                state.retrying -= 1;
+                if !state.stopped {
+                    state.put_back(Event { attempt, handed_over: mono_now(), ..run.event });
+                }
+            }
+            shard.runnable.notify();
+        });
+    }
+
+    /// A number that nobody can foresee, for jitter.
+    fn random(&self) -> u64 {
+        std::hash::BuildHasher::hash_one(&self.chance, mono_now().0)
     }
 
     /// Writes what a run queued. Waits for room, never drops; a failure is an error of the run.
-    fn write_back(self: &Rc<Self>, state: State, request: RunRequest, writes: Vec<QueuedWrite>) {
+    fn write_back(self: &Rc<Self>, state: State, run: Ended, writes: Vec<QueuedWrite>) {
         state.borrow_mut().writing_back += 1;
         let shard = self.clone();
         self.spawn(async move {
+            let mut failure = None;
             for write in writes {
                 let db = write.db.clone();
-                if let Err(why) = shard.write_lines(write, request.depth).await {
-                    shard.counters.runs_failed.add(1);
+                if let Err(why) = shard.write_lines(write, run.event.depth).await {
                     let text =
                         format!("error running wal plugin: error writing back lines to {db}: Cannot write: {why}");
-                    state.borrow_mut().measured.errors += 1;
-                    state.borrow_mut().measured.last_error = Some(text.clone());
-                    shard.log_run(&request, LogLevel::Error, text);
+                    if let Some(before) = failure.replace(text) {
+                        shard.log_run(&run, LogLevel::Error, before);
+                    }
                 }
             }
             state.borrow_mut().writing_back -= 1;
+            if let Some(text) = failure {
+                shard.failed(&state, run, text.clone(), text);
+            }
             shard.runnable.notify();
             shard.drained.notify();
         });

@@ -13,10 +13,12 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use saltus_core::ids::{MonoNs, ShardId, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
+use saltus_core::policy::Policy;
 use saltus_core::ports::{LogLevel, LogLine, LogText, RunEvent, TableBatch, Trigger};
-use saltus_core::trigger::TriggerSpec;
+use saltus_core::trigger::{ErrorBehavior, Isolation, TriggerSpec};
 
 use crate::api::TriggerStats;
+use crate::clock::mono_now;
 use crate::placement::Placement;
 
 use super::{Message, Shard};
@@ -30,13 +32,15 @@ pub(crate) struct Event {
     /// The event was offered to the triggers.
     pub handed_over: MonoNs,
     pub depth: u8,
+    /// How often it was tried before.
+    pub attempt: u32,
 }
 
 impl Event {
     fn bytes(&self) -> usize {
         self.tables.iter().map(|t| t.batch.bytes()).sum()
     }
-    fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.tables.iter().map(|t| t.batch.rows()).sum()
     }
 }
@@ -47,10 +51,16 @@ pub(crate) struct TriggerState {
     pub home: ShardId,
     queue: VecDeque<Event>,
     queued_bytes: usize,
+    /// Which lane its runs take.
+    pub policy: Policy,
     /// Runs under way.
     pub running: usize,
     /// Results of runs that are being written.
     pub writing_back: usize,
+    /// Events that wait for their next attempt, beside the queue.
+    pub retrying: usize,
+    /// It failed and is being disabled: nothing of it is run any more.
+    pub stopped: bool,
     pub measured: Measured,
 }
 
@@ -63,6 +73,8 @@ pub(crate) struct Measured {
     pub errors: u64,
     pub rows: u64,
     pub events_dropped: u64,
+    pub retries: u64,
+    pub events_failed: u64,
     pub last_error: Option<String>,
 }
 
@@ -81,6 +93,8 @@ impl Measured {
             errors: 0,
             rows: 0,
             events_dropped: 0,
+            retries: 0,
+            events_failed: 0,
             last_error: None,
         }
     }
@@ -93,8 +107,18 @@ const OVERLAP_MAX: usize = 16;
 
 impl TriggerState {
     fn new(trigger: Arc<Trigger>, home: ShardId) -> Self {
-        let measured = Measured::new();
-        TriggerState { trigger, home, queue: VecDeque::new(), queued_bytes: 0, running: 0, writing_back: 0, measured }
+        TriggerState {
+            policy: Policy::new(trigger.def.execution, Isolation::Interpreter, mono_now()),
+            trigger,
+            home,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            running: 0,
+            writing_back: 0,
+            retrying: 0,
+            stopped: false,
+            measured: Measured::new(),
+        }
     }
 
     fn wants(&self, table: &str) -> bool {
@@ -118,8 +142,13 @@ impl TriggerState {
     }
 
     fn may_run(&self) -> bool {
-        let overlap = if self.trigger.def.run_async { OVERLAP_MAX } else { 1 };
-        !self.queue.is_empty() && self.running < overlap && self.writing_back < WRITE_BACKS_MAX
+        let def = &self.trigger.def;
+        let overlap = if def.run_async { OVERLAP_MAX } else { 1 };
+        // An ordered trigger whose failures have consequences waits for the end of a run, writing included.
+        let in_order = !def.run_async && def.error_behavior != ErrorBehavior::Log;
+        let write_backs = if in_order { 1 } else { WRITE_BACKS_MAX };
+        let waits = !def.run_async && self.retrying > 0;
+        !self.stopped && !waits && !self.queue.is_empty() && self.running < overlap && self.writing_back < write_backs
     }
 
     /// All waiting events up to `rows_max` rows, at least one. Tables are listed in order of their first event.
@@ -128,7 +157,9 @@ impl TriggerState {
         self.queued_bytes -= gathered.bytes();
         let mut rows = gathered.rows();
         while let Some(next) = self.queue.front() {
-            if rows + next.rows() > rows_max || next.depth != gathered.depth {
+            // What failed is tried again as it was: the rows of others are not to suffer from it.
+            let alike = next.depth == gathered.depth && next.attempt == 0 && gathered.attempt == 0;
+            if rows + next.rows() > rows_max || !alike {
                 break;
             }
             rows += next.rows();
@@ -139,7 +170,14 @@ impl TriggerState {
         Some(gathered)
     }
 
-    /// Puts an event back in front: its run could not start.
+    /// Stops for good; the number of events that are given up.
+    pub fn stop(&mut self) -> usize {
+        self.stopped = true;
+        self.queued_bytes = 0;
+        self.queue.drain(..).count()
+    }
+
+    /// Puts an event back in front: its run could not start, or is to be tried again.
     pub fn put_back(&mut self, event: Event) {
         self.queued_bytes += event.bytes();
         self.queue.push_front(event);
@@ -219,6 +257,12 @@ impl TriggerSet {
         })
     }
 
+    /// Events that wait for a run or for their next attempt.
+    pub fn waiting(&self, shard: ShardId) -> usize {
+        let at_home = self.all.iter().map(|s| s.borrow()).filter(|s| s.home == shard);
+        at_home.map(|s| s.queue.len() + s.retrying).sum()
+    }
+
     /// What was measured of the triggers at home here.
     pub fn stats(&self, shard: ShardId) -> Vec<TriggerStats> {
         self.all.iter().map(|s| s.borrow()).filter(|s| s.home == shard).map(|s| stats_of(&s)).collect()
@@ -237,8 +281,11 @@ fn stats_of(state: &TriggerState) -> TriggerStats {
         errors: m.errors,
         rows: m.rows,
         events_dropped: m.events_dropped,
+        retries: m.retries,
+        events_failed: m.events_failed,
+        lane: state.policy.lane(),
         last_error: m.last_error.clone(),
-        backlog_events: state.queue.len() as u64,
+        backlog_events: (state.queue.len() + state.retrying) as u64,
     }
 }
 
@@ -280,6 +327,11 @@ impl Shard {
     }
 
     fn line_up(&self, state: &mut TriggerState, event: Event) {
+        if state.stopped {
+            self.counters.events_dropped.add(1);
+            state.measured.events_dropped += 1;
+            return;
+        }
         if state.offer(event) {
             self.runnable.notify();
             return;

@@ -1,0 +1,454 @@
+//! The execution policy: which lane a trigger's next run takes, and why (design, section 5).
+//!
+//! Pure: what happened goes in with its instant, a [`Decision`] comes out when the lane changes. One [`Policy`] per trigger,
+//! one [`InlineBudget`] per shard.
+//!
+//! **Invariants.**
+//! 1. With `execution=auto` a trigger is inline only while all of this holds: its code passed the static check, its cache
+//!    holds plain values only, nothing bars it, and its recent runs fitted the budget when it was promoted.
+//! 2. What the operator chose stays: an explicit lane never changes, and `isolation=interpreter` is never left.
+//! 3. A trigger does not flap. Every demotion doubles the time and the number of runs until the next promotion, and
+//!    the cost that promotes is lower than the cost that demotes. New code starts without that past.
+//! 4. Every change of lane is a decision with a reason, and decisions form a chain: one ends in the lane in which the next begins.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ids::{MonoNs, TriggerId};
+use crate::limits::{INLINE_RUN_BUDGET_US, INLINE_SHARE_PERCENT_MAX, INLINE_TURN_BUDGET_US};
+use crate::trigger::{Execution, Isolation};
+
+/// Recent runs whose cost counts.
+const RECENT_RUNS: usize = 128;
+/// Runs in the deferred lane before the first promotion.
+const RUNS_TO_EARN: u32 = 32;
+/// Time in the deferred lane after the first demotion before the next promotion.
+const DEMOTED_FOR: Duration = Duration::from_secs(1);
+/// Demotions beyond which times and runs grow no further: 2^8 seconds, 2^8 times the runs.
+const DOUBLINGS_MAX: u32 = 8;
+/// A promotion needs a p99 of no more than so much of the budget.
+const PROMOTED_AT_PERCENT: u64 = 70;
+/// Blocking calls of one version of the code after which it stays out of the inline lane.
+const BLOCKS_MAX: u32 = 3;
+/// Inline runs in a row after which one demotion is forgotten.
+const FORGIVEN_AFTER: u32 = 10_000;
+/// The time over which a shard's share of inline runs is taken.
+const SHARE_WINDOW: Duration = Duration::from_millis(500);
+
+/// Where a run takes place (glossary: lane).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// On the shard's own thread.
+    Inline,
+    /// On the shard's worker threads.
+    Deferred,
+    /// In a worker process.
+    Process,
+}
+
+impl Lane {
+    /// The name in SQL, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lane::Inline => "inline",
+            Lane::Deferred => "deferred",
+            Lane::Process => "process",
+        }
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is reported to the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observation {
+    /// The static check has read the code: nothing against it, or what.
+    Checked(Result<(), Arc<str>>),
+    /// There is new code, not checked yet.
+    CodeChanged,
+    /// A run ended, well or not, without any of the trouble below.
+    Ran(Cost),
+    /// An inline run reached for something that can block, and was unwound.
+    Blocked(Arc<str>),
+    /// A run was interrupted at its deadline after so long.
+    Overran(Duration),
+    /// Whether the trigger's cache holds plain values only.
+    CachePlain(bool),
+    /// An import was refused by an interpreter with a GIL of its own: the module.
+    ImportRefused(Arc<str>),
+    /// The shard has spent more on inline runs than it may, and this trigger is the costliest.
+    OverBudget {
+        /// Of the shard's time, in per cent.
+        share_percent: u64,
+    },
+    /// This code has held up a shard until the watchdog gave up on it.
+    Quarantined,
+}
+
+/// What a run cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// From entry to end, in nanoseconds.
+    pub nanoseconds: u64,
+    /// Rows that it was given.
+    pub rows: usize,
+    /// Rows of its first event: fewer cannot be given to a run.
+    pub event_rows: usize,
+}
+
+impl Cost {
+    /// The cost of a run with the first event alone, were it proportional to rows.
+    fn of_one_event(self) -> u64 {
+        let (event, rows) = (self.event_rows.clamp(1, self.rows.max(1)) as u128, self.rows.max(1) as u128);
+        (u128::from(self.nanoseconds) * event / rows) as u64
+    }
+
+    fn of_one_row(self) -> u64 {
+        self.nanoseconds / self.rows.max(1) as u64
+    }
+}
+
+/// Why a lane was chosen; its text is what people read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A new trigger.
+    New,
+    /// The operator said so.
+    Operator,
+    /// Recent runs fit the inline budget.
+    Earned {
+        /// 99th percentile of what a run with one event costs.
+        p99: Duration,
+    },
+    /// The static check refuses the code.
+    Check(Arc<str>),
+    /// A call that can block.
+    Blocked(Arc<str>),
+    /// Interrupted at the deadline.
+    Overran(Duration),
+    /// Recent runs do not fit the budget any more.
+    Slow {
+        /// 99th percentile of what a run with one event costs.
+        p99: Duration,
+    },
+    /// The shard's budget was spent, mostly by this trigger.
+    OverBudget {
+        /// Of the shard's time, in per cent.
+        share_percent: u64,
+    },
+    /// The cache holds live objects.
+    CacheNotPlain,
+    /// There is new code.
+    CodeChanged,
+    /// A module does not load in an interpreter with a GIL of its own.
+    ImportRefused(Arc<str>),
+    /// The code held up a shard before.
+    Quarantined,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::New => f.write_str("a new trigger starts deferred"),
+            Reason::Operator => f.write_str("chosen by the operator"),
+            Reason::Earned { p99 } => write!(f, "recent runs fit the inline budget: p99 {p99:?}"),
+            Reason::Check(what) => write!(f, "the static check: {what}"),
+            Reason::Blocked(what) => write!(f, "an inline run called what can block: {what}"),
+            Reason::Overran(took) => write!(f, "a run was interrupted at its deadline after {took:?}"),
+            Reason::Slow { p99 } => write!(f, "recent runs exceed the inline budget: p99 {p99:?}"),
+            Reason::OverBudget { share_percent } => {
+                write!(f, "inline runs took {share_percent}% of the shard, most of it this trigger")
+            }
+            Reason::CacheNotPlain => f.write_str("its cache holds objects that another interpreter cannot have"),
+            Reason::CodeChanged => f.write_str("new code starts deferred"),
+            Reason::ImportRefused(module) => {
+                write!(f, "module {module} does not load in an interpreter with a GIL of its own")
+            }
+            Reason::Quarantined => f.write_str("this code has held up a shard before"),
+        }
+    }
+}
+
+/// A change of lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// When.
+    pub at: MonoNs,
+    /// The lane before.
+    pub from: Lane,
+    /// The lane from now on.
+    pub to: Lane,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// The policy of one trigger; see the header.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    execution: Execution,
+    isolation: Isolation,
+    lane: Lane,
+    reason: Reason,
+    since: MonoNs,
+    /// `None` until the static check has read this code.
+    check: Option<Result<(), Arc<str>>>,
+    cache_plain: bool,
+    recent: Recent,
+    /// Runs in the lane since the last change of it.
+    runs_in_lane: u32,
+    demotions: u32,
+    blocks: u32,
+}
+
+impl Policy {
+    /// The policy of a trigger with these settings.
+    pub fn new(execution: Execution, isolation: Isolation, now: MonoNs) -> Self {
+        let lane = match (isolation, execution) {
+            (Isolation::Process, _) => Lane::Process,
+            (_, Execution::Inline) => Lane::Inline,
+            (_, Execution::Auto | Execution::Deferred) => Lane::Deferred,
+        };
+        let chosen = isolation == Isolation::Process || execution != Execution::Auto;
+        Policy {
+            execution,
+            isolation,
+            lane,
+            reason: if chosen { Reason::Operator } else { Reason::New },
+            since: now,
+            check: None,
+            cache_plain: true,
+            recent: Recent::default(),
+            runs_in_lane: 0,
+            demotions: 0,
+            blocks: 0,
+        }
+    }
+
+    /// The lane of the next run.
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Why it is in that lane.
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// Since when.
+    pub fn since(&self) -> MonoNs {
+        self.since
+    }
+
+    /// What keeps it out of the inline lane for now, if it is left to the policy.
+    pub fn barred(&self) -> Option<Reason> {
+        match &self.check {
+            Some(Err(what)) => Some(Reason::Check(what.clone())),
+            _ if !self.cache_plain => Some(Reason::CacheNotPlain),
+            _ => None,
+        }
+    }
+
+    /// Rows that an inline run may be given so that it fits the budget, at least one event's.
+    pub fn inline_rows_max(&self) -> usize {
+        let row = self.recent.p99(|cost| cost.of_one_row()).unwrap_or(0).max(1);
+        usize::try_from(INLINE_RUN_BUDGET_US * 1000 / row).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Takes note; a decision if the lane changes.
+    pub fn observe(&mut self, observation: Observation, now: MonoNs) -> Option<Decision> {
+        match observation {
+            Observation::CodeChanged => self.new_code(now),
+            Observation::Checked(verdict) => {
+                let refused = verdict.as_ref().err().cloned();
+                self.check = Some(verdict);
+                refused.and_then(|what| self.demote(Reason::Check(what), now))
+            }
+            Observation::CachePlain(plain) => {
+                self.cache_plain = plain;
+                if plain { None } else { self.demote(Reason::CacheNotPlain, now) }
+            }
+            Observation::Ran(cost) => self.ran(cost, now),
+            Observation::Blocked(what) => {
+                self.blocks += 1;
+                self.demote(Reason::Blocked(what), now)
+            }
+            Observation::Overran(took) => {
+                self.runs_in_lane = 0;
+                self.demote(Reason::Overran(took), now)
+            }
+            Observation::OverBudget { share_percent } => self.demote(Reason::OverBudget { share_percent }, now),
+            Observation::ImportRefused(module) => self.isolate(Reason::ImportRefused(module), now),
+            Observation::Quarantined => self.isolate(Reason::Quarantined, now),
+        }
+    }
+
+    /// Nothing that is known of the old code says anything about the new.
+    fn new_code(&mut self, now: MonoNs) -> Option<Decision> {
+        let mut fresh = Policy::new(self.execution, self.isolation, now);
+        (fresh.since, fresh.reason, fresh.cache_plain) = (self.since, self.reason.clone(), self.cache_plain);
+        let (before, after) = (self.lane, fresh.lane);
+        (*self, self.lane) = (fresh, before);
+        if before == after { None } else { Some(self.change(after, Reason::CodeChanged, now)) }
+    }
+
+    fn ran(&mut self, cost: Cost, now: MonoNs) -> Option<Decision> {
+        self.recent.push(cost);
+        self.runs_in_lane = self.runs_in_lane.saturating_add(1);
+        if self.execution != Execution::Auto {
+            return None;
+        }
+        match self.lane {
+            Lane::Process => None,
+            Lane::Inline => {
+                if self.runs_in_lane.is_multiple_of(FORGIVEN_AFTER) {
+                    self.demotions = self.demotions.saturating_sub(1);
+                }
+                let p99 = self.recent.p99(|cost| cost.of_one_event())?;
+                // One outlier in a lane that is new to it is a hiccup: the deadline watches over those.
+                let slow = p99 > INLINE_RUN_BUDGET_US * 1000 && self.runs_in_lane >= RUNS_TO_EARN;
+                if slow { self.demote(Reason::Slow { p99: Duration::from_nanos(p99) }, now) } else { None }
+            }
+            Lane::Deferred => {
+                let p99 = self.recent.p99(|cost| cost.of_one_event())?;
+                let cheap = p99 <= INLINE_RUN_BUDGET_US * 1000 * PROMOTED_AT_PERCENT / 100;
+                if !cheap || !self.may_be_promoted(now) {
+                    return None;
+                }
+                Some(self.change(Lane::Inline, Reason::Earned { p99: Duration::from_nanos(p99) }, now))
+            }
+        }
+    }
+
+    fn may_be_promoted(&self, now: MonoNs) -> bool {
+        let doublings = self.demotions.min(DOUBLINGS_MAX);
+        let waited = self.demotions == 0
+            || now.since(self.since) >= (DEMOTED_FOR.as_nanos() as u64) << doublings.saturating_sub(1);
+        waited
+            && self.runs_in_lane >= RUNS_TO_EARN << doublings
+            && self.check == Some(Ok(()))
+            && self.cache_plain
+            && self.blocks < BLOCKS_MAX
+    }
+
+    fn demote(&mut self, reason: Reason, now: MonoNs) -> Option<Decision> {
+        if self.lane != Lane::Inline || self.execution != Execution::Auto {
+            return None;
+        }
+        self.demotions = self.demotions.saturating_add(1);
+        Some(self.change(Lane::Deferred, reason, now))
+    }
+
+    fn isolate(&mut self, reason: Reason, now: MonoNs) -> Option<Decision> {
+        let may = self.isolation == Isolation::Auto && self.execution != Execution::Inline;
+        (may && self.lane != Lane::Process).then(|| self.change(Lane::Process, reason, now))
+    }
+
+    fn change(&mut self, to: Lane, reason: Reason, now: MonoNs) -> Decision {
+        let decision = Decision { at: now, from: self.lane, to, reason: reason.clone() };
+        (self.lane, self.reason, self.since, self.runs_in_lane) = (to, reason, now, 0);
+        // What a run costs in one lane says little of another once it is there.
+        self.recent = Recent::default();
+        decision
+    }
+}
+
+/// The last costs.
+#[derive(Clone, Debug, Default)]
+struct Recent {
+    costs: Vec<Cost>,
+    next: usize,
+}
+
+impl Recent {
+    fn push(&mut self, cost: Cost) {
+        if self.costs.len() < RECENT_RUNS {
+            self.costs.push(cost);
+        } else {
+            self.costs[self.next] = cost;
+        }
+        self.next = (self.next + 1) % RECENT_RUNS;
+    }
+
+    /// The 99th percentile by nearest rank: of up to 100 the largest, of 128 the second largest.
+    fn p99(&self, of: impl Fn(Cost) -> u64) -> Option<u64> {
+        let beyond = self.costs.len() / 100;
+        let mut largest = [0u64; RECENT_RUNS / 100 + 1];
+        for value in self.costs.iter().map(|&cost| of(cost)) {
+            // Kept in descending order; there are one or two.
+            let mut value = value;
+            for kept in &mut largest[..=beyond] {
+                if value > *kept {
+                    std::mem::swap(kept, &mut value);
+                }
+            }
+        }
+        (!self.costs.is_empty()).then_some(largest[beyond])
+    }
+}
+
+/// What a shard may spend on inline runs: so much per turn of its loop, and so much of its time.
+#[derive(Clone, Debug)]
+pub struct InlineBudget {
+    turn_spent_ns: u64,
+    window_from: MonoNs,
+    window_spent_ns: u64,
+    spent_by: HashMap<TriggerId, u64>,
+}
+
+/// A shard that spends too much on inline runs, and who costs most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overspent {
+    /// The costliest trigger of the window.
+    pub by: TriggerId,
+    /// Of the shard's time, in per cent.
+    pub share_percent: u64,
+}
+
+impl InlineBudget {
+    /// A budget of which nothing is spent.
+    pub fn new(now: MonoNs) -> Self {
+        InlineBudget { turn_spent_ns: 0, window_from: now, window_spent_ns: 0, spent_by: HashMap::new() }
+    }
+
+    /// A turn of the loop begins: other tasks have had theirs.
+    pub fn begin_turn(&mut self) {
+        self.turn_spent_ns = 0;
+    }
+
+    /// Whether another inline run may begin in this turn.
+    pub fn turn_has_room(&self) -> bool {
+        self.turn_spent_ns < INLINE_TURN_BUDGET_US * 1000
+    }
+
+    /// An inline run of `trigger` took `nanoseconds` and ended at `now`.
+    pub fn charge(&mut self, trigger: TriggerId, nanoseconds: u64, now: MonoNs) -> Option<Overspent> {
+        let window = SHARE_WINDOW.as_nanos() as u64;
+        if now.since(self.window_from) > window {
+            // The run that ends now began in the new window, but for one that is longer than a window.
+            self.window_from = MonoNs(now.0 - nanoseconds.min(now.0).min(window));
+            self.window_spent_ns = 0;
+            self.spent_by.clear();
+        }
+        self.turn_spent_ns = self.turn_spent_ns.saturating_add(nanoseconds);
+        self.window_spent_ns = self.window_spent_ns.saturating_add(nanoseconds);
+        *self.spent_by.entry(trigger).or_default() += nanoseconds;
+        if self.window_spent_ns.saturating_mul(100) <= window * INLINE_SHARE_PERCENT_MAX {
+            return None;
+        }
+        let share_percent = self.window_spent_ns.saturating_mul(100) / window;
+        let by = self.spent_by.iter().max_by_key(|&(id, spent)| (*spent, id.0)).map(|(id, _)| *id)?;
+        // Its demotion pays for it: the others are not to follow it for the same window.
+        let paid = self.spent_by.remove(&by).unwrap_or(0);
+        self.window_spent_ns -= paid.min(self.window_spent_ns);
+        Some(Overspent { by, share_percent })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! Made-up times and costs: the policy sees no clock and runs nothing.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MS: u64 = 1_000_000;
+
+fn cost(microseconds: u64) -> Cost {
+    Cost { nanoseconds: microseconds * 1000, rows: 1, event_rows: 1 }
+}
+
+/// A trigger left to the policy, with a clock of its own.
+struct Life {
+    policy: Policy,
+    now: MonoNs,
+    decisions: Vec<Decision>,
+}
+
+impl Life {
+    fn new() -> Self {
+        let now = MonoNs(1);
+        let mut life = Life { policy: Policy::new(Execution::Auto, Isolation::Auto, now), now, decisions: Vec::new() };
+        life.tell(Observation::Checked(Ok(())));
+        life
+    }
+
+    fn tell(&mut self, observation: Observation) {
+        self.now.0 += MS;
+        self.decisions.extend(self.policy.observe(observation, self.now));
+    }
+
+    fn run(&mut self, times: u32, each: Cost) {
+        (0..times).for_each(|_| self.tell(Observation::Ran(each)));
+    }
+
+    /// Runs until the trigger is promoted; after how many.
+    fn run_until_inline(&mut self) -> u32 {
+        for runs in 1..2_000_000 {
+            self.tell(Observation::Ran(cost(20)));
+            if self.policy.lane() == Lane::Inline {
+                return runs;
+            }
+        }
+        panic!("never promoted: {:?}", self.policy);
+    }
+}
+
+#[test]
+fn a_cheap_trigger_earns_the_inline_lane() {
+    let mut life = Life::new();
+    assert_eq!((life.policy.lane(), life.policy.reason()), (Lane::Deferred, &Reason::New));
+    assert_eq!(life.run_until_inline(), RUNS_TO_EARN);
+    assert_eq!(life.decisions.last().unwrap().reason, Reason::Earned { p99: Duration::from_micros(20) });
+}
+
+#[test]
+fn what_is_not_known_to_be_harmless_stays_deferred() {
+    let unchecked = Policy::new(Execution::Auto, Isolation::Auto, MonoNs(0));
+    let mut life = Life { policy: unchecked, now: MonoNs(0), decisions: Vec::new() };
+    life.run(1000, cost(1));
+    assert_eq!(life.policy.lane(), Lane::Deferred, "nobody has read the code yet");
+    life.tell(Observation::Checked(Err("calls lock.acquire".into())));
+    life.run(1000, cost(1));
+    assert_eq!(life.policy.lane(), Lane::Deferred);
+    assert_eq!(life.policy.barred(), Some(Reason::Check("calls lock.acquire".into())));
+
+    let mut life = Life::new();
+    life.tell(Observation::CachePlain(false));
+    life.run(1000, cost(1));
+    assert_eq!((life.policy.lane(), life.policy.barred()), (Lane::Deferred, Some(Reason::CacheNotPlain)));
+    life.tell(Observation::CachePlain(true));
+    life.run(1, cost(1));
+    assert_eq!(life.policy.lane(), Lane::Inline);
+
+    let mut life = Life::new();
+    life.run(1000, cost(INLINE_RUN_BUDGET_US * PROMOTED_AT_PERCENT / 100 + 1));
+    assert_eq!(life.policy.lane(), Lane::Deferred, "cheap enough to stay is not cheap enough to come");
+}
+
+#[test]
+fn runs_over_many_events_are_judged_by_what_one_event_costs() {
+    let mut life = Life::new();
+    let batch = Cost { nanoseconds: 50 * MS, rows: 10_000, event_rows: 10 };
+    life.run(RUNS_TO_EARN, batch);
+    assert_eq!(life.policy.lane(), Lane::Inline, "50 us for ten rows");
+    life.run(RUNS_TO_EARN, Cost { nanoseconds: 100_000, rows: 20, event_rows: 10 });
+    assert_eq!(life.policy.inline_rows_max(), 50, "5 us a row, 250 us a run");
+}
+
+#[test]
+fn a_demotion_has_its_reason_and_doubles_the_way_back() {
+    let mut life = Life::new();
+    life.run_until_inline();
+    let mut runs_before = 0;
+    for demotions in 1..5 {
+        life.tell(Observation::Blocked("open".into()));
+        assert_eq!(life.policy.reason(), &Reason::Blocked("open".into()));
+        // What blocks counts against the code itself; here only the way back is looked at.
+        life.policy.blocks = 0;
+        let runs = life.run_until_inline();
+        assert!(runs > runs_before, "the way back after demotion {demotions} is longer: {runs} runs");
+        runs_before = runs;
+    }
+}
+
+#[test]
+fn code_that_blocks_again_and_again_stays_out_until_it_changes() {
+    let mut life = Life::new();
+    for _ in 0..BLOCKS_MAX {
+        life.run_until_inline();
+        life.tell(Observation::Blocked("socket.connect".into()));
+    }
+    life.run(100_000, cost(1));
+    assert_eq!(life.policy.lane(), Lane::Deferred);
+    life.tell(Observation::CodeChanged);
+    life.run(1000, cost(1));
+    assert_eq!(life.policy.lane(), Lane::Deferred, "the new code is not checked yet");
+    life.tell(Observation::Checked(Ok(())));
+    life.run(1, cost(1));
+    assert_eq!(life.policy.lane(), Lane::Inline);
+}
+
+#[test]
+fn a_trigger_that_became_slow_is_demoted_and_a_hiccup_is_not() {
+    let mut life = Life::new();
+    life.run_until_inline();
+    life.run(200, cost(20));
+    life.run(1, cost(5_000));
+    life.run(50, cost(20));
+    assert_eq!(life.policy.lane(), Lane::Inline, "one run of 128 is beyond the 99th percentile");
+    life.run(2, cost(5_000));
+    assert_eq!(life.policy.reason(), &Reason::Slow { p99: Duration::from_millis(5) });
+    assert_eq!(life.policy.lane(), Lane::Deferred);
+}
+
+#[test]
+fn what_the_operator_chose_stays() {
+    let trouble = || {
+        [
+            Observation::Checked(Err("calls input".into())),
+            Observation::Blocked("open".into()),
+            Observation::Overran(Duration::from_secs(1)),
+            Observation::CachePlain(false),
+            Observation::OverBudget { share_percent: 90 },
+            Observation::ImportRefused("numpy".into()),
+            Observation::Quarantined,
+            Observation::CodeChanged,
+            Observation::Checked(Ok(())),
+        ]
+    };
+    for (execution, isolation, lane) in [
+        (Execution::Inline, Isolation::Auto, Lane::Inline),
+        (Execution::Inline, Isolation::Interpreter, Lane::Inline),
+        (Execution::Deferred, Isolation::Interpreter, Lane::Deferred),
+        (Execution::Auto, Isolation::Process, Lane::Process),
+    ] {
+        let mut policy = Policy::new(execution, isolation, MonoNs(0));
+        for round in 0..100 {
+            for observation in trouble() {
+                assert_eq!(policy.observe(observation, MonoNs(round * MS)), None);
+            }
+            (0..100).for_each(|_| drop(policy.observe(Observation::Ran(cost(1)), MonoNs(round * MS))));
+        }
+        assert_eq!((policy.lane(), policy.reason()), (lane, &Reason::Operator));
+    }
+}
+
+#[test]
+fn a_module_that_needs_a_process_gets_one_until_the_code_changes() {
+    for execution in [Execution::Auto, Execution::Deferred] {
+        let mut policy = Policy::new(execution, Isolation::Auto, MonoNs(0));
+        let decision = policy.observe(Observation::ImportRefused("numpy".into()), MonoNs(1)).unwrap();
+        assert_eq!((decision.from, decision.to), (Lane::Deferred, Lane::Process));
+        (0..1000).for_each(|_| assert_eq!(policy.observe(Observation::Ran(cost(1)), MonoNs(2)), None));
+        let decision = policy.observe(Observation::CodeChanged, MonoNs(3)).unwrap();
+        assert_eq!((decision.to, decision.reason), (Lane::Deferred, Reason::CodeChanged));
+    }
+}
+
+#[test]
+fn a_shard_spends_no_more_than_its_share_and_the_costliest_pays() {
+    let mut budget = InlineBudget::new(MonoNs(0));
+    let (dear, cheap) = (TriggerId(1), TriggerId(2));
+    let mut overspent = None;
+    for ms in 1..=500 {
+        budget.begin_turn();
+        assert!(budget.turn_has_room());
+        overspent = overspent.or(budget.charge(cheap, MS / 100, MonoNs(ms * MS)));
+        overspent = overspent.or(budget.charge(dear, MS / 2, MonoNs(ms * MS)));
+        assert!(budget.turn_has_room());
+    }
+    assert_eq!(overspent, Some(Overspent { by: dear, share_percent: 30 }));
+    assert_eq!(budget.charge(cheap, MS / 100, MonoNs(501 * MS)), None, "the next window starts anew");
+    budget.charge(dear, 2 * MS, MonoNs(502 * MS));
+    assert!(!budget.turn_has_room());
+}
+
+fn observation() -> impl Strategy<Value = Observation> {
+    prop_oneof![
+        60 => (0u64..400, 1usize..200, 1usize..20).prop_map(|(us, rows, event_rows)| Observation::Ran(Cost {
+            nanoseconds: us * 1000,
+            rows,
+            event_rows
+        })),
+        2 => Just(Observation::Checked(Ok(()))),
+        1 => Just(Observation::Checked(Err("calls eval".into()))),
+        1 => Just(Observation::CodeChanged),
+        1 => Just(Observation::Blocked("open".into())),
+        1 => Just(Observation::Overran(Duration::from_millis(10))),
+        1 => any::<bool>().prop_map(Observation::CachePlain),
+        1 => Just(Observation::OverBudget { share_percent: 40 }),
+        1 => Just(Observation::ImportRefused("numpy".into())),
+    ]
+}
+
+/// A stretch of the same thing, so that promotions happen at all.
+fn story() -> impl Strategy<Value = Vec<(Observation, u32)>> {
+    prop::collection::vec((observation(), prop_oneof![1u32..4, 30u32..3000]), 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_invariants_hold(
+        story in story(),
+        execution in prop_oneof![5 => Just(Execution::Auto), 1 => Just(Execution::Inline), 1 => Just(Execution::Deferred)],
+        isolation in prop_oneof![5 => Just(Isolation::Auto), 1 => Just(Isolation::Interpreter), 1 => Just(Isolation::Process)],
+    ) {
+        let mut now = MonoNs(0);
+        let mut policy = Policy::new(execution, isolation, now);
+        let mut lane = policy.lane();
+        let (mut checked, mut plain) = (false, true);
+        // Of this code: when it was demoted last, how often it was, and its runs in the lane.
+        let (mut demoted_at, mut demotions, mut runs, mut blocks) = (None, 0u32, 0u32, 0u32);
+        for (observation, times) in story {
+            for _ in 0..times {
+                now.0 += MS / 10;
+                match &observation {
+                    Observation::CodeChanged => (checked, demoted_at, demotions, blocks) = (false, None, 0, 0),
+                    Observation::Checked(verdict) => checked = verdict.is_ok(),
+                    Observation::CachePlain(is) => plain = *is,
+                    Observation::Blocked(_) => blocks += 1,
+                    Observation::Ran(_) => {
+                        runs += 1;
+                        let forgiven = lane == Lane::Inline && runs.is_multiple_of(FORGIVEN_AFTER);
+                        demotions = demotions.saturating_sub(u32::from(forgiven));
+                    }
+                    _ => {}
+                }
+                let decision = policy.observe(observation.clone(), now);
+                if let Some(decision) = &decision {
+                    prop_assert_eq!(decision.from, lane, "decisions form a chain");
+                    prop_assert_ne!(decision.from, decision.to);
+                    prop_assert_eq!(&decision.reason, policy.reason());
+                    prop_assert_eq!(decision.at, now);
+                    lane = decision.to;
+                    if decision.to == Lane::Inline {
+                        let fits = matches!(&decision.reason, Reason::Earned { p99 }
+                            if *p99 <= Duration::from_micros(INLINE_RUN_BUDGET_US));
+                        prop_assert!(fits && checked && plain && blocks < BLOCKS_MAX, "{:?}", policy);
+                        prop_assert!(runs >= RUNS_TO_EARN);
+                        if let Some(at) = demoted_at.filter(|_| demotions > 0) {
+                            let wait = (DEMOTED_FOR.as_nanos() as u64) << (demotions.min(DOUBLINGS_MAX) - 1);
+                            prop_assert!(now.since(at) >= wait, "back after {} ns, wanted {wait}", now.since(at));
+                        }
+                    } else if decision.from == Lane::Inline && decision.to == Lane::Deferred
+                        && decision.reason != Reason::CodeChanged
+                    {
+                        (demoted_at, demotions) = (Some(now), demotions + 1);
+                    }
+                    runs = 0;
+                }
+                prop_assert_eq!(policy.lane(), lane, "no change without a decision");
+                match (isolation, execution) {
+                    (Isolation::Process, _) => prop_assert_eq!(lane, Lane::Process),
+                    (_, Execution::Inline) => prop_assert_eq!(lane, Lane::Inline),
+                    (_, Execution::Deferred) => prop_assert_ne!(lane, Lane::Inline),
+                    (_, Execution::Auto) => {}
+                }
+                if isolation == Isolation::Interpreter {
+                    prop_assert_ne!(lane, Lane::Process);
+                }
+                if lane == Lane::Inline && execution == Execution::Auto {
+                    prop_assert!(checked && plain, "inline only while it is known to be harmless");
+                }
+            }
+        }
+    }
+}
