@@ -51,6 +51,8 @@ pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// Rows handed to one run of a plugin.
 pub const RUN_ROWS_MAX: usize = 100_000;
+/// Bytes of line protocol that one run of a plugin may queue.
+pub const RUN_OUTPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Events waiting in memory for one trigger, in bytes of their batches.
 pub const TRIGGER_BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Runs waiting for the deferred workers of one shard.
@@ -86,6 +88,7 @@ const _: () =
     assert!(INLINE_RUN_BUDGET_US < INLINE_TURN_BUDGET_US, "a turn has room for several runs that fit their budget");
 const _: () =
     assert!(INLINE_TURN_BUDGET_US < INLINE_DEADLINE_MS * 1000, "a run is interrupted long after it is too slow");
+const _: () = assert!(RUN_OUTPUT_BYTES_MAX <= LINE_BODY_BYTES_MAX, "what a run may queue can be written");
 const _: () = assert!(HTTP_REQUEST_BYTES_MAX < WAL_RECORD_BYTES_MAX, "a body always fits one record");
 const _: () = assert!(
     LINE_BODY_BYTES_MAX + LINE_CACHE_BYTES_MAX < i32::MAX as usize,

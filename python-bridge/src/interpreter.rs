@@ -218,7 +218,10 @@ impl Interpreter {
         entered();
         // Whatever it returns is ignored, as in InfluxDB 3.
         drop(entry.call(py, [&local, &batches, &arguments])?);
-        Ok(local.payload(&self.natives.local).map(Local::take_writes).unwrap_or_default())
+        match local.payload(&self.natives.local) {
+            Some(local) => local.take_writes(py),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The entry function: kept, or out of the module body executed in fresh globals.

@@ -12,6 +12,7 @@ from saltus.errors import (
     InvalidLineError,
     InvalidMeasurementError,
     PluginTimeout,
+    LimitError,
     QueryError,
 )
 from saltus.line_builder import LineBuilder
@@ -25,6 +26,7 @@ __all__ = [
     "InvalidMeasurementError",
     "LineBuilder",
     "PluginTimeout",
+    "LimitError",
     "QueryError",
     "TableBatch",
 ]

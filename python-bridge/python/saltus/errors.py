@@ -23,6 +23,10 @@ class QueryError(Exception):
     """A query that failed, or that may not be made in this lane."""
 
 
+class LimitError(InfluxDBError):
+    """A run that wants more than it may have. Whoever catches it: the run counts as failed all the same."""
+
+
 class PluginTimeout(BaseException):
     """The run took longer than its deadline.
 

@@ -1,11 +1,12 @@
 //! `InfluxDB3Local` and `Cache`: the first argument of every entry function (reference, 1.4 and 1.6).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use saltus_core::ids::{RunId, TriggerId};
+use saltus_core::limits::RUN_OUTPUT_BYTES_MAX;
 use saltus_core::ports::{LogLevel, LogLine, LogText, PluginHost, QueuedWrite};
 
 use super::{Natives, convert};
@@ -47,18 +48,34 @@ pub struct Local {
     info: Rc<RunInfo>,
     natives: Rc<Natives>,
     writes: RefCell<Vec<QueuedWrite>>,
+    /// Bytes of what is queued; beyond the limit once the run wanted more than it may have.
+    queued_bytes: Cell<usize>,
 }
 
 impl Local {
     /// For one run.
     pub fn new(info: Rc<RunInfo>, natives: Rc<Natives>) -> Self {
-        Local { info, natives, writes: RefCell::default() }
+        Local { info, natives, writes: RefCell::default(), queued_bytes: Cell::new(0) }
     }
 
     /// What the run has queued so far, one item per database, in order of first use. What is queued later is lost, as
     /// it is in InfluxDB 3.
-    pub fn take_writes(&self) -> Vec<QueuedWrite> {
-        self.writes.take()
+    ///
+    /// # Errors
+    /// `LimitError` if the run wanted to queue more than it may, whether or not the plugin caught it then.
+    pub fn take_writes(&self, py: Py) -> PyResult<Vec<QueuedWrite>> {
+        self.check_limit(py)?;
+        Ok(self.writes.take())
+    }
+
+    fn check_limit(&self, py: Py) -> PyResult<()> {
+        if self.queued_bytes.get() <= RUN_OUTPUT_BYTES_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "the run queued more than {RUN_OUTPUT_BYTES_MAX} bytes of line protocol; nothing of it is written; write less per run"
+        );
+        Err(Raised::of(py, &self.natives.limit_error, &message))
     }
 
     fn log(&self, py: Py, level: LogLevel, function: &str, args: &Args<'_>) -> PyResult {
@@ -80,6 +97,8 @@ impl Local {
             return Err(Raised::new(py, Builtin::Type, &message));
         };
         let lines = lines?;
+        self.queued_bytes.set(self.queued_bytes.get().saturating_add(lines.len() + 1));
+        self.check_limit(py)?;
         let mut writes = self.writes.borrow_mut();
         match writes.iter_mut().find(|w| w.db.as_ref() == db) {
             Some(write) => {

@@ -28,6 +28,8 @@ pub struct Natives {
     pub cache: NativeType<local::Cache>,
     /// `saltus.errors.QueryError`
     pub query_error: Object,
+    /// `saltus.errors.LimitError`
+    pub limit_error: Object,
     /// Stands in a batch where its rows will be.
     pub rows_pending: Object,
     /// `"rows"`
@@ -54,6 +56,7 @@ impl Natives {
             local: NativeType::find(py, &module)?,
             cache: NativeType::find(py, &module)?,
             query_error: Object::import(py, "saltus.errors")?.getattr(py, "QueryError")?,
+            limit_error: Object::import(py, "saltus.errors")?.getattr(py, "LimitError")?,
             rows_pending: module.getattr(py, "_rows_pending")?,
             rows_key: Object::interned(py, "rows")?,
             table_name_key: Object::interned(py, "table_name")?,

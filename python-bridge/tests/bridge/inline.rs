@@ -194,6 +194,20 @@ fn a_query_is_refused_inline_with_the_setting_to_change() {
 }
 
 #[test]
+fn a_run_that_queues_too_much_fails_even_if_it_catches_that() {
+    on_shard(|shard| {
+        let code = "def process_writes(api, batches, args):\n    text = 'x' * 1_000_000\n    n = 0\n    try:\n        while True:\n            \
+                    api.write(LineBuilder('t').string_field('s', text))\n            n += 1\n    except Exception as error:\n        \
+                    api.info(type(error).__name__, n)\n";
+        let report = shard.inline(request(Code::text(code), vec![]));
+        assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO LimitError 67"]);
+        let error = report.result.unwrap_err();
+        assert!(error.message.starts_with("LimitError: the run queued more than 67108864 bytes"), "{}", error.message);
+        assert!(report.writes.is_empty());
+    });
+}
+
+#[test]
 fn globals_are_fresh_in_each_run_and_the_cache_keeps_live_objects() {
     on_shard(|shard| {
         for expected in ["INFO [1] 1 builtins", "INFO [1] 2 builtins", "INFO [1] 3 builtins"] {
