@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 /// Fails as often as it is told for each event, then writes what it has seen. Counts in its cache, which outlives a run.
 const FAILS: &str = r#"
+import time
+
 def process_writes(influxdb3_local, table_batches, args=None):
     rows = [row for batch in table_batches for row in batch["rows"]]
     for row in rows:
@@ -15,7 +17,8 @@ def process_writes(influxdb3_local, table_batches, args=None):
             influxdb3_local.cache.put(str(row["n"]), failed + 1)
             raise ValueError(f"no {failed + 1} of {row['n']}")
     for row in rows:
-        influxdb3_local.write(LineBuilder(args["to"]).int64_field("n", row["n"]).int64_field("together", len(rows)))
+        line = LineBuilder(args["to"]).int64_field("n", row["n"]).int64_field("together", len(rows))
+        influxdb3_local.write(line.int64_field("at", time.time_ns()).time_ns(row["time"]))
 "#;
 
 fn settings(lane: &str, error_behavior: &str, run_async: bool) -> Value {
@@ -66,7 +69,7 @@ fn a_failed_event_is_tried_again_before_those_behind_it() {
         for n in 2..=4 {
             event(&server, &table, n, 0);
         }
-        let sql = format!("SELECT n, together FROM {out} ORDER BY time, n");
+        let sql = format!("SELECT n, together FROM {out} ORDER BY at");
         let rows = server.sql_until("main", &sql, |rows| rows.len() == 4);
         assert_eq!(numbers(&rows)[0], 1, "the failed event comes first: {rows:?}");
         assert_eq!(rows[0]["together"], 1, "and alone, as it was");
@@ -129,7 +132,7 @@ fn an_overlapping_trigger_goes_on_while_a_failed_event_pauses() {
     });
     // It pauses for 200 ms at least; this one overtakes it.
     event(&server, "a", 2, 0);
-    let rows = server.sql_until("main", "SELECT n FROM out ORDER BY time", |rows| rows.len() == 2);
+    let rows = server.sql_until("main", "SELECT n FROM out ORDER BY at", |rows| rows.len() == 2);
     assert_eq!(numbers(&rows), [2, 1]);
 }
 

@@ -191,9 +191,9 @@ mod tests {
         let trigger = json!({
             "db": "d", "trigger_name": "t", "plugin_filename": "p.py", "trigger_specification": "all_tables",
             "trigger_settings": {"run_async": false, "error_behavior": "log", "execution": "inline"},
-            "trigger_arguments": null, "disabled": true,
+            "trigger_arguments": null, "disabled": true, "disabled_reason": "KeyError: 'x'",
         });
         let csv = trigger_table(&[trigger]).csv();
-        assert_eq!(csv.lines().nth(1), Some("d,t,p.py,all_tables,inline,false,log,,true"));
+        assert_eq!(csv.lines().nth(1), Some("d,t,p.py,all_tables,inline,false,log,,true,KeyError: 'x'"));
     }
 }
