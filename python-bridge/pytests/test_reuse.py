@@ -33,7 +33,8 @@ PASS = {
     + "\n    return -row\ndef g(rows):\n    return sorted(rows, key=by)\n",
     "an exception class": "class TooHot(Exception):\n    pass\ndef f(x):\n    if x > 5:\n        raise TooHot(x)\n",
     "a class with methods": "class Window:\n    SIZE = 3\n    def __init__(self):\n        self.rows = []\n    def add(self, row):\n"
-    "        self.rows.append(row)\n        return len(self.rows)\ndef f():\n    w = Window()\n    w.label = 'x'\n    return w.add(1)\n",
+    "        self.rows.append(row)\n        return len(self.rows)\ndef f():\n    w = Window()\n    w.label = 'x'\n"
+    "    return w.add(1) + Window.SIZE + Window.add(w, 2)\n",
     "main": "def f():\n    pass\nif __name__ == '__main__':\n    f()\n",
     "a cache of plain values": "def f(api):\n    n = api.cache.get('n', 0) + 1\n    api.cache.put('n', n)\n    return n\n",
 }
@@ -72,6 +73,21 @@ REFUSED = {
         True,
     ),
     "an attribute of a class by another name": ("class C:\n    n = 0\ndef up(c):\n    c.n += 1\n    return c.n\ndef step(api):\n    return up(C)\n", True),
+    "an attribute of a method": (
+        "class C:\n    def m(self):\n        pass\ndef step(api):\n    m = C.m\n    try:\n        m.n += 1\n    except AttributeError:\n"
+        "        m.n = 1\n    return m.n\n",
+        True,
+    ),
+    "an attribute of a static method by its object": (
+        "class C:\n    @staticmethod\n    def m():\n        pass\ndef step(api):\n    m = C().m\n    try:\n        m.n += 1\n"
+        "    except AttributeError:\n        m.n = 1\n    return m.n\n",
+        True,
+    ),
+    "an attribute of __init__": (
+        "class C:\n    def __init__(self):\n        pass\ndef step(api):\n    m = C.__init__\n    try:\n        m.n += 1\n"
+        "    except AttributeError:\n        m.n = 1\n    return m.n\n",
+        True,
+    ),
     "a mutable class attribute": ("class C:\n    seen = []\ndef step(api):\n    C.seen.append(1)\n    return len(C.seen)\n", True),
     "a decorator that caches": (
         "import functools\ncalls = 0\n@functools.lru_cache\ndef first(x):\n    return object()\ndef step(api):\n    api.ids.append(first(1))\n"

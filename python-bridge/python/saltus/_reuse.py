@@ -8,7 +8,8 @@ not known to be harmless is a reason. A body may be kept if
   decorators or metaclasses, constants that cannot change, tables of such constants that are only read;
 * nothing in it can change what is bound: no ``global``, no default argument that can change, no assignment to an attribute of
   anything that is bound there, no way to the namespaces themselves;
-* nothing can tell a function or class of one run from that of another: no classes or functions as values where a cache is used.
+* nothing can tell a function or class of one run from that of another: functions and classes are called, not handed on, and there are
+  no classes beside a cache.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ _TABLE_READERS = frozenset(
 _FRAMES = frozenset(["cr_frame", "f_back", "f_globals", "gi_frame", "tb_frame"])
 _DUNDERS = frozenset(["__enter__", "__exit__", "__init__", "__name__"])
 _EXCEPTIONS = frozenset(["BaseException", "Exception", "LookupError", "RuntimeError", "TypeError", "ValueError", "object"])
-_METHOD_DECORATORS = frozenset(["property", "staticmethod"])
+_METHOD_DECORATORS = frozenset(["property"])
 # Where a function may stand without being called there.
 _TAKES_FUNCTION = frozenset(["filter", "map", "max", "min", "sorted"])
 # Builtins on which conclusions rest.
@@ -113,6 +114,8 @@ class _Module:
         self.tables: set[str] = set()
         self.functions: set[str] = set()
         self.classes: set[str] = set()
+        # What stands in classes beside methods: (class, name).
+        self.class_constants: set[tuple[str, str]] = set()
         # Name -> module, and name -> (module, its name there).
         self.modules: dict[str, str] = {}
         self.members: dict[str, tuple[str, str]] = {}
@@ -216,8 +219,8 @@ class _Module:
                     if inner.name.startswith("__") and inner.name not in ("__init__", "__str__", "__repr__", "__eq__", "__hash__"):
                         raise _Against(f"method {inner.name}", inner)
                     self.function(inner)
-                case ast.Assign(targets=[ast.Name()], value=value) if self.is_constant(value):
-                    pass
+                case ast.Assign(targets=[ast.Name(id=name)], value=value) if self.is_constant(value):
+                    self.class_constants.add((node.name, name))
                 case _:
                     raise _Against(f"a statement in class {node.name} that is not known to be harmless", inner)
 
@@ -328,14 +331,18 @@ class _Module:
             match node:
                 case ast.Call(func=function, args=arguments, keywords=keywords):
                     fine.add(id(function))
+                    if isinstance(function, ast.Attribute):
+                        # `Class.method(...)`; not called it is a function that somebody could change.
+                        fine.add(id(function.value))
                     match function:
                         case ast.Name(id="isinstance" | "issubclass"):
                             fine.update(id(part) for argument in arguments[1:] for part in ast.walk(argument))
                         case ast.Name(id=name) if name in _TAKES_FUNCTION:
                             fine.update(map(id, arguments[:1]))
                             fine.update(id(keyword.value) for keyword in keywords if keyword.arg == "key")
-                case ast.Attribute(value=value, ctx=ast.Load()):
-                    # `Class.CONSTANT` and `Class.method(...)`; functions have no attributes but dunders.
+                case ast.Attribute(value=ast.Name(id=name) as value, attr=attribute, ctx=ast.Load()) if (
+                    (name, attribute) in self.class_constants
+                ):
                     fine.add(id(value))
                 case ast.Raise(exc=ast.expr() as raised):
                     fine.add(id(raised))
