@@ -10,6 +10,7 @@ use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArr
 use arrow::datatypes::Int32Type;
 use saltus_core::batch::{Batch, BatchColumn};
 use saltus_core::ids::{MonoNs, RunId, ShardId, TriggerId};
+use saltus_core::policy::Lane;
 use saltus_core::ports::{
     CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, PluginRuntime, RunEvent, RunReport, RunRequest,
     ShardPlugins, TableBatch, Trigger,
@@ -99,6 +100,7 @@ fn best(lanes: &mut dyn ShardPlugins, trigger: &Arc<Trigger>, tables: &[TableBat
                 run_id: RunId(u64::from(run)),
                 trigger: trigger.clone(),
                 event: RunEvent::Writes(tables.to_vec()),
+                lane: Lane::Inline,
                 deadline: Duration::from_secs(5),
                 received: MonoNs(0),
                 depth: 0,

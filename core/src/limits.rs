@@ -67,6 +67,26 @@ pub const INLINE_TURN_BUDGET_US: u64 = 1_000;
 pub const INLINE_SHARE_PERCENT_MAX: u64 = 30;
 /// Milliseconds a deferred run may take before it is interrupted.
 pub const DEFERRED_DEADLINE_MS: u64 = 60_000;
+/// Worker processes of the process lane at once.
+pub const PROCESS_WORKERS_MAX: usize = 64;
+/// Runs that may wait for one worker process, the one under way included.
+pub const PROCESS_QUEUE_MAX: usize = 64;
+/// Milliseconds that a worker process has to start.
+pub const PROCESS_START_MS: u64 = 30_000;
+/// Milliseconds after a run's deadline, which interrupts it, until its worker process is killed.
+pub const PROCESS_KILL_GRACE_MS: u64 = 1_000;
+/// Seconds without a run after which a worker process is ended.
+pub const PROCESS_IDLE_SECS: u64 = 600;
+/// Milliseconds before a worker process that died twice is started again; twice as long after each further death.
+pub const PROCESS_RESTART_PAUSE_MIN_MS: u64 = 100;
+/// Milliseconds before a worker process is started again, at most.
+pub const PROCESS_RESTART_PAUSE_MAX_MS: u64 = 30_000;
+/// Queries that one worker process may have under way.
+pub const PROCESS_QUERIES_MAX: usize = 16;
+/// Bytes of a message between server and worker process; results of queries and rows are beside it.
+pub const PROCESS_MESSAGE_BYTES_MAX: usize = 4 * RUN_OUTPUT_BYTES_MAX;
+/// Bytes kept of what a worker process says on its standard error, for the account of its death.
+pub const PROCESS_STDERR_BYTES_MAX: usize = 8 * 1024;
 /// How often a plugin's output may trigger further runs in one chain.
 pub const CHAIN_DEPTH_MAX: u8 = 8;
 /// How often an event is tried again with `error_behavior=retry` before it is given up.
@@ -89,6 +109,10 @@ const _: () =
 const _: () =
     assert!(INLINE_TURN_BUDGET_US < INLINE_DEADLINE_MS * 1000, "a run is interrupted long after it is too slow");
 const _: () = assert!(RUN_OUTPUT_BYTES_MAX <= LINE_BODY_BYTES_MAX, "what a run may queue can be written");
+const _: () = assert!(
+    RUN_OUTPUT_BYTES_MAX * 2 < PROCESS_MESSAGE_BYTES_MAX,
+    "what a run may queue fits a message when it is quoted"
+);
 const _: () = assert!(HTTP_REQUEST_BYTES_MAX < WAL_RECORD_BYTES_MAX, "a body always fits one record");
 const _: () = assert!(
     LINE_BODY_BYTES_MAX + LINE_CACHE_BYTES_MAX < i32::MAX as usize,

@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 
 use crate::batch::Batch;
 use crate::ids::{MonoNs, RunId, ShardId};
+use crate::policy::Lane;
 use crate::trigger::TriggerDef;
 
 /// One version of a plugin's source.
@@ -61,6 +62,8 @@ pub struct RunRequest {
     pub trigger: Arc<Trigger>,
     /// What for.
     pub event: RunEvent,
+    /// Where it is made.
+    pub lane: Lane,
     /// Interrupted when it takes longer.
     pub deadline: Duration,
     /// When the last byte of the (oldest) request arrived: activation is measured from here.
@@ -162,14 +165,14 @@ pub trait PluginHost: Send + Sync {
     /// Disables a trigger that failed, for good: its user enables it again. Never blocks; the shard has stopped running it.
     fn disable(&self, trigger: &TriggerDef, reason: String);
 
-    /// Runs SQL and waits for the whole result. Blocks: deferred lane only.
+    /// Runs SQL and waits for the whole result. Blocks: not for the inline lane.
     ///
     /// # Errors
     /// The text of the failure as the reference, 1.4, gives it.
     fn query(&self, db: &str, sql: &str, params: &[(String, String)]) -> Result<Vec<RecordBatch>, String>;
 }
 
-/// Where a finished deferred run is reported; implemented by `shards`. Never blocks.
+/// Where a finished run of the deferred or the process lane is reported; implemented by `shards`. Never blocks.
 pub trait Completions: Send + Sync {
     /// Takes the report of a run that was accepted by [`ShardPlugins::submit`].
     fn completed(&self, report: RunReport);
@@ -180,7 +183,7 @@ pub trait ShardPlugins {
     /// Runs on this thread, now, and returns within about the request's deadline.
     fn run_inline(&mut self, request: RunRequest) -> RunReport;
 
-    /// Hands the run to the shard's deferred workers.
+    /// Hands the run to the shard's deferred workers, or to the trigger's worker process: `request.lane` says which.
     ///
     /// # Errors
     /// The request, when the bounded queue is full; the caller keeps it and tries again after a completion.

@@ -103,6 +103,15 @@ impl Interpreter {
         Interpreter::over(py)
     }
 
+    /// Prepares the main interpreter of a worker process, which this thread holds.
+    ///
+    /// # Errors
+    /// What Python said.
+    pub fn of_worker(py: Py, site_packages: &[String]) -> Result<Self, PluginError> {
+        prepare_in(py, site_packages, true).map_err(|raised| plain_error(py, raised))?;
+        Interpreter::over(py)
+    }
+
     /// Attaches this thread to an interpreter that [`Interpreter::create`] made on another.
     ///
     /// # Errors
@@ -293,6 +302,11 @@ impl Interpreter {
 
 /// Loads the plugin API into this thread's new interpreter and closes what must be closed.
 pub fn prepare(py: Py, site_packages: &[String]) -> PyResult<()> {
+    prepare_in(py, site_packages, false)
+}
+
+/// `own_process`: nobody but the plugin is hurt by what it does to the process.
+fn prepare_in(py: Py, site_packages: &[String], own_process: bool) -> PyResult<()> {
     for (name, source) in API {
         let code = Object::compile(py, source, &format!("<{name}>"))?;
         Object::exec_module(py, name, &code)?;
@@ -305,7 +319,8 @@ pub fn prepare(py: Py, site_packages: &[String]) -> PyResult<()> {
         }
     }
     let paths = site_packages.iter().map(|p| Object::text(py, p)).collect::<PyResult<Vec<_>>>()?;
-    Object::import(py, "saltus._setup")?.call_method(py, "install", [&Object::list(py, paths)?])?;
+    let own_process = Object::bool(py, own_process);
+    Object::import(py, "saltus._setup")?.call_method(py, "install", [&Object::list(py, paths)?, &own_process])?;
     Ok(())
 }
 

@@ -1,20 +1,22 @@
-//! A shard's two lanes.
+//! A shard's lanes.
 //!
 //! **Inline**: an interpreter that is made on the shard's thread and used only there; its GIL is never given up, as
 //! nobody else wants it. **Deferred**: a second interpreter, shared by a few worker threads that take runs from one
 //! bounded queue. A worker gives the GIL up while it waits for work and while a query runs. The caller sees to it that
-//! the runs of one trigger follow each other.
+//! the runs of one trigger follow each other. The third lane, a process per trigger, is in [`crate::process`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
 use saltus_core::ids::ShardId;
+use saltus_core::policy;
 use saltus_core::ports::{Completions, PluginError, PluginHost, RunReport, RunRequest, ShardPlugins};
 
 use crate::ffi::pylifecycle::DaemonThreads;
 use crate::ffi::pystate::InterpreterId;
 use crate::interpreter::{Interpreter, Lane, failure};
+use crate::process::ProcessLane;
 use crate::runtime::Scheduling;
 
 /// What all threads of a runtime share.
@@ -27,7 +29,7 @@ pub struct Shared {
     pub scheduling: Scheduling,
     /// No run is begun any more.
     pub stopping: AtomicBool,
-    /// Deferred runs under way.
+    /// Runs under way in the deferred and the process lane.
     pub running: AtomicUsize,
 }
 
@@ -36,6 +38,7 @@ pub struct Lanes {
     shared: Arc<Shared>,
     inline: Interpreter,
     queue: Sender<RunRequest>,
+    process: ProcessLane,
 }
 
 impl Lanes {
@@ -49,6 +52,7 @@ impl Lanes {
         workers: usize,
         queue_max: usize,
         completions: Arc<dyn Completions>,
+        process: ProcessLane,
     ) -> Result<Self, PluginError> {
         let inline = Interpreter::create(DaemonThreads::Refused, &shared.site_packages)?;
         let (queue, runs) = channel::bounded(queue_max.max(1));
@@ -63,7 +67,7 @@ impl Lanes {
             let answer = is_ready.recv().unwrap_or_else(|_| Err(failure("RuntimeError", "a plugin worker died")));
             deferred = Some(answer?);
         }
-        Ok(Lanes { shared, inline, queue })
+        Ok(Lanes { shared, inline, queue, process })
     }
 }
 
@@ -74,6 +78,9 @@ impl ShardPlugins for Lanes {
     }
 
     fn submit(&mut self, request: RunRequest) -> Result<(), Box<RunRequest>> {
+        if request.lane == policy::Lane::Process {
+            return self.process.submit(request);
+        }
         match self.queue.try_send(request) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) => Err(Box::new(request)),

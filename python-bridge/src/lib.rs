@@ -2,7 +2,7 @@
 //!
 //! # Contract
 //! Implements the ports of `saltus_core::ports`: one [`PythonRuntime`] per process, and for each shard an inline and a
-//! deferred lane, each with an interpreter and a GIL of its own. **Invariant:** this crate knows no WAL, no HTTP and no
+//! deferred lane, each with an interpreter and a GIL of its own; beside them a lane of worker processes ([`worker_main`]). **Invariant:** this crate knows no WAL, no HTTP and no
 //! SQL; what plugins reach outside themselves goes through `PluginHost`. Nothing about Python is kept per process
 //! except the runtime itself.
 //!
@@ -15,7 +15,9 @@ mod interpreter;
 mod lanes;
 mod native;
 mod output;
+mod process;
 mod runtime;
 
 pub use output::dropped_bytes;
+pub use process::{ProcessConfig, ProcessCounts, worker_main};
 pub use runtime::{PythonConfig, PythonRuntime};

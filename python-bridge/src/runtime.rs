@@ -15,6 +15,7 @@ use crate::ffi::{Object, Py, PyResult, ceval, pylifecycle};
 use crate::interpreter::{self, failure, plain_error};
 use crate::lanes::{Lanes, Shared};
 use crate::native;
+use crate::process::{ProcessConfig, ProcessCounts, ProcessLane, Workers};
 
 /// How plugins are run.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct PythonConfig {
     pub queue_max: usize,
     /// Workers share their CPUs with shards, so they run at the lowest priority.
     pub shared_cores: bool,
+    /// The process lane.
+    pub process: ProcessConfig,
 }
 
 impl Default for PythonConfig {
@@ -39,6 +42,7 @@ impl Default for PythonConfig {
             deferred_workers: 2,
             queue_max: saltus_core::limits::DEFERRED_QUEUE_MAX,
             shared_cores: true,
+            process: ProcessConfig::default(),
         }
     }
 }
@@ -72,6 +76,7 @@ pub struct PythonRuntime {
     shared: Arc<Shared>,
     config: PythonConfig,
     main: InterpreterId,
+    workers: Arc<Workers>,
 }
 
 impl PythonRuntime {
@@ -98,12 +103,18 @@ impl PythonRuntime {
         let scheduling = Scheduling { cpus, shared_cores: config.shared_cores };
         let (stopping, running) = (AtomicBool::new(false), AtomicUsize::new(0));
         let shared = Arc::new(Shared { host, site_packages, scheduling, stopping, running });
-        Ok(Arc::new(PythonRuntime { shared, config, main }))
+        let workers = Workers::start(shared.clone(), config.process.clone())?;
+        Ok(Arc::new(PythonRuntime { shared, config, main, workers }))
     }
 
     /// `sys.version`, the first word: for instance `3.13.0`.
     pub fn python_version(&self) -> String {
         pylifecycle::version().split_whitespace().next().unwrap_or_default().to_owned()
+    }
+
+    /// What became of the worker processes of the process lane.
+    pub fn process_counts(&self) -> ProcessCounts {
+        self.workers.counts()
     }
 
     /// Compiles a plugin without running it; the names that its top level binds.
@@ -141,13 +152,15 @@ fn prepare_main(py: Py) -> PyResult<InterpreterId> {
 impl PluginRuntime for PythonRuntime {
     fn attach(&self, shard: ShardId, completions: Arc<dyn Completions>) -> Result<Box<dyn ShardPlugins>, PluginError> {
         let PythonConfig { deferred_workers, queue_max, .. } = self.config;
-        let lanes = Lanes::start(self.shared.clone(), shard, deferred_workers, queue_max, completions)?;
+        let process = ProcessLane::new(self.workers.clone(), completions.clone());
+        let lanes = Lanes::start(self.shared.clone(), shard, deferred_workers, queue_max, completions, process)?;
         Ok(Box::new(lanes))
     }
 
     fn stop(&self, within: Duration) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         deadline::interrupt_all();
+        self.workers.wake_all();
         let until = Instant::now() + within;
         while self.shared.running.load(Ordering::SeqCst) > 0 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
@@ -157,7 +170,7 @@ impl PluginRuntime for PythonRuntime {
 
 /// The prefix whose standard library belongs to the libpython that is loaded: the nearest folder above the library
 /// that has one, else the prefix that the build saw.
-fn find_home() -> Result<PathBuf, String> {
+pub fn find_home() -> Result<PathBuf, String> {
     let version = pylifecycle::version();
     let mut numbers = version.split(['.', ' ']);
     let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());

@@ -91,16 +91,32 @@ def _keep_environment_private() -> None:
         module.unsetenv = ignore
 
 
-def install(site_packages: list[str]) -> None:
-    """Prepares this interpreter."""
-    sys.stdout = sys.__stdout__ = _LogStream(False, "<stdout>")  # type: ignore[assignment, misc]
-    sys.stderr = sys.__stderr__ = _LogStream(True, "<stderr>")  # type: ignore[assignment, misc]
-    sys.stdin = sys.__stdin__ = io.StringIO("")  # type: ignore[assignment, misc]
-    builtins.LineBuilder = LineBuilder  # type: ignore[attr-defined]
+def _keep_process_safe() -> None:
+    """Cuts what would reach the other interpreters of the process."""
     _refuse("os", "_exit", "abort", "chdir", "fchdir", "chroot", "umask")
     _refuse("signal", "alarm", "setitimer", "raise_signal", "pthread_kill")
     _refuse("time", "tzset")
     _keep_standard_streams_open()
     _keep_environment_private()
+
+
+def _say_where_it_crashes() -> None:
+    """A process that crashes, or is asked by SIGXCPU because it is about to be killed, tells its stack on file descriptor 2."""
+    import faulthandler
+
+    faulthandler.enable(2)
+    faulthandler.register(signal.SIGXCPU, 2)
+
+
+def install(site_packages: list[str], own_process: bool = False) -> None:
+    """Prepares this interpreter. With ``own_process`` nobody but the plugin is hurt by what it does to the process."""
+    sys.stdout = sys.__stdout__ = _LogStream(False, "<stdout>")  # type: ignore[assignment, misc]
+    sys.stderr = sys.__stderr__ = _LogStream(True, "<stderr>")  # type: ignore[assignment, misc]
+    sys.stdin = sys.__stdin__ = io.StringIO("")  # type: ignore[assignment, misc]
+    builtins.LineBuilder = LineBuilder  # type: ignore[attr-defined]
+    if own_process:
+        _say_where_it_crashes()
+    else:
+        _keep_process_safe()
     for directory in site_packages:
         site.addsitedir(directory)

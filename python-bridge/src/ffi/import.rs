@@ -35,6 +35,14 @@ impl Object {
 
     /// Runs a code object with `globals`, which get `__builtins__`.
     pub fn eval(_py: Py, code: &Object, globals: &Object) -> PyResult {
+        // C code that imports on behalf of a frame looks for them there; evaluating alone does not put them in.
+        // SAFETY: `Py` witnesses the GIL; the builtins are borrowed from the interpreter, which keeps them; `globals` came
+        // from `dict` by our own callers, and the name ends with a zero.
+        let added =
+            unsafe { ffi::PyDict_SetItemString(globals.as_ptr(), c"__builtins__".as_ptr(), ffi::PyEval_GetBuiltins()) };
+        if added != 0 {
+            return Err(Raised::indicated());
+        }
         // SAFETY: `Py` witnesses the GIL; `code` came from `compile` and `globals` from `dict`, both by our own callers.
         unsafe { Object::owned_or_raised(ffi::PyEval_EvalCode(code.as_ptr(), globals.as_ptr(), globals.as_ptr())) }
     }

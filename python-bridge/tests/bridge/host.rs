@@ -76,6 +76,11 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Whether that run was reported.
+    pub fn has(&self, run_id: RunId) -> bool {
+        self.reports.lock().unwrap().iter().any(|r| r.request.run_id == run_id)
+    }
+
     /// The report of that run.
     pub fn wait(&self, run_id: RunId, until: Instant) -> RunReport {
         let mut reports = self.reports.lock().unwrap();

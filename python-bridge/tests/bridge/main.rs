@@ -8,6 +8,7 @@ mod deadlines;
 mod deferred;
 mod host;
 mod inline;
+mod process;
 mod python_tests;
 
 use std::path::PathBuf;
@@ -16,16 +17,36 @@ use std::time::{Duration, Instant};
 
 use host::{Code, Finished, Host};
 use saltus_core::ids::{MonoNs, RunId, ShardId, TriggerId};
+use saltus_core::policy::Lane;
 use saltus_core::ports::{PluginRuntime, RunEvent, RunReport, RunRequest, ShardPlugins, TableBatch, Trigger};
 use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
-use saltus_python::{PythonConfig, PythonRuntime};
+use saltus_python::{ProcessConfig, PythonConfig, PythonRuntime};
+
+/// The program of worker processes.
+const WORKER: &str = env!("CARGO_BIN_EXE_saltus-test-worker");
+const WORKERS_MAX: usize = 6;
+const WORKER_IDLE: Duration = Duration::from_secs(3);
+const KILL_GRACE: Duration = Duration::from_millis(500);
+
+/// Folders with numpy, pandas and pyarrow, where the machine has some.
+fn site_packages() -> Vec<PathBuf> {
+    std::env::var_os("SALTUS_TEST_SITE_PACKAGES").iter().flat_map(std::env::split_paths).collect()
+}
 
 /// The one runtime of this process, and the host that it talks to.
 fn runtime() -> &'static (Arc<PythonRuntime>, Arc<Host>) {
     static RUNTIME: OnceLock<(Arc<PythonRuntime>, Arc<Host>)> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let host = Arc::new(Host::default());
-        let config = PythonConfig { queue_max: 8, ..PythonConfig::default() };
+        let process = ProcessConfig {
+            program: Some(WORKER.into()),
+            arguments: Vec::new(),
+            workers_max: WORKERS_MAX,
+            memory_max: Some(1024 * 1024 * 1024),
+            idle: WORKER_IDLE,
+            kill_grace: KILL_GRACE,
+        };
+        let config = PythonConfig { queue_max: 8, site_packages: site_packages(), process, ..PythonConfig::default() };
         (PythonRuntime::start(config, host.clone()).expect("python starts"), host)
     })
 }
@@ -78,6 +99,7 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         run_id,
         trigger: Arc::new(Trigger { def, code: Arc::new(code) }),
         event: RunEvent::Writes(tables),
+        lane: Lane::Deferred,
         deadline: Duration::from_secs(20),
         received: MonoNs(0),
         depth: 0,

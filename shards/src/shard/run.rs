@@ -93,6 +93,7 @@ impl Shard {
             run_id: self.shared.next_run(),
             trigger,
             event: run_event(event),
+            lane,
             deadline,
             received: event.received,
             depth: event.depth,

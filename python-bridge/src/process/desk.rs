@@ -1,0 +1,184 @@
+//! Where a shard leaves the runs of a trigger for its supervisor.
+//!
+//! # Invariants
+//! 1. One shard puts, one supervisor takes. Putting is an atomic, a push on a bounded lock-free queue and the raising of an
+//!    event descriptor; it never waits.
+//! 2. `announced` counts the runs that were put and are not reported yet. A desk is closed only by the change of
+//!    `announced` to [`CLOSED`], which tells the closer how many runs are still to come out of the queue; after it
+//!    nothing is put. So no run is lost between a supervisor that goes and a shard that does not know.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam::channel::{self, Receiver, Sender};
+use rustix::event::EventfdFlags;
+use saltus_core::ids::TriggerId;
+use saltus_core::limits::PROCESS_QUEUE_MAX;
+use saltus_core::ports::{Completions, RunReport, RunRequest};
+
+use super::Workers;
+use crate::ffi::time;
+use crate::interpreter::failure;
+
+/// The value of `announced` when nothing may be put any more.
+const CLOSED: usize = usize::MAX;
+
+/// What both sides of a desk share.
+pub struct Desk {
+    /// Raised whenever there is something to look at.
+    bell: OwnedFd,
+    announced: AtomicUsize,
+}
+
+impl Desk {
+    /// Wakes the supervisor.
+    pub fn ring(&self) {
+        // It fails only when the counter is full, and then the bell rings already.
+        let _full = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    /// Stops the bell.
+    pub fn silence(&self) {
+        let _silent = rustix::io::read(&self.bell, &mut [0; 8]);
+    }
+
+    /// A run was reported.
+    pub fn done(&self) {
+        self.announced.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Closes the desk if every run was reported.
+    pub fn close_if_empty(&self) -> bool {
+        self.announced.compare_exchange(0, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Closes the desk; how many runs are left in its queue or on the way there.
+    pub fn close(&self) -> usize {
+        self.announced.swap(CLOSED, Ordering::SeqCst)
+    }
+}
+
+impl AsFd for Desk {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+/// The supervisor's side.
+pub struct Takings {
+    /// What is shared.
+    pub desk: Arc<Desk>,
+    /// The runs.
+    pub runs: Receiver<Box<RunRequest>>,
+    /// Where they are reported.
+    pub completions: Arc<dyn Completions>,
+}
+
+impl Takings {
+    /// Reports a run that was never made.
+    pub fn refuse(&self, request: RunRequest, kind: &str, why: &str) {
+        let result = Err(failure(kind, why));
+        self.completions.completed(RunReport {
+            request,
+            result,
+            writes: Vec::new(),
+            entered: None,
+            finished: time::now(),
+        });
+    }
+}
+
+/// Why a run was not put.
+enum NotPut {
+    Closed,
+    Full,
+}
+
+/// The shard's side of one desk.
+struct Post {
+    desk: Arc<Desk>,
+    queue: Sender<Box<RunRequest>>,
+}
+
+impl Post {
+    /// Makes room for one run, which must be put then.
+    fn announce(&self) -> Result<(), NotPut> {
+        let announce = |announced| (announced < PROCESS_QUEUE_MAX).then(|| announced + 1);
+        match self.desk.announced.fetch_update(Ordering::SeqCst, Ordering::SeqCst, announce) {
+            Ok(_) => Ok(()),
+            Err(CLOSED) => Err(NotPut::Closed),
+            Err(_) => Err(NotPut::Full),
+        }
+    }
+
+    fn put(&self, request: RunRequest) {
+        let put = self.queue.try_send(Box::new(request));
+        debug_assert!(put.is_ok(), "the queue has room for every run that is announced, and its taker lives");
+        self.desk.ring();
+    }
+}
+
+/// One shard's way into the process lane; lives on the shard's thread.
+pub struct ProcessLane {
+    workers: Arc<Workers>,
+    completions: Arc<dyn Completions>,
+    posts: HashMap<TriggerId, Post, ahash::RandomState>,
+}
+
+impl ProcessLane {
+    /// For a shard that takes reports through `completions`.
+    pub fn new(workers: Arc<Workers>, completions: Arc<dyn Completions>) -> Self {
+        ProcessLane { workers, completions, posts: HashMap::default() }
+    }
+
+    /// Hands a run to the worker of its trigger. Never blocks; failures are reported like those of any run.
+    ///
+    /// # Errors
+    /// The request, when as many of the trigger's runs wait as may.
+    pub fn submit(&mut self, request: RunRequest) -> Result<(), Box<RunRequest>> {
+        let trigger = request.trigger.def.id;
+        match self.posts.get(&trigger).map(|post| (post, post.announce())) {
+            Some((post, Ok(()))) => {
+                post.put(request);
+                return Ok(());
+            }
+            Some((_, Err(NotPut::Full))) => return Err(Box::new(request)),
+            Some((_, Err(NotPut::Closed))) | None => {}
+        }
+        // Desks are closed when their triggers have been quiet for long, those of deleted triggers among them.
+        self.posts.retain(|_, post| post.desk.announced.load(Ordering::SeqCst) != CLOSED);
+        let (queue, runs) = channel::bounded(PROCESS_QUEUE_MAX);
+        let bell = match rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) {
+            Ok(bell) => bell,
+            Err(error) => {
+                let why = format!("no worker process can be started: {error}");
+                let result = Err(failure("WorkerNotStarted", &why));
+                let report = RunReport { request, result, writes: Vec::new(), entered: None, finished: time::now() };
+                self.completions.completed(report);
+                return Ok(());
+            }
+        };
+        let desk = Arc::new(Desk { bell, announced: AtomicUsize::new(1) });
+        let takings = Takings { desk: desk.clone(), runs, completions: self.completions.clone() };
+        let post = Post { desk, queue };
+        let name = request.trigger.def.name.clone();
+        if !self.workers.starter.supervise(self.workers.clone(), takings, name) {
+            return Err(Box::new(request));
+        }
+        post.put(request);
+        self.posts.insert(trigger, post);
+        Ok(())
+    }
+}
+
+impl Drop for ProcessLane {
+    fn drop(&mut self) {
+        for (_, Post { desk, queue }) in self.posts.drain() {
+            // The supervisor sees that nothing will come any more.
+            drop(queue);
+            desk.ring();
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The worker process: a whole CPython that makes the runs of one trigger.
+//!
+//! # Mechanism
+//! 1. The process's first thread is Python's main thread: it starts Python, says that it is ready, and makes runs one after
+//!    the other. While it waits, the plugin's own threads have the GIL.
+//! 2. A second thread takes messages. It needs no GIL, so the server's end, a stop, and answers to queries are noticed whatever
+//!    Python does. When the socket closes it ends the process.
+//! 3. The watchdog of `deadline` interrupts runs, as in the other lanes; the server kills the process if that does not help.
+//!
+//! What is *not* here: the refusals of the other lanes. `os._exit`, signals, `fork` and `ctypes` hurt nobody but this process.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+use parking_lot::Mutex;
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use saltus_core::ids::{MonoNs, RunId, TriggerId};
+use saltus_core::policy;
+use saltus_core::ports::{
+    CodeSource, LogLine, PluginCode, PluginError, PluginHost, RunEvent, RunReport, RunRequest, TableBatch, Trigger,
+};
+use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+
+use super::channel::{Channel, Received};
+use super::message::{Event, FromWorker, Run, ToWorker};
+use super::{memory, system};
+use crate::deadline;
+use crate::ffi::{pylifecycle, time};
+use crate::interpreter::{Interpreter, Lane, failure};
+use crate::runtime::find_home;
+
+/// The exit code of a process that was not started by a server.
+const NOT_A_WORKER: u8 = 2;
+
+/// The whole of a worker process, on its first thread. Standard input must be the socket that the server's runtime
+/// has made ([`ProcessConfig::program`](super::ProcessConfig::program)); does not return while the server lives.
+pub fn worker_main() -> ExitCode {
+    let channel = system::take_socket().and_then(Channel::over);
+    let channel = match channel {
+        Ok(channel) => Arc::new(channel),
+        Err(error) => {
+            eprintln!("`saltus worker` is started by the server and not by hand: standard input is {error}");
+            return ExitCode::from(NOT_A_WORKER);
+        }
+    };
+    let Err(error) = live(&channel);
+    let _gone = channel.send(&FromWorker::Refused(error.into()), None);
+    ExitCode::FAILURE
+}
+
+fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
+    let os_error = |what: &str, error: &dyn std::fmt::Display| failure("WorkerNotStarted", &format!("{what}: {error}"));
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|e| os_error("the worker cannot be tied to the server", &e))?;
+    let hello = channel.receive(true).map_err(|e| os_error("the first message", &e))?;
+    let Received::Message(ToWorker::Hello { server, site_packages, memory_max }, None) = hello else {
+        return Err(os_error("the first message", &"it is another one"));
+    };
+    // A server that ended before the line above has left no signal.
+    if rustix::process::getppid().map(Pid::as_raw_nonzero).map(std::num::NonZeroI32::get) != i32::try_from(server).ok()
+    {
+        system::exit_now(1);
+    }
+    // If the system runs out of memory it is to end workers, not the database. Some systems forbid even that.
+    let _not_allowed = std::fs::write("/proc/self/oom_score_adj", "500");
+
+    let home = find_home().map_err(|text| failure("RuntimeError", &text))?;
+    crate::native::register();
+    let py = pylifecycle::initialize(&home).map_err(|text| failure("RuntimeError", &text))?;
+    let mut interpreter = Interpreter::of_worker(py, &site_packages)?;
+    if let Some(memory_max) = memory_max {
+        limit_memory(memory_max).map_err(|e| os_error("the memory of the worker cannot be limited", &e))?;
+    }
+
+    let proxy = Arc::new(Proxy::new(channel.clone()));
+    let (taken, runs) = channel::bounded(1);
+    let postman = Postman { proxy: proxy.clone(), runs: taken, code: None };
+    std::thread::Builder::new()
+        .name("saltus-messages".to_owned())
+        .spawn(move || postman.live())
+        .map_err(|e| os_error("the thread for messages", &e))?;
+    let host: Arc<dyn PluginHost> = proxy.clone();
+    let _gone = channel.send(&FromWorker::Ready, None);
+    loop {
+        let request = interpreter.while_waiting(|| next(&runs));
+        let code = request.trigger.code.current();
+        proxy.begin(request.deadline);
+        let mut report = interpreter.run(&host, request, &code, Lane::Deferred);
+        if std::process::id() != proxy.process {
+            // A child that the plugin has forked came here as well: the run is its parent's.
+            system::exit_now(0);
+        }
+        proxy.judge(&mut report);
+        interpreter.while_waiting(|| proxy.report(report));
+    }
+}
+
+fn next(runs: &Receiver<RunRequest>) -> RunRequest {
+    // The other thread ends the process, not itself.
+    runs.recv().unwrap_or_else(|_| system::exit_now(1))
+}
+
+/// Lets this process take so many bytes more than it has. Counts private writable memory, so neither the shared batches nor
+/// address space that a library only reserves.
+fn limit_memory(more: u64) -> std::io::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let has_kb = status.lines().find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let has_kb: u64 = has_kb.ok_or_else(|| std::io::Error::other("the system does not say what the process has"))?;
+    let limit = Some(has_kb.saturating_mul(1024).saturating_add(more));
+    Ok(rustix::process::setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit })?)
+}
+
+/// What plugins reach outside of the process: the server, over the socket.
+struct Proxy {
+    channel: Arc<Channel>,
+    /// This process; a child that a plugin forks shares the socket, but gets no answers.
+    process: u32,
+    asked: AtomicU64,
+    /// Queries without an answer yet.
+    waiting: Mutex<HashMap<u64, Sender<Result<Vec<RecordBatch>, String>>>>,
+    /// When the run of now is to be over.
+    deadline_ns: AtomicU64,
+    /// Its query was given up then.
+    gave_up: AtomicBool,
+}
+
+impl Proxy {
+    fn new(channel: Arc<Channel>) -> Self {
+        Proxy {
+            channel,
+            process: std::process::id(),
+            asked: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            deadline_ns: AtomicU64::new(u64::MAX),
+            gave_up: AtomicBool::new(false),
+        }
+    }
+
+    fn begin(&self, limit: Duration) {
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.deadline_ns.store(time::now().0.saturating_add(limit), Ordering::Relaxed);
+    }
+
+    /// A run whose query was given up at its deadline has overrun it, whatever it made of that: the exception of the query
+    /// may have left the plugin before the watchdog's came.
+    fn judge(&self, report: &mut RunReport) {
+        if !self.gave_up.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let limit = report.request.deadline.as_millis();
+        let timeout = failure("PluginTimeout", &format!("the run took longer than its deadline of {limit} ms"));
+        report.writes.clear();
+        report.result = match std::mem::replace(&mut report.result, Ok(())) {
+            Err(error) if error.kind == timeout.kind => Err(error),
+            Err(error) => Err(PluginError { traceback: error.traceback, ..timeout }),
+            Ok(()) => Err(timeout),
+        };
+    }
+
+    fn report(&self, report: RunReport) {
+        let RunReport { request, result, writes, entered, finished } = report;
+        let message = FromWorker::Finished {
+            run_id: request.run_id.0,
+            result: result.map_err(Into::into),
+            writes: writes.into_iter().map(|write| (write.db.to_string(), write.lines)).collect(),
+            entered_ns: entered.map(|at| at.0),
+            finished_ns: finished.0,
+        };
+        // The rows are let go first: the server may count on their memory when it has the report.
+        drop(request);
+        if self.channel.send(&message, None).is_err() {
+            system::exit_now(1);
+        }
+    }
+
+    fn wait(&self, answer: &Receiver<Result<Vec<RecordBatch>, String>>) -> Result<Vec<RecordBatch>, String> {
+        loop {
+            let left = self.deadline_ns.load(Ordering::Relaxed).saturating_sub(time::now().0);
+            if left == 0 {
+                self.gave_up.store(true, Ordering::Relaxed);
+                return Err("the query had no answer when the time of its run was up".to_owned());
+            }
+            match answer.recv_timeout(Duration::from_nanos(left)) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Disconnected) => return Err("the database is shutting down".to_owned()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+}
+
+impl PluginHost for Proxy {
+    fn log(&self, line: LogLine) {
+        let LogLine { run_id, level, text, .. } = line;
+        // If the server is gone, so is this process, at once.
+        let _gone =
+            self.channel.send(&FromWorker::Log { run_id: run_id.0, level: level.into(), text: text.into() }, None);
+    }
+
+    fn disable(&self, _trigger: &TriggerDef, _reason: String) {
+        // Shards disable triggers; there is none here.
+    }
+
+    fn query(&self, db: &str, sql: &str, params: &[(String, String)]) -> Result<Vec<RecordBatch>, String> {
+        if std::process::id() != self.process {
+            return Err("a forked child of a plugin cannot query: only its parent is connected".to_owned());
+        }
+        let id = self.asked.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = channel::bounded(1);
+        self.waiting.lock().insert(id, sender);
+        let question = FromWorker::Query { id, db: db.to_owned(), sql: sql.to_owned(), params: params.to_vec() };
+        let result = match self.channel.send(&question, None) {
+            Ok(()) => self.wait(&answer),
+            Err(error) => Err(format!("the query cannot be sent to the server: {error}")),
+        };
+        self.waiting.lock().remove(&id);
+        result
+    }
+}
+
+/// The thread that takes messages.
+struct Postman {
+    proxy: Arc<Proxy>,
+    runs: Sender<RunRequest>,
+    /// The code of the run before.
+    code: Option<Arc<PluginCode>>,
+}
+
+impl Postman {
+    fn live(mut self) -> ! {
+        loop {
+            let code = match self.proxy.channel.receive(true) {
+                Ok(Received::Message(message, file)) => match self.take(message, file.as_ref()) {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        eprintln!("a message of the server is not understood: {error}");
+                        1
+                    }
+                },
+                Ok(Received::Closed) => 0,
+                Ok(Received::Nothing) => continue,
+                Err(error) => {
+                    eprintln!("the connection to the server is broken: {error}");
+                    1
+                }
+            };
+            system::exit_now(code);
+        }
+    }
+
+    fn take(&mut self, message: ToWorker, file: Option<&std::os::fd::OwnedFd>) -> Result<(), arrow::error::ArrowError> {
+        match message {
+            ToWorker::Run(run) => {
+                let request = self.request(*run, file)?;
+                self.runs.send(request).unwrap_or_else(|_| system::exit_now(1));
+            }
+            ToWorker::Answer { id, result } => {
+                let result =
+                    result.and_then(|segments| memory::read(file, &segments).map_err(|e| format!("the result: {e}")));
+                let waiting = self.proxy.waiting.lock().remove(&id);
+                if let Some(waiting) = waiting {
+                    // One that gave up waiting needs no answer.
+                    let _gone = waiting.send(result);
+                }
+            }
+            ToWorker::Interrupt => {
+                deadline::interrupt_all();
+                self.proxy.waiting.lock().clear();
+            }
+            ToWorker::Hello { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn request(
+        &mut self,
+        run: Run,
+        file: Option<&std::os::fd::OwnedFd>,
+    ) -> Result<RunRequest, arrow::error::ArrowError> {
+        let Event::Writes(tables) = run.event;
+        let (names, segments): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
+        let batches = memory::read(file, &segments)?;
+        let tables = names
+            .into_iter()
+            .zip(&batches)
+            .map(|(name, rows)| Ok(TableBatch { table: name.into(), batch: Arc::new(memory::table_batch(rows)?) }));
+        let tables = tables.collect::<Result<_, arrow::error::ArrowError>>()?;
+        if let Some(code) = run.code {
+            let hash = run.code_hash;
+            self.code = Some(Arc::new(PluginCode { source: code.source.into(), hash, directory: code.directory }));
+        }
+        let code = self.code.clone().filter(|code| code.hash == run.code_hash);
+        let code = code.ok_or_else(|| arrow::error::ArrowError::IpcError("a run without its code".to_owned()))?;
+        // What a run does not look at is as good as any.
+        let def = TriggerDef {
+            id: TriggerId(run.trigger_id),
+            name: run.trigger.into(),
+            db: run.db.into(),
+            plugin_filename: run.plugin_filename,
+            spec: TriggerSpec::AllTables,
+            run_async: false,
+            error_behavior: ErrorBehavior::Log,
+            execution: Execution::Deferred,
+            arguments: run.arguments,
+            disabled: false,
+            disabled_reason: None,
+        };
+        Ok(RunRequest {
+            run_id: RunId(run.run_id),
+            trigger: Arc::new(Trigger { def, code: Arc::new(ThisCode(code)) }),
+            event: RunEvent::Writes(tables),
+            lane: policy::Lane::Process,
+            deadline: Duration::from_nanos(run.deadline_ns),
+            received: MonoNs(run.received_ns),
+            depth: run.depth,
+            attempt: run.attempt,
+        })
+    }
+}
+
+/// Code that the server has looked up.
+struct ThisCode(Arc<PluginCode>);
+
+impl CodeSource for ThisCode {
+    fn current(&self) -> Arc<PluginCode> {
+        self.0.clone()
+    }
+
+    fn refresh(&self) -> Arc<PluginCode> {
+        self.0.clone()
+    }
+}

@@ -1,0 +1,573 @@
+//! The process lane, with real worker processes.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use saltus_core::ids::TriggerId;
+use saltus_core::policy::Lane;
+use saltus_core::ports::{PluginError, PluginRuntime, RunReport, RunRequest, Trigger};
+use saltus_core::trigger::TriggerDef;
+
+use crate::data::{every_kind, table};
+use crate::host::Code;
+use crate::{KILL_GRACE, Shard, WORKER_IDLE, WORKERS_MAX, on_shard, plugin, request, runtime, site_packages};
+
+const PID: &str = "import os\ndef process_writes(api, b, a):\n    api.info(os.getpid())\n";
+
+impl Shard {
+    /// Runs in a worker process and waits.
+    fn process(&mut self, request: RunRequest) -> RunReport {
+        let run_id = request.run_id;
+        assert!(self.submit_process(request).is_ok(), "the queue has room");
+        self.finished.wait(run_id, Instant::now() + Duration::from_secs(60))
+    }
+
+    fn submit_process(&mut self, request: RunRequest) -> Result<(), Box<RunRequest>> {
+        self.lanes.submit(RunRequest { lane: Lane::Process, ..request })
+    }
+
+    /// Runs `source` and gives what it said.
+    fn says(&mut self, source: &str) -> Vec<String> {
+        let report = self.process(request(Code::text(source), vec![]));
+        report.result.unwrap_or_else(|e| panic!("{} {}", e.message, e.traceback));
+        self.host.lines_of(report.request.run_id)
+    }
+
+    fn fails(&mut self, source: &str) -> PluginError {
+        self.process(request(Code::text(source), vec![])).result.unwrap_err()
+    }
+
+    /// Which process the trigger's worker is.
+    fn pid(&mut self) -> Pid {
+        pid(&self.says(PID)[0])
+    }
+}
+
+fn pid(line: &str) -> Pid {
+    Pid::from_raw(line.trim_start_matches("INFO ").parse().unwrap()).unwrap()
+}
+
+fn within(source: &str, limit_ms: u64) -> RunRequest {
+    RunRequest { deadline: Duration::from_millis(limit_ms), ..request(Code::text(source), vec![]) }
+}
+
+/// The request as another trigger's.
+fn of_trigger(id: u64, request: RunRequest) -> RunRequest {
+    let def = TriggerDef { id: TriggerId(id), name: format!("t{id}").into(), ..request.trigger.def.clone() };
+    let code = request.trigger.code.clone();
+    RunRequest { trigger: Arc::new(Trigger { def, code }), ..request }
+}
+
+/// Waits until something holds.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn is_gone(pid: Pid) -> bool {
+    // A zombie is gone as well: whoever must wait for it may take its time.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.map_or(true, |stat| stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+}
+
+#[test]
+fn a_run_in_a_worker_sees_and_does_what_an_inline_run_does() {
+    on_shard(|shard| {
+        for file in ["rows.py", "columns.py", "prints.py", "writes.py"] {
+            let tables = || vec![table("cpu", every_kind()), table("mem", every_kind())];
+            let inline = shard.inline(request(plugin(file), tables()));
+            let process = shard.process(request(plugin(file), tables()));
+            assert_eq!(process.result, inline.result, "{file}");
+            assert_eq!(process.writes, inline.writes, "{file}");
+            // The first four lines of that one are addresses.
+            let skipped = if file == "columns.py" { 5 } else { 0 };
+            let lines = |run_id| shard.host.all_of(run_id).split_off(skipped);
+            assert_eq!(lines(process.request.run_id), lines(inline.request.run_id), "{file}");
+        }
+    });
+}
+
+#[test]
+fn rows_are_seen_where_they_lie_in_shared_memory() {
+    on_shard(|shard| {
+        let tables = vec![table("cpu", every_kind()), table("mem", every_kind())];
+        let report = shard.process(request(plugin("shared_memory.py"), tables));
+        report.result.unwrap_or_else(|e| panic!("{}", e.traceback));
+        assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO 2 batches, 12 views, 36 buffers in one mapping"]);
+    });
+}
+
+#[test]
+fn rows_that_a_plugin_keeps_stay_valid() {
+    on_shard(|shard| {
+        let keep = "def process_writes(api, b, a):\n    api.cache.put('v', memoryview(b[0].columns['n']))\n";
+        let look = "def process_writes(api, b, a):\n    api.info(api.cache.get('v').tolist())\n";
+        shard.process(request(Code::text(keep), vec![table("cpu", every_kind())])).result.unwrap();
+        for _ in 0..3 {
+            let report = shard.process(request(Code::text(look), vec![table("cpu", every_kind())]));
+            report.result.unwrap();
+            assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO [-1, 2]"]);
+        }
+    });
+}
+
+#[test]
+fn numpy_pandas_and_pyarrow_see_the_rows_without_a_copy() {
+    if site_packages().is_empty() {
+        eprintln!("not run: SALTUS_TEST_SITE_PACKAGES names no folder with numpy, pandas and pyarrow");
+        return;
+    }
+    on_shard(|shard| {
+        let report = shard.process(request(plugin("frames.py"), vec![table("cpu", every_kind())]));
+        report.result.unwrap_or_else(|e| panic!("{}\n{}", e.message, e.traceback));
+        assert_eq!(
+            shard.host.lines_of(report.request.run_id),
+            ["INFO 1 2 ['host', 'region', 'n', 'u', 'f', 's', 'b', 'time'] 1.5 ['a', 'b']"]
+        );
+    });
+}
+
+#[test]
+fn a_worker_queries_and_its_failures_are_query_errors() {
+    on_shard(|shard| {
+        let report = shard.process(request(plugin("queries.py"), vec![]));
+        report.result.unwrap_or_else(|e| panic!("{}", e.traceback));
+        assert_eq!(
+            shard.host.lines_of(report.request.run_id),
+            [
+                "INFO [{'n': 1, 'text': 'home', 'param': 'a=b', 'at': 5000000}, \
+                 {'n': None, 'text': 'SELECT 1', 'param': None, 'at': 6000000}]",
+                "INFO other",
+                "INFO QueryError error: no such table executing query on home: bad",
+                "INFO TypeError a value of args must be str, not int",
+            ]
+        );
+    });
+}
+
+#[test]
+fn threads_of_a_plugin_query_side_by_side() {
+    on_shard(|shard| {
+        let source = "import threading, time\ndef process_writes(api, b, a):\n    got = []\n    begun = time.time()\n    ts = \
+                      [threading.Thread(target=lambda: got.append(api.query('slow')[0]['n'])) for _ in range(5)]\n    \
+                      [t.start() for t in ts]\n    [t.join() for t in ts]\n    api.info(got, time.time() - begun < 1.2)\n";
+        assert_eq!(shard.says(source), ["INFO [1, 1, 1, 1, 1] True"]);
+    });
+}
+
+#[test]
+fn a_query_that_outlasts_the_deadline_fails_its_run_and_spares_the_worker() {
+    on_shard(|shard| {
+        let before = shard.pid();
+        let begun = Instant::now();
+        let report = shard.process(within("def process_writes(api, b, a): api.query('very slow')\n", 100));
+        assert_eq!(report.result.unwrap_err().kind, "PluginTimeout");
+        assert!(begun.elapsed() < Duration::from_secs(3));
+        assert_eq!(shard.pid(), before);
+    });
+}
+
+#[test]
+fn a_worker_keeps_its_cache_and_its_process_between_runs() {
+    on_shard(|shard| {
+        let mut pids = BTreeSet::new();
+        for expected in ["INFO [1] 1 builtins", "INFO [1] 2 builtins", "INFO [1] 3 builtins"] {
+            let report = shard.process(request(plugin("state.py"), vec![]));
+            report.result.unwrap();
+            assert_eq!(shard.host.lines_of(report.request.run_id), [expected]);
+            pids.insert(shard.pid().as_raw_nonzero().get());
+        }
+        assert_eq!(pids.len(), 1);
+        assert_ne!(*pids.first().unwrap() as u32, std::process::id());
+    });
+}
+
+#[test]
+fn activation_is_told_on_the_servers_clock() {
+    on_shard(|shard| {
+        let now = || {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+        };
+        let before = now();
+        let report = shard.process(request(Code::text(PID), vec![]));
+        let (entered, finished) = (report.entered.unwrap().0, report.finished.0);
+        assert!(before < entered && entered < finished && finished < now());
+    });
+}
+
+#[test]
+fn an_exception_comes_with_its_whole_traceback() {
+    on_shard(|shard| {
+        let error = shard.fails("def f(): return {}['k']\n\ndef process_writes(*a):\n    f()\n");
+        assert_eq!((error.kind.as_str(), error.message.as_str()), ("KeyError", "KeyError: 'k'"));
+        assert!(error.traceback.contains("line 4, in process_writes\n    f()"), "{}", error.traceback);
+        assert!(error.traceback.contains("return {}['k']"), "{}", error.traceback);
+        assert_eq!(shard.fails("def f(:\n").kind, "SyntaxError");
+        assert_eq!(shard.fails("def process_writes(*a): raise SystemExit(4)\n").kind, "SystemExit");
+    });
+}
+
+#[test]
+fn an_endless_loop_is_interrupted_and_its_worker_goes_on() {
+    on_shard(|shard| {
+        let before = shard.pid();
+        let loops = [
+            "def process_writes(*a):\n    while True: pass\n",
+            "def process_writes(*a):\n    while True:\n        try:\n            sum([1, 2])\n        except BaseException:\n            pass\n",
+        ];
+        for source in loops {
+            let error = shard.process(within(source, 50)).result.unwrap_err();
+            assert_eq!(error.message, "PluginTimeout: the run took longer than its deadline of 50 ms");
+            assert!(error.traceback.contains("in process_writes"), "{}", error.traceback);
+        }
+        assert_eq!(shard.pid(), before);
+    });
+}
+
+#[test]
+fn a_run_that_cannot_be_interrupted_is_killed_and_says_where_it_hung() {
+    on_shard(|shard| {
+        let before = shard.pid();
+        let begun = Instant::now();
+        let error = shard.process(within("import time\n\ndef process_writes(*a):\n    time.sleep(1e9)\n", 50)).result;
+        let error = error.unwrap_err();
+        assert!(begun.elapsed() < KILL_GRACE + Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert_eq!(error.kind, "PluginTimeout");
+        let expected = format!("its worker process {} was killed", before.as_raw_nonzero());
+        assert!(error.message.ends_with(&expected), "{}", error.message);
+        assert!(error.traceback.contains("line 4 in process_writes"), "{}", error.traceback);
+        assert!(is_gone(before));
+        assert_ne!(shard.pid(), before);
+        assert_eq!(runtime().0.process_counts().killed, 1);
+    });
+}
+
+#[test]
+fn a_worker_that_dies_fails_its_run_and_the_next_run_gets_a_fresh_one() {
+    let deaths = [
+        ("import os\ndef process_writes(*a): os._exit(3)\n", "exited with code 3", ""),
+        ("import os\ndef process_writes(*a):\n    os.abort()\n", "was ended by SIGABRT", "line 3 in process_writes"),
+        (
+            "import ctypes\ndef process_writes(*a):\n    ctypes.string_at(0)\n",
+            "was ended by SIGSEGV",
+            "line 3 in process_writes",
+        ),
+        (
+            "import os, signal\ndef process_writes(*a): os.kill(os.getpid(), signal.SIGTERM)\n",
+            "was ended by SIGTERM",
+            "",
+        ),
+        (
+            "import os\ndef process_writes(*a):\n    os.write(2, b'so long\\n')\n    os._exit(0)\n",
+            "exited with code 0",
+            "so long",
+        ),
+    ];
+    on_shard(move |shard| {
+        for (source, how, words) in deaths {
+            let before = shard.pid();
+            let error = shard.fails(source);
+            let expected = format!("WorkerDied: the worker process {} {how} during the run", before.as_raw_nonzero());
+            assert_eq!((error.kind.as_str(), error.message), ("WorkerDied", expected));
+            assert!(error.traceback.contains(words), "{how}: {}", error.traceback);
+            assert_ne!(shard.pid(), before);
+        }
+        assert_eq!(runtime().0.process_counts().died, 5);
+    });
+}
+
+#[test]
+fn a_worker_that_keeps_dying_is_started_after_growing_pauses() {
+    on_shard(|shard| {
+        let source = "import os\ndef process_writes(*a): os._exit(1)\n";
+        let begun = Instant::now();
+        for _ in 0..4 {
+            assert_eq!(shard.fails(source).kind, "WorkerDied");
+        }
+        // 0, 100 and 200 ms stand between the four.
+        assert!(begun.elapsed() > Duration::from_millis(300), "{:?}", begun.elapsed());
+        shard.pid();
+    });
+}
+
+#[test]
+fn what_a_plugin_said_before_its_worker_died_is_logged() {
+    on_shard(|shard| {
+        let source =
+            "import os\ndef process_writes(api, b, a):\n    for n in range(1000): api.info(n)\n    os._exit(1)\n";
+        let report = shard.process(request(Code::text(source), vec![]));
+        assert_eq!(report.result.unwrap_err().kind, "WorkerDied");
+        let lines = shard.host.lines_of(report.request.run_id);
+        assert_eq!((lines.len(), lines[999].as_str()), (1000, "INFO 999"));
+    });
+}
+
+#[test]
+fn a_worker_that_is_killed_from_outside_is_replaced() {
+    on_shard(|shard| {
+        let idle = shard.pid();
+        rustix::process::kill_process(idle, Signal::KILL).unwrap();
+        eventually("the death is noticed", || runtime().0.process_counts().died == 1);
+        let busy = shard.pid();
+        assert_ne!(busy, idle);
+        let run = request(Code::text("import time\ndef process_writes(*a): time.sleep(60)\n"), vec![]);
+        let run_id = run.run_id;
+        assert!(shard.submit_process(run).is_ok());
+        std::thread::sleep(Duration::from_millis(200));
+        rustix::process::kill_process(busy, Signal::KILL).unwrap();
+        let error = shard.finished.wait(run_id, Instant::now() + Duration::from_secs(10)).result.unwrap_err();
+        assert!(error.message.contains("was ended by SIGKILL"), "{}", error.message);
+        assert_ne!(shard.pid(), busy);
+    });
+}
+
+#[test]
+fn a_run_just_after_its_worker_was_killed_is_made() {
+    on_shard(|shard| {
+        for _ in 0..5 {
+            let pid = shard.pid();
+            rustix::process::kill_process(pid, Signal::KILL).unwrap();
+            // The death is noticed before the run, when it is handed over, or during it.
+            let report = shard.process(request(Code::text(PID), vec![]));
+            match report.result {
+                Ok(()) => {}
+                Err(error) => assert_eq!(error.kind, "WorkerDied", "{}", error.message),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_plugin_that_takes_too_much_memory_gets_a_memory_error() {
+    on_shard(|shard| {
+        let before = shard.pid();
+        let error = shard.fails("def process_writes(*a):\n    [0] * (10 * 1024 ** 3 // 8)\n");
+        assert_eq!(error.kind, "MemoryError", "{}", error.message);
+        let error = shard.fails(
+            "def process_writes(*a):\n    kept = []\n    while True: kept.append('x' * 1_000_000 + str(len(kept)))\n",
+        );
+        assert_eq!(error.kind, "MemoryError", "{}", error.message);
+        assert_eq!(shard.pid(), before);
+    });
+}
+
+#[test]
+fn a_plugin_may_do_to_its_process_what_it_likes() {
+    on_shard(|shard| {
+        let source = "import os, signal, time\ndef process_writes(api, b, a):\n    os.chdir('/')\n    os.umask(0)\n    \
+                      os.environ['SALTUS_X'] = '1'\n    seen = []\n    signal.signal(signal.SIGALRM, lambda *_: seen.append(1))\n    \
+                      signal.setitimer(signal.ITIMER_REAL, 0.01)\n    time.sleep(0.1)\n    \
+                      api.info(seen, os.getcwd(), os.popen('echo $SALTUS_X').read().strip())\n";
+        assert_eq!(shard.says(source), ["INFO [1] / 1"]);
+        assert!(std::env::var_os("SALTUS_X").is_none());
+    });
+}
+
+#[test]
+fn a_forked_child_that_comes_back_is_no_second_run() {
+    on_shard(|shard| {
+        let source = "import os\ndef process_writes(api, b, a):\n    if os.fork() == 0:\n        return\n    os.wait()\n    api.info('parent')\n";
+        for _ in 0..3 {
+            assert_eq!(shard.says(source), ["INFO parent"]);
+        }
+    });
+}
+
+#[test]
+fn what_a_worker_started_is_killed_with_it() {
+    on_shard(|shard| {
+        let child = shard.says("import subprocess\ndef process_writes(api, b, a):\n    api.info(subprocess.Popen(['sleep', '1000']).pid)\n");
+        let child = pid(&child[0]);
+        assert!(!is_gone(child));
+        shard.fails("import os\ndef process_writes(*a): os._exit(1)\n");
+        eventually("the child is gone", || is_gone(child));
+    });
+}
+
+#[test]
+fn a_worker_has_no_descriptor_of_the_server() {
+    // Such as one that some library has forgotten to close at `exec`.
+    let leaked = rustix::io::dup(std::fs::File::open("/proc/version").unwrap()).unwrap();
+    on_shard(|shard| {
+        let source = "import os\ndef process_writes(api, b, a):\n    for fd in sorted(map(int, os.listdir('/proc/self/fd'))):\n        \
+                      try: api.info(fd, os.readlink(f'/proc/self/fd/{fd}').split(':')[0])\n        except OSError: pass\n";
+        let expected = ["INFO 0 /dev/null", "INFO 1 /dev/null", "INFO 2 pipe", "INFO 3 socket"];
+        assert_eq!(shard.says(source), expected);
+    });
+    drop(leaked);
+}
+
+#[test]
+fn many_log_lines_and_much_output_arrive_whole() {
+    on_shard(|shard| {
+        let source = "def process_writes(api, b, a):\n    for n in range(50_000): api.info(n)\n    print('y' * 60_000)\n    text = 'x' * 1_000_000\n    \
+                      for n in range(60): api.write(LineBuilder('t').string_field('s', text))\n";
+        let report = shard.process(request(Code::text(source), vec![]));
+        report.result.unwrap();
+        assert!(report.writes[0].lines.len() > 60_000_000);
+        let lines = shard.host.lines_of(report.request.run_id);
+        assert_eq!(lines.len(), 50_001);
+        assert!(lines[..50_000].iter().enumerate().all(|(n, line)| *line == format!("INFO {n}")));
+        assert_eq!(lines[50_000].len(), 60_005);
+    });
+}
+
+#[test]
+fn each_trigger_has_a_worker_of_its_own_up_to_a_bound() {
+    on_shard(|shard| {
+        let mut runs = Vec::new();
+        for round in 0..3 {
+            for id in 0..WORKERS_MAX as u64 {
+                let run = of_trigger(100 + id, request(Code::text(PID), vec![]));
+                runs.push((id, round, run.run_id));
+                assert!(shard.submit_process(run).is_ok());
+            }
+        }
+        let mut pids = vec![BTreeSet::new(); WORKERS_MAX];
+        for (id, _, run_id) in runs {
+            shard.finished.wait(run_id, Instant::now() + Duration::from_secs(60)).result.unwrap();
+            pids[id as usize].insert(shard.host.lines_of(run_id)[0].clone());
+        }
+        assert!(pids.iter().all(|pids| pids.len() == 1), "a trigger keeps its worker: {pids:?}");
+        assert_eq!(pids.iter().flatten().collect::<BTreeSet<_>>().len(), WORKERS_MAX);
+        assert_eq!(runtime().0.process_counts().alive, WORKERS_MAX);
+        let error = shard.process(of_trigger(999, request(Code::text(PID), vec![]))).result.unwrap_err();
+        assert_eq!(error.kind, "WorkerLimit");
+        assert!(error.message.contains(&format!("{WORKERS_MAX} worker processes are there")), "{}", error.message);
+    });
+}
+
+#[test]
+fn a_full_queue_gives_the_request_back_and_others_have_room() {
+    on_shard(|shard| {
+        let slow = || request(Code::text("import time\ndef process_writes(*a): time.sleep(0.01)\n"), vec![]);
+        shard.pid();
+        let mut accepted = Vec::new();
+        let block = request(Code::text("import time\ndef process_writes(*a): time.sleep(1)\n"), vec![]);
+        accepted.push(block.run_id);
+        assert!(shard.submit_process(block).is_ok());
+        let refused = loop {
+            let run = slow();
+            let run_id = run.run_id;
+            match shard.submit_process(run) {
+                Ok(()) => accepted.push(run_id),
+                Err(refused) => break refused.run_id,
+            }
+        };
+        assert_eq!(accepted.len(), saltus_core::limits::PROCESS_QUEUE_MAX);
+        assert!(!accepted.contains(&refused));
+        shard.process(of_trigger(8, request(Code::text(PID), vec![]))).result.unwrap();
+        for run_id in accepted {
+            shard.finished.wait(run_id, Instant::now() + Duration::from_secs(60)).result.unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_idle_worker_is_ended_and_comes_back() {
+    on_shard(|shard| {
+        let first = shard.pid();
+        std::thread::sleep(WORKER_IDLE / 2);
+        assert_eq!(shard.pid(), first);
+        eventually("the idle worker is ended", || is_gone(first));
+        assert_ne!(shard.pid(), first);
+        assert_eq!(runtime().0.process_counts().died, 0);
+    });
+}
+
+#[test]
+fn workers_end_with_their_shards() {
+    let pid = on_shard(|shard| shard.pid());
+    eventually("the worker is ended", || is_gone(pid));
+}
+
+/// Not a test by itself: the server that [`workers_end_with_their_server`] kills or stops.
+#[test]
+#[ignore = "a part of another test, which runs it in a process of its own"]
+fn server() {
+    on_shard(|shard| {
+        let pid = shard.pid().as_raw_nonzero();
+        let busy = of_trigger(
+            8,
+            request(Code::text("def process_writes(api, b, a):\n    api.info('up')\n    while True: pass\n"), vec![]),
+        );
+        let run_id = busy.run_id;
+        assert!(shard.submit_process(busy).is_ok());
+        eventually("the second worker runs", || shard.host.lines_of(run_id) == ["INFO up"]);
+        // A line of its own, whatever the harness has printed.
+        println!("\nworker {pid}");
+        let mut order = String::new();
+        std::io::stdin().read_line(&mut order).unwrap();
+        // One that has not begun is nobody's failure.
+        let waiting = of_trigger(8, request(Code::text(PID), vec![]));
+        let waiting_id = waiting.run_id;
+        assert!(shard.submit_process(waiting).is_ok());
+        let begun = Instant::now();
+        runtime().0.stop(Duration::from_secs(10));
+        let error = shard.finished.wait(run_id, Instant::now()).result.unwrap_err();
+        assert!(!shard.finished.has(waiting_id));
+        println!("\nstopped {} {}", error.message, begun.elapsed() < Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn workers_end_with_their_server() {
+    for kill in [true, false] {
+        let mut server = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::server", "--ignored", "--nocapture"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let worker = lines.find_map(|line| line.strip_prefix("worker ").map(pid)).unwrap();
+        assert!(!is_gone(worker));
+        if kill {
+            server.kill().unwrap();
+        } else {
+            server.stdin.take().unwrap().write_all(b"stop\n").unwrap();
+            let said = lines.find_map(|line| line.strip_prefix("stopped ").map(str::to_owned)).unwrap();
+            assert_eq!(said, "PluginTimeout: the database is shutting down true");
+        }
+        server.wait().unwrap();
+        eventually("the worker is gone", || is_gone(worker));
+    }
+}
+
+#[test]
+fn what_is_not_started_by_a_server_says_so() {
+    let output = Command::new(crate::WORKER).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is started by the server and not by hand"));
+}
+
+#[test]
+#[ignore = "temporary figures"]
+fn figures() {
+    on_shard(|shard| {
+        let code = Code::text("def process_writes(*a): pass\n");
+        for lane in [Lane::Deferred, Lane::Process] {
+            let mut ns = Vec::new();
+            for _ in 0..2000 {
+                let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+                let now = t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64;
+                let run = RunRequest { lane, ..request(code.clone(), vec![table("cpu", every_kind())]) };
+                let id = run.run_id;
+                assert!(shard.lanes.submit(run).is_ok());
+                let r = shard.finished.wait(id, Instant::now() + Duration::from_secs(20));
+                ns.push(r.entered.unwrap().0 - now);
+            }
+            ns.sort();
+            println!("{lane}: p50 {} us p99 {} us", ns[1000] / 1000, ns[1980] / 1000);
+        }
+    });
+}
