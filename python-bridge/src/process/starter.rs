@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -157,14 +158,13 @@ fn refuse_all(takings: &Takings, kind: &str, why: &str) {
 }
 
 fn start(config: &ProcessConfig) -> io::Result<Started> {
-    let program = match &config.program {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()?,
-    };
+    // By this name the very program that runs is found, even if its file was replaced since.
+    let program = config.program.as_deref().unwrap_or(Path::new("/proc/self/exe"));
     let (channel, theirs) = Channel::pair()?;
     channel.limit_sending(SENDING_MAX)?;
     // A group of its own: the terminal's signals do not reach it, and what it starts can be killed with it.
     let mut child = Command::new(program)
+        .arg0(config.program.as_deref().unwrap_or(Path::new("saltus")))
         .args(&config.arguments)
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())

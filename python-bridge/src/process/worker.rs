@@ -116,6 +116,9 @@ fn limit_memory(more: u64) -> std::io::Result<()> {
     Ok(rustix::process::setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit })?)
 }
 
+/// What a query gives.
+type Answer = Result<Vec<RecordBatch>, String>;
+
 /// What plugins reach outside of the process: the server, over the socket.
 struct Proxy {
     channel: Arc<Channel>,
@@ -123,7 +126,7 @@ struct Proxy {
     process: u32,
     asked: AtomicU64,
     /// Queries without an answer yet.
-    waiting: Mutex<HashMap<u64, Sender<Result<Vec<RecordBatch>, String>>>>,
+    waiting: Mutex<HashMap<u64, Sender<Answer>>>,
     /// When the run of now is to be over.
     deadline_ns: AtomicU64,
     /// Its query was given up then.
@@ -179,7 +182,7 @@ impl Proxy {
         }
     }
 
-    fn wait(&self, answer: &Receiver<Result<Vec<RecordBatch>, String>>) -> Result<Vec<RecordBatch>, String> {
+    fn wait(&self, answer: &Receiver<Answer>) -> Answer {
         loop {
             let left = self.deadline_ns.load(Ordering::Relaxed).saturating_sub(time::now().0);
             if left == 0 {

@@ -62,6 +62,9 @@ enum Command {
     /// Run a SQL query
     #[command(visible_alias = "q")]
     Query(query::QueryArgs),
+    /// Run the plugins of one trigger; started by the server
+    #[command(hide = true)]
+    Worker,
 }
 
 /// Why a command failed; the text is for the person at the terminal.
@@ -77,9 +80,13 @@ impl CliError {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let command = match Cli::parse().command {
+        // Before anything else of the process is set up: a worker closes the files that it has inherited.
+        Command::Worker => return saltus_python::worker_main(),
+        command => command,
+    };
     let env = Env::process();
-    let (name, result) = run(cli.command, &env);
+    let (name, result) = run(command, &env);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -99,6 +106,7 @@ fn run(command: Command, env: &Env) -> (&'static str, Result<(), CliError>) {
         Command::Disable { what } => ("Disable", what.run(env, false)),
         Command::Write(args) => ("Write", args.run(env)),
         Command::Query(args) => ("Query", args.run(env)),
+        Command::Worker => unreachable!("a worker does not come here"),
     }
 }
 
@@ -124,6 +132,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_worker_is_a_command_that_the_help_does_not_show() {
+        assert!(matches!(parse("saltus worker").unwrap(), Command::Worker));
+        assert!(!Cli::command().render_help().to_string().contains("worker"));
     }
 
     #[test]
