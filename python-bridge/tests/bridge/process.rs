@@ -259,6 +259,27 @@ fn a_run_that_cannot_be_interrupted_is_killed_and_says_where_it_hung() {
 }
 
 #[test]
+fn a_worker_that_is_stopped_is_killed_at_the_deadline() {
+    on_shard(|shard| {
+        let source = "import os, signal\ndef process_writes(*a): os.kill(os.getpid(), signal.SIGSTOP)\n";
+        let error = shard.process(within(source, 50)).result.unwrap_err();
+        assert!(error.message.contains("could not be interrupted"), "{}", error.message);
+        shard.pid();
+    });
+}
+
+#[test]
+fn a_worker_that_closes_its_socket_is_replaced() {
+    on_shard(|shard| {
+        let begun = Instant::now();
+        let error = shard.fails("import os\ndef process_writes(*a): os.closerange(3, 100)\n");
+        assert_eq!(error.kind, "WorkerDied", "{}", error.message);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        shard.pid();
+    });
+}
+
+#[test]
 fn a_worker_that_dies_fails_its_run_and_the_next_run_gets_a_fresh_one() {
     let deaths = [
         ("import os\ndef process_writes(*a): os._exit(3)\n", "exited with code 3", ""),
