@@ -298,7 +298,10 @@ impl Policy {
     }
 
     fn ran(&mut self, cost: Cost, now: MonoNs) -> Option<Decision> {
-        self.recent.push(cost);
+        // The first one in a lane imports modules and fills caches; it says nothing of those to come.
+        if self.runs_in_lane > 0 {
+            self.recent.push(cost);
+        }
         self.runs_in_lane = self.runs_in_lane.saturating_add(1);
         if self.execution != Execution::Auto {
             return None;
