@@ -47,6 +47,11 @@ fn write_until(server: &Server, lane: &str, mut n: usize) -> usize {
     panic!("never {lane}: {}\n{:#?}", trigger(server), decisions(server));
 }
 
+/// Events may gather in one run.
+fn rows_of(runs: &[Value]) -> u64 {
+    runs.iter().map(|run| run["rows"].as_u64().unwrap()).sum()
+}
+
 fn decisions(server: &Server) -> Vec<String> {
     let sql = "SELECT detail FROM system.trigger_runs WHERE outcome = 'decision' ORDER BY event_time";
     server.sql("main", sql).iter().map(|row| row["detail"].as_str().unwrap().to_owned()).collect()
@@ -127,12 +132,9 @@ fn what_bars_a_trigger_from_the_inline_lane_is_shown() {
     assert_eq!(rows[0]["lane_barred"], "the static check: ** with a variable exponent (line 2)");
     assert_eq!((&rows[1]["lane"], &rows[1]["lane_reason"]), (&json!("inline"), &json!("chosen by the operator")));
     let runs = "SELECT lane, outcome, attempt, rows, activation_us, run_us FROM system.trigger_runs WHERE trigger_name = 'told'";
-    let runs = server.sql_until("main", runs, |rows| rows.len() >= 3);
+    let runs = server.sql_until("main", runs, |rows| rows_of(rows) == 3);
     let run = &runs[0];
-    assert_eq!(
-        (&run["lane"], &run["outcome"], &run["attempt"], &run["rows"]),
-        (&json!("inline"), &json!("success"), &json!(0), &json!(1))
-    );
+    assert_eq!((&run["lane"], &run["outcome"], &run["attempt"]), (&json!("inline"), &json!("success"), &json!(0)));
     assert!(run["activation_us"].as_f64().unwrap() > 0.0 && run["run_us"].as_f64().unwrap() > 0.0, "{run}");
 }
 
