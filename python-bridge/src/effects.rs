@@ -28,7 +28,7 @@ use crate::native::Natives;
 use crate::output;
 
 /// How long a failed import is believed.
-const IMPORT_BELIEVED: Duration = Duration::from_secs(5);
+const IMPORT_BELIEVED: Duration = Duration::from_secs(30);
 
 /// Where a run takes place.
 #[derive(Clone, Copy, PartialEq, Eq)]

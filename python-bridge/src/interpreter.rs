@@ -354,6 +354,11 @@ impl Interpreter {
         self.failed_imports.borrow_mut().insert(module, (std::time::Instant::now(), error));
     }
 
+    /// Whether a module could not be imported here when it was tried last.
+    pub fn import_has_failed(&self, module: &str) -> bool {
+        self.failed_imports.borrow().contains_key(module)
+    }
+
     /// Takes a trigger's cache out, if another interpreter can have it.
     ///
     /// # Errors

@@ -59,8 +59,8 @@ pub struct Lanes {
     queue: Sender<Job>,
     helper: Sender<Errand>,
     caches: HashMap<TriggerId, CacheHome>,
-    /// By content hash: modules that a run wanted and that are imported by nobody yet; how many there were so far.
-    wanted: HashMap<u64, (Vec<String>, usize)>,
+    /// By content hash: what runs wanted to import late.
+    wanted: HashMap<u64, Wanted>,
     /// Content hashes of code whose imports were seen to.
     imported: HashSet<u64>,
 }
@@ -74,6 +74,15 @@ enum Inline {
 }
 
 type Imported = Vec<(String, PluginError)>;
+
+/// Modules that the runs of one version of a plugin wanted.
+#[derive(Default)]
+struct Wanted {
+    /// Nobody has tried to import them yet.
+    pending: Vec<String>,
+    /// How often each was wanted so far.
+    times: HashMap<String, u32>,
+}
 
 /// Where the cache of a trigger is that is left to the policy; deferred at first.
 enum CacheHome {
@@ -230,7 +239,8 @@ impl Lanes {
 
     /// What is to be done before the code of a trigger can run inline.
     fn ready_code(&mut self, trigger: &Trigger, code: &Arc<PluginCode>, prepared: &Prepared) -> Readiness {
-        let wanted = self.wanted.get_mut(&code.hash).map(|(modules, _)| std::mem::take(modules)).unwrap_or_default();
+        let wanted =
+            self.wanted.get_mut(&code.hash).map(|wanted| std::mem::take(&mut wanted.pending)).unwrap_or_default();
         let first_time = !self.imported.contains(&code.hash);
         let Some(interpreter) = self.here() else { return Readiness::Wait };
         let mut modules = wanted;
@@ -276,7 +286,7 @@ impl ShardPlugins for Lanes {
             return Readiness::Wait;
         }
         let code = trigger.code.current();
-        let wants = self.wanted.get(&code.hash).is_some_and(|(modules, _)| !modules.is_empty());
+        let wants = self.wanted.get(&code.hash).is_some_and(|wanted| !wanted.pending.is_empty());
         if wants || !self.imported.contains(&code.hash) {
             let Some(prepared) = self.shared.preparer.known(code.hash) else {
                 let wake = self.completions.clone();
@@ -306,13 +316,20 @@ impl ShardPlugins for Lanes {
         let Some(Inline::Here(interpreter)) = self.inline.as_mut() else { unreachable!("taken back above") };
         let mut report = interpreter.run(&self.shared.host, request, &code, &prepared, Lane::Inline);
         if let Some(Unwound::Import(module)) = &report.unwound {
-            let (modules, so_far) = self.wanted.entry(code.hash).or_default();
-            *so_far += 1;
-            if *so_far > INLINE_IMPORTS_MAX {
-                let many = format!("import of {module} after {INLINE_IMPORTS_MAX} others");
-                report.unwound = Some(Unwound::Blocked(many.into()));
+            let wanted = self.wanted.entry(code.hash).or_default();
+            let times = wanted.times.entry(module.to_string()).or_default();
+            *times += 1;
+            // A failure is tried again now and then; what was imported and is not there is another matter.
+            let in_vain = *times > 2 && !interpreter.import_has_failed(module);
+            if in_vain || wanted.times.len() > INLINE_IMPORTS_MAX {
+                let what = format!("import of {module}, one of too many while it runs,");
+                let text =
+                    format!("{what} would block the thread that ingests data: import it at the top of the plugin");
+                report.result = Err(failure("LaneError", &text));
+                let auto = report.request.trigger.def.execution == Execution::Auto;
+                report.unwound = auto.then(|| Unwound::Blocked(what.into()));
             } else {
-                modules.push(module.to_string());
+                wanted.pending.push(module.to_string());
             }
         }
         report

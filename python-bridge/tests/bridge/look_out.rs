@@ -268,3 +268,16 @@ fn compiling_and_checking_a_plugin_is_not_charged_to_its_run() {
         }
     });
 }
+
+#[test]
+fn a_module_that_never_stays_imported_ends_in_an_error_and_not_in_a_loop() {
+    on_shard(|shard| {
+        let body = "import sys\nsys.modules.pop('colorsys', None)\nimport colorsys";
+        let report = shard.inline(of(40, Execution::Inline, &plugin(body)));
+        assert_eq!(report.unwound, None);
+        let error = report.result.unwrap_err();
+        assert!(error.message.starts_with("LaneError: import of colorsys, one of too many"), "{}", error.message);
+        let report = shard.inline(auto(41, &format!("{}\n", plugin(body))));
+        assert!(matches!(report.unwound, Some(Unwound::Blocked(what)) if what.contains("colorsys")));
+    });
+}

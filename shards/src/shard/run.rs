@@ -205,7 +205,9 @@ impl Shard {
         let def = &run.trigger.def;
         let record =
             |what| self.shared.host.record(RunRecord { db: def.db.clone(), trigger: def.name.clone(), lane, what });
-        if let Some(why) = unwound {
+        // Nobody but the policy could run it elsewhere.
+        let again = |why: &Unwound| def.execution == Execution::Auto || matches!(why, Unwound::Import(_));
+        if let Some(why) = unwound.filter(again) {
             self.counters.runs_discarded.add(1);
             record(RunOutcome::Discarded { run_id, why });
             let mut inner = state.borrow_mut();
