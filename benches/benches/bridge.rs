@@ -12,8 +12,8 @@ use saltus_core::batch::{Batch, BatchColumn};
 use saltus_core::ids::{MonoNs, RunId, ShardId, TriggerId};
 use saltus_core::policy::Lane;
 use saltus_core::ports::{
-    CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, PluginRuntime, RunEvent, RunReport, RunRequest,
-    ShardPlugins, TableBatch, Trigger,
+    CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, PluginRuntime, Readiness, RunEvent, RunRecord,
+    RunReport, RunRequest, ShardPlugins, TableBatch, Trigger,
 };
 use saltus_core::schema::ColumnKind;
 use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
@@ -28,6 +28,8 @@ impl PluginHost for Silent {
         }
     }
 
+    fn record(&self, _record: RunRecord) {}
+
     fn disable(&self, trigger: &TriggerDef, reason: String) {
         unreachable!("no shard runs here that would disable {}: {reason}", trigger.name);
     }
@@ -39,6 +41,7 @@ impl PluginHost for Silent {
 
 impl Completions for Silent {
     fn completed(&self, _report: RunReport) {}
+    fn prepared(&self) {}
 }
 
 struct Code(Arc<PluginCode>);
@@ -93,9 +96,13 @@ fn trigger(number: u64, source: &str) -> Arc<Trigger> {
 /// The best time of one run in nanoseconds, over `rounds` rounds of `runs` runs.
 fn best(lanes: &mut dyn ShardPlugins, trigger: &Arc<Trigger>, tables: &[TableBatch], rounds: u32, runs: u32) -> f64 {
     let mut best = f64::INFINITY;
+    while lanes.ready_inline(trigger) != Readiness::Ready {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     for _ in 0..rounds {
         let begun = Instant::now();
         for run in 0..runs {
+            assert_eq!(lanes.ready_inline(trigger), Readiness::Ready);
             let report = lanes.run_inline(RunRequest {
                 run_id: RunId(u64::from(run)),
                 trigger: trigger.clone(),

@@ -49,6 +49,16 @@ pub const WAL_ALIGN: usize = 4096;
 /// One record, that is one accepted body for one table, may not exceed this (reference default body: 10 MiB).
 pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
+/// Items in all containers of one cache value that an inline run may change: it is copied first.
+pub const INLINE_CACHE_VALUE_ITEMS_MAX: usize = 1_000;
+/// Items in all containers of one trigger's cache that moves from lane to lane.
+pub const INLINE_CACHE_ITEMS_MAX: usize = 50_000;
+/// Log lines of one inline run, which are held until it has succeeded.
+pub const INLINE_LOG_LINES_MAX: usize = 1_000;
+/// Bytes of them.
+pub const INLINE_LOG_BYTES_MAX: usize = 256 * 1024;
+/// Modules that one version of a plugin may import while it runs inline, one discarded run each.
+pub const INLINE_IMPORTS_MAX: usize = 64;
 /// Rows handed to one run of a plugin.
 pub const RUN_ROWS_MAX: usize = 100_000;
 /// Bytes of line protocol that one run of a plugin may queue.
@@ -99,6 +109,8 @@ pub const RETRY_PAUSE_MAX_MS: u64 = 60_000;
 pub const INTERNED_NAMES_MAX: usize = 2 * COLUMNS_PER_TABLE_MAX;
 /// Rows of `system.processing_engine_logs` kept per node: so many that plugins said, and as many that the engine says of runs.
 pub const LOG_ROWS_MAX: usize = 10_000;
+/// Rows of `system.trigger_runs` kept per node.
+pub const RUN_RECORDS_MAX: usize = 8_192;
 /// Bytes of one log text; the rest is cut and the cut is said.
 pub const LOG_TEXT_BYTES_MAX: usize = 64 * 1024;
 

@@ -22,13 +22,16 @@ use crate::trigger::{Execution, Isolation};
 
 /// Recent runs whose cost counts.
 const RECENT_RUNS: usize = 128;
-/// Runs in the deferred lane before the first promotion.
+/// Events handled in the deferred lane before the first promotion.
 const RUNS_TO_EARN: u32 = 32;
+/// Events of one run that count for it: a lane that is short of time makes few runs of many events, but one says little.
+const EVENTS_OF_A_RUN_MAX: u32 = 8;
 /// Time in the deferred lane after the first demotion before the next promotion.
 const DEMOTED_FOR: Duration = Duration::from_secs(1);
 /// Demotions beyond which times and runs grow no further: 2^8 seconds, 2^8 times the runs.
 const DOUBLINGS_MAX: u32 = 8;
-/// A promotion needs a p99 of no more than so much of the budget.
+/// A promotion needs a p90 of no more than so much of the budget. Not a p99: a worker that shares its core is interrupted often,
+/// and with cold caches costs what the same run inline does not.
 const PROMOTED_AT_PERCENT: u64 = 70;
 /// Blocking calls of one version of the code after which it stays out of the inline lane.
 const BLOCKS_MAX: u32 = 3;
@@ -109,6 +112,11 @@ impl Cost {
         (u128::from(self.nanoseconds) * event / rows) as u64
     }
 
+    /// About how many events it was for.
+    fn events(self) -> u32 {
+        u32::try_from(self.rows / self.event_rows.max(1)).unwrap_or(u32::MAX).max(1)
+    }
+
     fn of_one_row(self) -> u64 {
         self.nanoseconds / self.rows.max(1) as u64
     }
@@ -123,8 +131,8 @@ pub enum Reason {
     Operator,
     /// Recent runs fit the inline budget.
     Earned {
-        /// 99th percentile of what a run with one event costs.
-        p99: Duration,
+        /// 90th percentile of what a run with one event costs.
+        p90: Duration,
     },
     /// The static check refuses the code.
     Check(Arc<str>),
@@ -157,7 +165,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::New => f.write_str("a new trigger starts deferred"),
             Reason::Operator => f.write_str("chosen by the operator"),
-            Reason::Earned { p99 } => write!(f, "recent runs fit the inline budget: p99 {p99:?}"),
+            Reason::Earned { p90 } => write!(f, "recent runs fit the inline budget: p90 {p90:?}"),
             Reason::Check(what) => write!(f, "the static check: {what}"),
             Reason::Blocked(what) => write!(f, "an inline run called what can block: {what}"),
             Reason::Overran(took) => write!(f, "a run was interrupted at its deadline after {took:?}"),
@@ -298,8 +306,12 @@ impl Policy {
     }
 
     fn ran(&mut self, cost: Cost, now: MonoNs) -> Option<Decision> {
-        self.recent.push(cost);
-        self.runs_in_lane = self.runs_in_lane.saturating_add(1);
+        // The first one in a lane imports modules and fills caches; it says nothing of those to come.
+        if self.runs_in_lane > 0 {
+            self.recent.push(cost);
+        }
+        let counted = if self.lane == Lane::Inline { 1 } else { cost.events().min(EVENTS_OF_A_RUN_MAX) };
+        self.runs_in_lane = self.runs_in_lane.saturating_add(counted);
         if self.execution != Execution::Auto {
             return None;
         }
@@ -315,12 +327,12 @@ impl Policy {
                 if slow { self.demote(Reason::Slow { p99: Duration::from_nanos(p99) }, now) } else { None }
             }
             Lane::Deferred => {
-                let p99 = self.recent.p99(|cost| cost.of_one_event())?;
-                let cheap = p99 <= INLINE_RUN_BUDGET_US * 1000 * PROMOTED_AT_PERCENT / 100;
+                let p90 = self.recent.p90(|cost| cost.of_one_event())?;
+                let cheap = p90 <= INLINE_RUN_BUDGET_US * 1000 * PROMOTED_AT_PERCENT / 100;
                 if !cheap || !self.may_be_promoted(now) {
                     return None;
                 }
-                Some(self.change(Lane::Inline, Reason::Earned { p99: Duration::from_nanos(p99) }, now))
+                Some(self.change(Lane::Inline, Reason::Earned { p90: Duration::from_nanos(p90) }, now))
             }
         }
     }
@@ -373,6 +385,13 @@ impl Recent {
             self.costs[self.next] = cost;
         }
         self.next = (self.next + 1) % RECENT_RUNS;
+    }
+
+    /// The 90th percentile by nearest rank.
+    fn p90(&self, of: impl Fn(Cost) -> u64) -> Option<u64> {
+        let mut values: Vec<u64> = self.costs.iter().map(|&cost| of(cost)).collect();
+        let at = (values.len() * 9).div_ceil(10).checked_sub(1)?;
+        Some(*values.select_nth_unstable(at).1)
     }
 
     /// The 99th percentile by nearest rank: of up to 100 the largest, of 128 the second largest.

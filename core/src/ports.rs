@@ -1,6 +1,7 @@
 //! The seams between crates: what `shards` calls and `python-bridge` implements, and what `python-bridge` calls and
 //! `server` implements. Both sides know only this file.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use arrow::array::RecordBatch;
 
 use crate::batch::Batch;
 use crate::ids::{MonoNs, RunId, ShardId};
-use crate::policy::Lane;
+use crate::policy::{Decision, Lane};
 use crate::trigger::TriggerDef;
 
 /// One version of a plugin's source.
@@ -95,6 +96,39 @@ pub struct PluginError {
     pub traceback: String,
 }
 
+/// Why an inline run was discarded. It has left nothing behind, and its event is to be run again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unwound {
+    /// It reached for something that can block: what.
+    Blocked(Arc<str>),
+    /// It needs a module that its interpreter does not have yet, and reading files takes time.
+    Import(Arc<str>),
+    /// It put something into its cache that no other interpreter can have, or met it there.
+    CacheNotPlain,
+    /// It was interrupted at its deadline.
+    Overran,
+}
+
+impl fmt::Display for Unwound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unwound::Blocked(what) => write!(f, "it reached for what can block: {what}"),
+            Unwound::Import(module) => write!(f, "module {module} has to be imported first"),
+            Unwound::CacheNotPlain => f.write_str("a cache value cannot move between interpreters"),
+            Unwound::Overran => f.write_str("it was interrupted at its deadline"),
+        }
+    }
+}
+
+/// Which code a run had, and what the static check says of it.
+#[derive(Clone, Debug)]
+pub struct CodeVerdict {
+    /// [`PluginCode::hash`]
+    pub hash: u64,
+    /// Nothing against the inline lane, or what.
+    pub inline: Result<(), Arc<str>>,
+}
+
 /// What came of a run.
 pub struct RunReport {
     /// The request, given back.
@@ -107,6 +141,31 @@ pub struct RunReport {
     pub entered: Option<MonoNs>,
     /// When it was over.
     pub finished: MonoNs,
+    /// Nanoseconds that the run cost its thread: of time in the inline lane, of CPU time where others may be in between.
+    pub cost_ns: u64,
+    /// Its code; `None` if it did not come that far.
+    pub code: Option<CodeVerdict>,
+    /// The first thing in a deferred run that could have blocked.
+    pub reached: Option<Arc<str>>,
+    /// If the run was discarded: why. Then `result` is an error that nobody needs to see.
+    pub unwound: Option<Unwound>,
+}
+
+impl RunReport {
+    /// A run that failed before its plugin was entered.
+    pub fn not_run(request: RunRequest, error: PluginError, at: MonoNs) -> Self {
+        RunReport {
+            request,
+            result: Err(error),
+            writes: Vec::new(),
+            entered: None,
+            finished: at,
+            cost_ns: 0,
+            code: None,
+            reached: None,
+            unwound: None,
+        }
+    }
 }
 
 /// Severity of a log line.
@@ -157,10 +216,55 @@ pub enum LogText {
     RunFinished(Duration),
 }
 
+/// What the engine keeps of a run, and of each change of a trigger's lane: a row of `system.trigger_runs`.
+#[derive(Clone, Debug)]
+pub struct RunRecord {
+    /// The trigger's database.
+    pub db: Arc<str>,
+    /// The trigger.
+    pub trigger: Arc<str>,
+    /// The lane of the run; the new lane of a decision.
+    pub lane: Lane,
+    /// What it is about.
+    pub what: RunOutcome,
+}
+
+/// What became of a run.
+#[derive(Clone, Debug)]
+pub enum RunOutcome {
+    /// A run that counts.
+    Ended {
+        /// The run.
+        run_id: RunId,
+        /// How often the event had failed before.
+        attempt: u32,
+        /// Rows that the plugin was given.
+        rows: usize,
+        /// Nanoseconds from the last byte of the request to the entry of the plugin, if it was entered.
+        activation_ns: Option<u64>,
+        /// Nanoseconds from entry to end.
+        run_ns: u64,
+        /// The error's text, if it failed.
+        error: Option<String>,
+    },
+    /// A run that left nothing behind; its event is run again.
+    Discarded {
+        /// The run.
+        run_id: RunId,
+        /// Why.
+        why: Unwound,
+    },
+    /// The policy has changed the trigger's lane.
+    Decided(Decision),
+}
+
 /// What plugins reach outside themselves; implemented by `server`.
 pub trait PluginHost: Send + Sync {
     /// Keeps a log line. Lock-free, never blocks; lines that find no room are counted.
     fn log(&self, line: LogLine);
+
+    /// Keeps a record of a run. Lock-free, never blocks; the oldest make room.
+    fn record(&self, record: RunRecord);
 
     /// Disables a trigger that failed, for good: its user enables it again. Never blocks; the shard has stopped running it.
     fn disable(&self, trigger: &TriggerDef, reason: String);
@@ -176,10 +280,28 @@ pub trait PluginHost: Send + Sync {
 pub trait Completions: Send + Sync {
     /// Takes the report of a run that was accepted by [`ShardPlugins::submit`].
     fn completed(&self, report: RunReport);
+
+    /// It is time to ask [`ShardPlugins::ready_inline`] again.
+    fn prepared(&self);
+}
+
+/// Whether a trigger can be run inline now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Ready,
+    /// Not yet: it is being prepared on another thread, and [`Completions::prepared`] will be called.
+    Wait,
+    /// Not as it is: its cache holds what no other interpreter can have, for this reason.
+    CacheNotPlain(Arc<str>),
 }
 
 /// A shard's interpreters; lives on the shard's thread and never leaves it.
 pub trait ShardPlugins {
+    /// Whether `trigger` can be run inline without reading files or compiling on this thread. If not, has it prepared.
+    /// Only while no run of it is under way: its cache comes along.
+    fn ready_inline(&mut self, trigger: &Trigger) -> Readiness;
+
     /// Runs on this thread, now, and returns within about the request's deadline.
     fn run_inline(&mut self, request: RunRequest) -> RunReport;
 

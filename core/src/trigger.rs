@@ -188,11 +188,11 @@ pub enum ErrorBehavior {
 #[serde(rename_all = "snake_case")]
 pub enum Execution {
     /// The policy finds the fastest lane in which the plugin can do no harm.
+    #[default]
     Auto,
     /// On the shard's own thread.
     Inline,
     /// On the shard's worker threads.
-    #[default]
     Deferred,
 }
 

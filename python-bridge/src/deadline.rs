@@ -10,6 +10,8 @@
 //! 4. The call is made by a thread of that interpreter between two bytecodes. On the run's own thread it raises
 //!    `PluginTimeout`; on another it sets the asynchronous exception of the run's thread; if the ticket is no longer
 //!    current it does nothing.
+//!    A run of the inline lane is charged for what it does, not for what its machine does: overdue by the clock, it is
+//!    interrupted when it has used half its deadline of CPU time since, or when it is overdue [`WALL_FACTOR`] times.
 //! 5. As long as the run goes on, 3 is repeated, faster each time. From [`REPEAT_AFTER`] interrupts on, each call queues
 //!    the next before it raises, so that a plugin which catches everything in a loop is hit outside its `try` as well.
 //!
@@ -17,7 +19,7 @@
 //! Where libpython does not export `_PyEval_AddPendingCall`, the runtime refuses to start; 3.13 and 3.14 do.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -35,6 +37,10 @@ const AGAIN_NS_MIN: u64 = 1_000_000;
 /// The watchdog's shortest and longest sleep while there are runs.
 const SLEEP_NS_MIN: u64 = 500_000;
 const SLEEP_NS_MAX: u64 = 100_000_000;
+/// Deadlines after which a run that counts CPU time is interrupted however little of it it had.
+const WALL_FACTOR: u64 = 10;
+/// The shortest pause between two looks at a run that has had no CPU time.
+const DOUBT_NS_MIN: u64 = 200_000;
 /// Without runs for this long, the watchdog sleeps until it is woken.
 const QUIET_NS: u64 = 1_000_000_000;
 
@@ -44,10 +50,15 @@ struct Slot {
     /// 0 between runs.
     ticket: AtomicU64,
     deadline_ns: AtomicU64,
-    deadline_ms: AtomicU64,
+    limit_ns: AtomicU64,
     interpreter: AtomicUsize,
     /// Python's identity of the thread.
     thread: AtomicU64,
+    /// The clock of the thread's CPU time; 0 if only the wall clock counts.
+    cpu_clock: AtomicI32,
+    /// The overdue ticket that the watchdog had doubts about, and the thread's CPU time then.
+    doubt_ticket: AtomicU64,
+    doubt_cpu_ns: AtomicU64,
     /// Interrupts that reached this run.
     delivered: AtomicU32,
     /// The ticket that the watchdog has interrupted last, when it will again, and how often it has.
@@ -89,9 +100,11 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Registers this thread.
-    pub fn register(py: Py) -> Self {
+    /// Registers this thread; the deadlines of its runs are CPU time if `counts_cpu`.
+    pub fn register(py: Py, counts_cpu: bool) -> Self {
         let slot = Arc::new(Slot::default());
+        let clock = if counts_cpu { time::cpu_clock_of_this_thread() } else { None };
+        slot.cpu_clock.store(clock.unwrap_or(0), Ordering::Relaxed);
         slot.interpreter.store(pystate::current_interpreter(py).as_usize(), Ordering::Relaxed);
         slot.thread.store(pystate::current_thread(py), Ordering::Relaxed);
         watchdog().slots.lock().push(slot.clone());
@@ -108,7 +121,7 @@ impl Watched {
             watchdog.shortest_ns.fetch_min(limit_ns, Ordering::Relaxed);
         }
         self.slot.delivered.store(0, Ordering::Relaxed);
-        self.slot.deadline_ms.store(limit.as_millis() as u64, Ordering::Relaxed);
+        self.slot.limit_ns.store(limit_ns, Ordering::Relaxed);
         self.slot.deadline_ns.store(deadline_ns, Ordering::Relaxed);
         self.slot.ticket.store(watchdog.tickets.fetch_add(1, Ordering::Relaxed), Ordering::SeqCst);
         // SeqCst: either the watchdog, which announces its sleep and then looks again, sees this ticket, or we see the
@@ -118,16 +131,31 @@ impl Watched {
         }
     }
 
-    /// The run is over. Whether it was interrupted, with the text of it.
-    pub fn end(&self, py: Py) -> Option<String> {
+    /// The run is over. Whether it was interrupted, and why.
+    pub fn end(&self, py: Py) -> Option<Interrupted> {
         self.slot.ticket.store(0, Ordering::SeqCst);
         if self.slot.delivered.load(Ordering::Relaxed) == 0 {
             return None;
         }
         // What was set by another thread's pending call and has not been raised yet would hit the next run.
         pystate::set_async_exception(py, self.slot.thread.load(Ordering::Relaxed), None);
-        Some(message(&self.slot))
+        let stopping = self.slot.deadline_ns.load(Ordering::Relaxed) == 0;
+        Some(Interrupted { text: message(&self.slot), stopping })
     }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        watchdog().slots.lock().retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+    }
+}
+
+/// Why a run was interrupted.
+pub struct Interrupted {
+    /// In words.
+    pub text: String,
+    /// The process ends; the run is not to blame.
+    pub stopping: bool,
 }
 
 /// Interrupts every run that is under way, as if its time were up.
@@ -148,7 +176,7 @@ fn message(slot: &Slot) -> String {
     if slot.deadline_ns.load(Ordering::Relaxed) == 0 {
         return "the database is shutting down".to_owned();
     }
-    format!("the run took longer than its deadline of {} ms", slot.deadline_ms.load(Ordering::Relaxed))
+    format!("the run took longer than its deadline of {} ms", slot.limit_ns.load(Ordering::Relaxed) / 1_000_000)
 }
 
 /// Step 4. Under the GIL of the run's interpreter.
@@ -187,11 +215,29 @@ impl Watchdog {
             } else {
                 slot.deadline_ns.load(Ordering::Relaxed)
             };
-            let due = if due <= now { interrupt(slot, ticket, now) } else { due };
+            let due =
+                if due > now { due } else { doubt(slot, ticket, now).unwrap_or_else(|| interrupt(slot, ticket, now)) };
             next = Some(next.map_or(due, |n| n.min(due)));
         }
         next
     }
+}
+
+/// Whether an overdue run may not be at fault: it has had too little CPU time. When to look again.
+fn doubt(slot: &Slot, ticket: u64, now: u64) -> Option<u64> {
+    let (limit, deadline) = (slot.limit_ns.load(Ordering::Relaxed), slot.deadline_ns.load(Ordering::Relaxed));
+    let clock = slot.cpu_clock.load(Ordering::Relaxed);
+    let fired = slot.again_ticket.load(Ordering::Relaxed) == ticket;
+    if clock == 0 || deadline == 0 || fired || now >= deadline.saturating_add(limit.saturating_mul(WALL_FACTOR - 1)) {
+        return None;
+    }
+    let cpu = time::of_clock(clock)?;
+    if slot.doubt_ticket.swap(ticket, Ordering::Relaxed) != ticket {
+        slot.doubt_cpu_ns.store(cpu, Ordering::Relaxed);
+    }
+    let used = cpu.saturating_sub(slot.doubt_cpu_ns.load(Ordering::Relaxed));
+    let missing = (limit / 2).checked_sub(used).filter(|&missing| missing > 0)?;
+    Some(now + missing.max(DOUBT_NS_MIN))
 }
 
 /// Step 3; when to do it again.
@@ -226,6 +272,7 @@ fn watch(watchdog: &Watchdog) {
         let unseen = watchdog.slots.lock().iter().any(|slot| {
             slot.ticket.load(Ordering::SeqCst) != 0
                 && slot.again_ticket.load(Ordering::Relaxed) != slot.ticket.load(Ordering::SeqCst)
+                && slot.doubt_ticket.load(Ordering::Relaxed) != slot.ticket.load(Ordering::SeqCst)
                 && slot.deadline_ns.load(Ordering::SeqCst) < until
         });
         if !unseen {

@@ -10,11 +10,13 @@
 #![deny(unsafe_code)]
 
 mod deadline;
+mod effects;
 mod ffi;
 mod interpreter;
 mod lanes;
 mod native;
 mod output;
+mod prepare;
 mod process;
 mod runtime;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use saltus_core::limits::LOG_TEXT_BYTES_MAX;
 use saltus_core::ports::LogLevel;
 
-use crate::native::local::RunInfo;
+use crate::effects::RunInfo;
 
 /// Bytes printed by threads that make no run.
 static DROPPED_BYTES: AtomicU64 = AtomicU64::new(0);
@@ -31,6 +31,11 @@ thread_local! {
 /// What is printed from now on by this thread belongs to `run`.
 pub fn begin(run: Rc<RunInfo>) {
     SINK.with_borrow_mut(|sink| sink.run = Some(run));
+}
+
+/// The run that this thread makes.
+pub fn current() -> Option<Rc<RunInfo>> {
+    SINK.with_borrow(|sink| sink.run.clone())
 }
 
 /// The run is over; an unfinished line is logged as it is.

@@ -10,11 +10,13 @@ use saltus_core::ids::ShardId;
 use saltus_core::ports::{Completions, PluginError, PluginHost, PluginRuntime, ShardPlugins};
 
 use crate::deadline;
+use crate::effects;
 use crate::ffi::pystate::{self, InterpreterId};
 use crate::ffi::{Object, Py, PyResult, ceval, pylifecycle};
 use crate::interpreter::{self, failure, plain_error};
 use crate::lanes::{Lanes, Shared};
 use crate::native;
+use crate::prepare::Preparer;
 use crate::process::{ProcessConfig, ProcessCounts, ProcessLane, Workers};
 
 /// How plugins are run.
@@ -95,14 +97,16 @@ impl PythonRuntime {
         }
         let home = find_home().map_err(|text| failure("RuntimeError", &text))?;
         native::register();
+        effects::install().map_err(|text| failure("RuntimeError", &text))?;
         let py = pylifecycle::initialize(&home).map_err(|text| failure("RuntimeError", &text))?;
         let main = prepare_main(py).map_err(|raised| plain_error(py, raised))?;
         pylifecycle::release_main(py);
         let site_packages = config.site_packages.iter().map(|p| p.to_string_lossy().into_owned()).collect();
         let cpus = rustix::thread::sched_getaffinity(None).ok();
         let scheduling = Scheduling { cpus, shared_cores: config.shared_cores };
+        let preparer = Preparer::start(main)?;
         let (stopping, running) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { host, site_packages, scheduling, stopping, running });
+        let shared = Arc::new(Shared { host, site_packages, scheduling, preparer, stopping, running });
         let workers = Workers::start(shared.clone(), config.process.clone())?;
         Ok(Arc::new(PythonRuntime { shared, config, main, workers }))
     }

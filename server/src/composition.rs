@@ -24,6 +24,7 @@ use crate::http::{HttpOptions, HttpParts, HttpService};
 use crate::logs::PluginLogs;
 use crate::query::{QueryConfig, QueryEngine};
 use crate::registry::Registry;
+use crate::runs::RunRecords;
 use crate::signals::StopSignal;
 
 /// Queries that run at the same time; more wait.
@@ -55,10 +56,11 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         .map_err(|error| ServeError(format!("cannot create {}: {error}", config.data_dir.display())))?;
     let late = LateEngine::default();
     let logs = Arc::new(PluginLogs::new());
+    let runs = Arc::new(RunRecords::default());
     let collector = logs.start_collector().map_err(ServeError::of)?;
     // The engine locks the data directory; the registry's store has a lock of its own, so a second server is told either way.
     let registry = Registry::open(&config.data_dir, config.plugin_dir.as_deref()).map_err(ServeError::of)?;
-    let sources = system::System::new(late.clone(), registry.clone(), logs.clone());
+    let sources = system::System::new(late.clone(), registry.clone(), logs.clone(), runs.clone());
     let query = Arc::new(
         QueryEngine::new(
             Arc::new(tables::Tables::new(late.clone(), registry.clone())),
@@ -67,7 +69,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         )
         .map_err(ServeError::of)?,
     );
-    let host = Arc::new(host::Host::new(logs.clone(), query.clone(), registry.clone()));
+    let host = Arc::new(host::Host::new(logs.clone(), runs, query.clone(), registry.clone()));
     let python = start_python(&config, host.clone());
     let service = HttpService::new(HttpParts {
         options: HttpOptions {

@@ -22,5 +22,6 @@ pub mod logging;
 pub mod logs;
 pub mod query;
 pub mod registry;
+pub mod runs;
 pub mod signals;
 pub mod text_table;

@@ -166,8 +166,16 @@ pub struct TriggerStats {
     pub retries: u64,
     /// Events given up because they failed too often.
     pub events_failed: u64,
+    /// Inline runs that were discarded, their events to be run again.
+    pub discarded: u64,
     /// The lane of the next run.
     pub lane: Lane,
+    /// Why it is that lane.
+    pub lane_reason: String,
+    /// For how long it has been.
+    pub lane_for: Duration,
+    /// What keeps the trigger out of the inline lane for now.
+    pub lane_barred: Option<String>,
     /// The last failure's text.
     pub last_error: Option<String>,
     /// Events waiting.

@@ -15,6 +15,7 @@ use saltus_core::catalog::TableInfo;
 use saltus_core::ids::ShardId;
 use saltus_core::limits::MAILBOX_ITEMS_MAX;
 use saltus_core::line_protocol::LineParser;
+use saltus_core::policy::InlineBudget;
 use saltus_core::ports::{PluginHost, PluginRuntime, Trigger};
 use saltus_core::schema::ColumnDef;
 
@@ -448,6 +449,8 @@ async fn bring_up(
         triggers: RefCell::new(triggers::TriggerSet::default()),
         plugins: RefCell::new(plugins),
         runnable: Notify::default(),
+        cold: RefCell::default(),
+        inline_budget: RefCell::new(InlineBudget::new(mono_now())),
         outbox: RefCell::new(triggers::Outbox::default()),
         stopped: Once::default(),
         drained: Notify::default(),

@@ -11,8 +11,9 @@ from saltus.errors import (
     InvalidKeyError,
     InvalidLineError,
     InvalidMeasurementError,
-    PluginTimeout,
+    LaneError,
     LimitError,
+    PluginTimeout,
     QueryError,
 )
 from saltus.line_builder import LineBuilder
@@ -24,9 +25,10 @@ __all__ = [
     "InvalidKeyError",
     "InvalidLineError",
     "InvalidMeasurementError",
+    "LaneError",
+    "LimitError",
     "LineBuilder",
     "PluginTimeout",
-    "LimitError",
     "QueryError",
     "TableBatch",
 ]

@@ -37,3 +37,25 @@ def load_directory(path: str, digest: int) -> ModuleType:
 def _purge(name: str) -> None:
     for loaded in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
         del sys.modules[loaded]
+
+
+def missing(imports: list[str]) -> list[str]:
+    """Those of ``imports`` (see ``saltus._prepare``) that are not there yet."""
+
+    def is_there(what: str) -> bool:
+        module, _, name = what.partition(":")
+        loaded = sys.modules.get(module)
+        return loaded is not None and (name in ("", "*") or hasattr(loaded, name))
+
+    return [what for what in imports if not is_there(what)]
+
+
+def bring(what: str) -> None:
+    """Imports one of them; a name that is no module is left to the statement, which knows what to say of it."""
+    name, _, member = what.partition(":")
+    module = importlib.import_module(name)
+    if member not in ("", "*") and not hasattr(module, member) and hasattr(module, "__path__"):
+        try:
+            importlib.import_module(f"{name}.{member}")
+        except ModuleNotFoundError:
+            pass

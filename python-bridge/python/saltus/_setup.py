@@ -11,6 +11,7 @@ import os
 import signal  # noqa: F401  (loaded now, so that its functions are replaced)
 import site
 import sys
+import threading  # noqa: F401  (loaded now, so that its main thread is the one that runs plugins)
 import time  # noqa: F401
 from collections.abc import Callable
 from typing import Any, NoReturn

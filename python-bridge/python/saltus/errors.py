@@ -36,3 +36,11 @@ class PluginTimeout(BaseException):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(args or (_saltus.deadline_message(),)))
+
+
+class LaneError(InfluxDBError):
+    """What the run asked for would block the thread that ingests data, and its trigger was told to run there."""
+
+
+class Unwound(BaseException):
+    """The run is discarded and made again elsewhere. Not for plugins: whoever swallows it meets it again."""

@@ -165,3 +165,35 @@ impl Object {
         }
     }
 }
+
+impl Object {
+    /// The content of a `bytes`; `None` for other types.
+    pub fn as_bytes(&self, _py: Py) -> Option<&[u8]> {
+        // SAFETY: `self` is alive; reads its type's flags.
+        if unsafe { ffi::PyBytes_Check(self.as_ptr()) } == 0 {
+            return None;
+        }
+        // SAFETY: it is a `bytes`, which never changes and lives as long as `self` keeps it.
+        Some(unsafe {
+            let start = ffi::PyBytes_AsString(self.as_ptr());
+            std::slice::from_raw_parts(start.cast(), ffi::PyBytes_Size(self.as_ptr()) as usize)
+        })
+    }
+
+    /// Whether it is of a builtin type whose values never change and refer to nothing.
+    pub fn is_scalar(&self) -> bool {
+        // SAFETY: `self` is alive; compares addresses of static types.
+        unsafe {
+            let class = ffi::Py_TYPE(self.as_ptr());
+            self.is_none()
+                || [
+                    &raw mut ffi::PyLong_Type,
+                    &raw mut ffi::PyFloat_Type,
+                    &raw mut ffi::PyUnicode_Type,
+                    &raw mut ffi::PyBytes_Type,
+                    &raw mut ffi::PyBool_Type,
+                ]
+                .contains(&class)
+        }
+    }
+}

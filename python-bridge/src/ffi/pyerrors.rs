@@ -27,6 +27,10 @@ pub enum Builtin {
     Runtime,
     /// `BufferError`
     Buffer,
+    /// `ImportError`
+    Import,
+    /// `ModuleNotFoundError`
+    ModuleNotFound,
 }
 
 impl Raised {
@@ -43,6 +47,8 @@ impl Raised {
                 Builtin::Value => ffi::PyExc_ValueError,
                 Builtin::Runtime => ffi::PyExc_RuntimeError,
                 Builtin::Buffer => ffi::PyExc_BufferError,
+                Builtin::Import => ffi::PyExc_ImportError,
+                Builtin::ModuleNotFound => ffi::PyExc_ModuleNotFoundError,
             }
         };
         // SAFETY: `Py` witnesses the GIL; the class is a live exception class.

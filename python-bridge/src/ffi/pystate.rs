@@ -31,6 +31,19 @@ impl InterpreterId {
     }
 }
 
+/// A thread that has let go of its interpreter's GIL. Not `Send`.
+pub struct LetGo {
+    state: *mut ffi::PyThreadState,
+}
+
+impl LetGo {
+    /// Takes the GIL again; waits for whoever has it.
+    pub fn take_again(self) {
+        // SAFETY: the state is this thread's own, as the guard is not `Send`, saved in `let_go` and not restored since.
+        unsafe { ffi::PyEval_RestoreThread(self.state) };
+    }
+}
+
 /// The interpreter that this thread is attached to.
 pub fn current_interpreter(_py: Py) -> InterpreterId {
     // SAFETY: `Py` witnesses a current thread state.
@@ -74,6 +87,13 @@ impl Py {
             ffi::PyEval_RestoreThread(state);
             Py::assume_attached()
         }
+    }
+
+    /// Lets go of the GIL until the guard is given back: another thread of the interpreter may work meanwhile. Nothing of
+    /// Python may be touched on this thread until then; the caller keeps its objects out of reach.
+    pub fn let_go(self) -> LetGo {
+        // SAFETY: `Py` witnesses the GIL.
+        LetGo { state: unsafe { ffi::PyEval_SaveThread() } }
     }
 
     /// Lets go of the GIL while `body` runs.

@@ -5,48 +5,19 @@ use std::ffi::CStr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use saltus_core::ids::{RunId, TriggerId};
-use saltus_core::limits::RUN_OUTPUT_BYTES_MAX;
-use saltus_core::ports::{LogLevel, LogLine, LogText, PluginHost, QueuedWrite};
+use saltus_core::limits::{INLINE_CACHE_VALUE_ITEMS_MAX, RUN_OUTPUT_BYTES_MAX};
+use saltus_core::ports::{LogLevel, QueuedWrite, Unwound};
 
-use super::{Natives, convert};
+use super::convert;
+use crate::effects::{Lane, RunInfo};
 use crate::ffi::methodobject::{Args, Method, Property};
 use crate::ffi::pyerrors::Builtin;
 use crate::ffi::typeobject::{Payload, TypeBuilder};
 use crate::ffi::{Object, Py, PyResult, Raised, time};
 
-/// Which run this is, and where its words go. Shared by the plugin's object and the thread's output.
-pub struct RunInfo {
-    /// The way out.
-    pub host: Arc<dyn PluginHost>,
-    /// The trigger's database.
-    pub db: Arc<str>,
-    /// The trigger.
-    pub trigger: Arc<str>,
-    /// Its identity: the cache's namespace.
-    pub trigger_id: TriggerId,
-    /// The run.
-    pub run_id: RunId,
-    /// False in the inline lane, whose thread must not wait for anything.
-    pub may_block: bool,
-}
-
-impl RunInfo {
-    /// Writes to `system.processing_engine_logs`.
-    pub fn log(&self, level: LogLevel, text: String) {
-        self.tell(level, LogText::Said(text));
-    }
-
-    /// What the engine itself says of a run.
-    pub fn tell(&self, level: LogLevel, text: LogText) {
-        self.host.log(LogLine { db: self.db.clone(), trigger: self.trigger.clone(), run_id: self.run_id, level, text });
-    }
-}
-
 /// The payload of `InfluxDB3Local`; one per run.
 pub struct Local {
     info: Rc<RunInfo>,
-    natives: Rc<Natives>,
     writes: RefCell<Vec<QueuedWrite>>,
     /// Bytes of what is queued; beyond the limit once the run wanted more than it may have.
     queued_bytes: Cell<usize>,
@@ -54,8 +25,8 @@ pub struct Local {
 
 impl Local {
     /// For one run.
-    pub fn new(info: Rc<RunInfo>, natives: Rc<Natives>) -> Self {
-        Local { info, natives, writes: RefCell::default(), queued_bytes: Cell::new(0) }
+    pub fn new(info: Rc<RunInfo>) -> Self {
+        Local { info, writes: RefCell::default(), queued_bytes: Cell::new(0) }
     }
 
     /// What the run has queued so far, one item per database, in order of first use. What is queued later is lost, as
@@ -75,10 +46,11 @@ impl Local {
         let message = format!(
             "the run queued more than {RUN_OUTPUT_BYTES_MAX} bytes of line protocol; nothing of it is written; write less per run"
         );
-        Err(Raised::of(py, &self.natives.limit_error, &message))
+        Err(Raised::of(py, &self.info.natives.limit_error, &message))
     }
 
     fn log(&self, py: Py, level: LogLevel, function: &str, args: &Args<'_>) -> PyResult {
+        self.info.go_on(py)?;
         let mut text = String::new();
         for (at, argument) in args.positional(py, function)?.iter().enumerate() {
             if at > 0 {
@@ -91,7 +63,8 @@ impl Local {
     }
 
     fn queue(&self, py: Py, db: &str, line_builder: &Object) -> PyResult {
-        let built = line_builder.getattr_key(py, &self.natives.build_key)?.call(py, [])?;
+        self.info.go_on(py)?;
+        let built = line_builder.getattr_key(py, &self.info.natives.build_key)?.call(py, [])?;
         let Some(lines) = built.as_str(py) else {
             let message = format!("build() must return str, not {}", built.type_name(py));
             return Err(Raised::new(py, Builtin::Type, &message));
@@ -205,18 +178,11 @@ impl Method for Query {
             None => owner.info.db.clone(),
             Some(name) => name.extract_str(py, "database")?.into(),
         };
-        if !owner.info.may_block {
-            let message = format!(
-                "query() would block the thread that ingests data, so the inline lane does not have it: create trigger \
-                 '{}' with --execution deferred",
-                owner.info.trigger
-            );
-            return Err(Raised::of(py, &owner.natives.query_error, &message));
-        }
+        owner.info.reach(py, "query()")?;
         let host = owner.info.host.as_ref();
         match py.detach(|| host.query(&db, &sql, &parameters)) {
             Ok(batches) => convert::rows(py, &batches),
-            Err(message) => Err(Raised::of(py, &owner.natives.query_error, &message)),
+            Err(message) => Err(Raised::of(py, &owner.info.natives.query_error, &message)),
         }
     }
 }
@@ -230,16 +196,14 @@ impl Property for CacheProperty {
     const DOC: &'static CStr = c"Live objects that are kept between runs.";
 
     fn get(py: Py, _this: &Object, owner: &Local) -> PyResult {
-        let cache = Cache { trigger_id: owner.info.trigger_id, natives: owner.natives.clone() };
-        owner.natives.cache.instance(py, cache)
+        owner.info.natives.cache.instance(py, Cache { info: owner.info.clone() })
     }
 }
 
 /// The payload of `Cache`. Its objects live in the interpreter's `_saltus._cache_spaces`: a dict of dicts by trigger,
 /// and by -1 for the global space, which is one per interpreter.
 pub struct Cache {
-    trigger_id: TriggerId,
-    natives: Rc<Natives>,
+    info: Rc<RunInfo>,
 }
 
 impl Cache {
@@ -248,13 +212,40 @@ impl Cache {
             Some(flag) => flag.truthy(py)?,
             None => false,
         };
-        let key = if global { Object::int(py, -1)? } else { Object::uint(py, self.trigger_id.0)? };
-        if let Some(space) = self.natives.cache_spaces.dict_get(py, &key)? {
+        self.info.go_on(py)?;
+        if global && self.info.lane == Lane::Inline && self.info.auto {
+            // Each interpreter has one of its own.
+            self.info.unwind(py, Unwound::Blocked("the global cache".into()))?;
+        }
+        let key = if global { Object::int(py, -1)? } else { Object::uint(py, self.info.trigger_id.0)? };
+        let spaces = &self.info.natives.cache_spaces;
+        if let Some(space) = spaces.dict_get(py, &key)? {
             return Ok(space);
         }
         let space = Object::dict(py)?;
-        self.natives.cache_spaces.dict_set(py, &key, &space)?;
+        spaces.dict_set(py, &key, &space)?;
         Ok(space)
+    }
+}
+
+impl Cache {
+    /// A copy of a value that may change, if the run has to be able to undo that.
+    fn copy(&self, py: Py, value: &Object) -> PyResult<Option<Object>> {
+        if self.info.lane == Lane::Deferred || value.is_scalar() {
+            return Ok(None);
+        }
+        let most = Object::uint(py, INLINE_CACHE_VALUE_ITEMS_MAX as u64)?;
+        match self.info.natives.copy_plain.call(py, [value, &most]) {
+            Ok(copy) => Ok(Some(copy)),
+            Err(raised) => {
+                drop(raised.take(py));
+                if self.info.auto {
+                    self.info.unwind(py, Unwound::CacheNotPlain)?;
+                }
+                self.info.cannot_be_undone();
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -290,7 +281,13 @@ impl Method for CachePut {
             }
         };
         let space = owner.space(py, use_global)?;
-        space.dict_set(py, &key, &Object::tuple(py, vec![value.expect("required"), expiry])?)?;
+        let value = value.expect("required");
+        if owner.info.auto {
+            // Looks whether it could move to another interpreter.
+            owner.copy(py, &value)?;
+        }
+        owner.info.before_cache_change(&space, &key, space.dict_get(py, &key)?.as_ref());
+        space.dict_set(py, &key, &Object::tuple(py, vec![value, expiry])?)?;
         Ok(Object::none(py))
     }
 }
@@ -306,14 +303,23 @@ impl Method for CacheGet {
     fn call(py: Py, _this: &Object, owner: &Cache, args: &Args<'_>) -> PyResult {
         let [key, default, use_global] = args.bind(py, "get", ["key", "default", "use_global"], 1)?;
         let key = key.expect("required");
-        key.extract_str(py, "key")?;
+        let name = key.extract_str(py, "key")?;
         let default = default.unwrap_or_else(|| Object::none(py));
         let space = owner.space(py, use_global)?;
         let Some(entry) = space.dict_get(py, &key)? else { return Ok(default) };
-        let entry = entry.sequence_items(py)?;
+        let whole = entry;
+        let entry = whole.sequence_items(py)?;
         if !entry[1].is_none() && entry[1].extract_i64(py)? as u64 <= time::now().0 {
+            owner.info.before_cache_change(&space, &key, Some(&whole));
             space.call_method(py, "pop", [&key])?;
             return Ok(default);
+        }
+        if !entry[0].is_scalar()
+            && !owner.info.has_recorded(&space, &name, py)
+            && let Some(copy) = owner.copy(py, &entry[0])?
+        {
+            let before = Object::tuple(py, vec![copy, entry[1].clone()])?;
+            owner.info.before_cache_change(&space, &key, Some(&before));
         }
         Ok(entry[0].clone())
     }
@@ -332,8 +338,10 @@ impl Method for CacheDelete {
         let key = key.expect("required");
         key.extract_str(py, "key")?;
         let space = owner.space(py, use_global)?;
-        let existed = space.dict_get(py, &key)?.is_some();
+        let before = space.dict_get(py, &key)?;
+        let existed = before.is_some();
         if existed {
+            owner.info.before_cache_change(&space, &key, before.as_ref());
             space.call_method(py, "pop", [&key])?;
         }
         Ok(Object::bool(py, existed))

@@ -30,6 +30,12 @@ pub struct Natives {
     pub query_error: Object,
     /// `saltus.errors.LimitError`
     pub limit_error: Object,
+    /// `saltus.errors.LaneError`
+    pub lane_error: Object,
+    /// `saltus.errors.Unwound`
+    pub unwound: Object,
+    /// `saltus._plain.copy`
+    pub copy_plain: Object,
     /// Stands in a batch where its rows will be.
     pub rows_pending: Object,
     /// `"rows"`
@@ -57,6 +63,9 @@ impl Natives {
             cache: NativeType::find(py, &module)?,
             query_error: Object::import(py, "saltus.errors")?.getattr(py, "QueryError")?,
             limit_error: Object::import(py, "saltus.errors")?.getattr(py, "LimitError")?,
+            lane_error: Object::import(py, "saltus.errors")?.getattr(py, "LaneError")?,
+            unwound: Object::import(py, "saltus.errors")?.getattr(py, "Unwound")?,
+            copy_plain: Object::import(py, "saltus._plain")?.getattr(py, "copy")?,
             rows_pending: module.getattr(py, "_rows_pending")?,
             rows_key: Object::interned(py, "rows")?,
             table_name_key: Object::interned(py, "table_name")?,
@@ -93,6 +102,9 @@ impl Function for Emit {
     fn call(py: Py, args: &Args<'_>) -> PyResult {
         let [is_error, text] = args.bind(py, "emit", ["is_error", "text"], 2)?;
         let (is_error, text) = (is_error.expect("required"), text.expect("required"));
+        if let Some(run) = output::current() {
+            run.go_on(py)?;
+        }
         output::emit(is_error.truthy(py)?, &text.extract_str(py, "text")?);
         Ok(Object::none(py))
     }

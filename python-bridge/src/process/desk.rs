@@ -79,14 +79,7 @@ pub struct Takings {
 impl Takings {
     /// Reports a run that was never made.
     pub fn refuse(&self, request: RunRequest, kind: &str, why: &str) {
-        let result = Err(failure(kind, why));
-        self.completions.completed(RunReport {
-            request,
-            result,
-            writes: Vec::new(),
-            entered: None,
-            finished: time::now(),
-        });
+        self.completions.completed(RunReport::not_run(request, failure(kind, why), time::now()));
     }
 }
 
@@ -154,8 +147,7 @@ impl ProcessLane {
             Ok(bell) => bell,
             Err(error) => {
                 let why = format!("no worker process can be started: {error}");
-                let result = Err(failure("WorkerNotStarted", &why));
-                let report = RunReport { request, result, writes: Vec::new(), entered: None, finished: time::now() };
+                let report = RunReport::not_run(request, failure("WorkerNotStarted", &why), time::now());
                 self.completions.completed(report);
                 return Ok(());
             }

@@ -52,11 +52,15 @@ pub struct Run {
     pub attempt: u32,
 }
 
-/// A plugin's source.
+/// A plugin's source, and what was found out about it in the server.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Code {
     pub source: String,
     pub directory: Option<PathBuf>,
+    /// The marshalled code object, or why it does not compile.
+    pub compiled: Result<Vec<u8>, Failure>,
+    /// Nobody can tell kept globals from fresh ones.
+    pub reusable: bool,
 }
 
 /// What a run is for.
@@ -105,6 +109,8 @@ pub enum FromWorker {
         entered_ns: Option<u64>,
         /// When it was over.
         finished_ns: u64,
+        /// CPU time of its thread.
+        cost_ns: u64,
     },
 }
 

@@ -21,17 +21,20 @@ use saltus_core::limits::{
     PROCESS_QUERIES_MAX, PROCESS_RESTART_PAUSE_MAX_MS, PROCESS_RESTART_PAUSE_MIN_MS, PROCESS_START_MS,
     PROCESS_STDERR_BYTES_MAX,
 };
-use saltus_core::ports::{LogLine, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest};
+use saltus_core::ports::{
+    CodeVerdict, LogLine, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest,
+};
 use saltus_core::trigger::TriggerDef;
 
 use super::Workers;
 use super::channel::{Channel, Received, read_available};
 use super::desk::Takings;
 use super::memory;
-use super::message::{Code, Event, FromWorker, Run, ToWorker};
+use super::message::{Code, Event, Failure, FromWorker, Run, ToWorker};
 use super::starter::Started;
 use crate::ffi::time;
 use crate::interpreter::failure;
+use crate::prepare::Prepared;
 
 /// Makes CPython say on the worker's standard error what each of its threads does (`saltus._setup.install`).
 pub const TELL_YOUR_STACK: Signal = Signal::XCPU;
@@ -64,6 +67,7 @@ struct Done {
     writes: Vec<QueuedWrite>,
     entered: Option<MonoNs>,
     finished: MonoNs,
+    cost_ns: u64,
 }
 
 /// Why a worker has no future.
@@ -153,17 +157,26 @@ impl Supervisor {
 
     fn run(&mut self, request: RunRequest) -> RunReport {
         let code = request.trigger.code.refresh();
-        let done = self.attempt(&request, &code).unwrap_or_else(|error| Done {
-            result: Err(error),
-            writes: Vec::new(),
-            entered: None,
-            finished: time::now(),
-        });
-        let Done { result, writes, entered, finished } = done;
-        RunReport { request, result, writes, entered, finished }
+        let prepared = self.workers.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
+        let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
+        let report = match self.attempt(&request, &code, &prepared) {
+            Ok(Done { result, writes, entered, finished, cost_ns }) => RunReport {
+                request,
+                result,
+                writes,
+                entered,
+                finished,
+                cost_ns,
+                code: None,
+                reached: None,
+                unwound: None,
+            },
+            Err(error) => RunReport::not_run(request, error, time::now()),
+        };
+        RunReport { code: Some(verdict), ..report }
     }
 
-    fn attempt(&mut self, request: &RunRequest, code: &PluginCode) -> Result<Done, PluginError> {
+    fn attempt(&mut self, request: &RunRequest, code: &PluginCode, prepared: &Prepared) -> Result<Done, PluginError> {
         self.begun = false;
         let (event, rows) = event(&request.event)
             .map_err(|e| failure("WorkerNotStarted", &format!("the rows cannot be shared with the worker: {e}")))?;
@@ -172,12 +185,12 @@ impl Supervisor {
             Some(process) => process,
             None => self.start_process()?,
         };
-        if process.hand_over(&mut message, code, rows.as_ref()).is_err() {
+        if process.hand_over(&mut message, code, prepared, rows.as_ref()).is_err() {
             // It has died since the last run and nobody has noticed: the run has not begun.
             let error = self.died(process, "closed its connection", "while it had no run");
             tracing::debug!(%error, "an idle worker died");
             process = self.start_process()?;
-            if let Err(error) = process.hand_over(&mut message, code, rows.as_ref()) {
+            if let Err(error) = process.hand_over(&mut message, code, prepared, rows.as_ref()) {
                 let how = format!("did not take the run ({error})");
                 return Err(self.died(process, &how, "before the run"));
             }
@@ -210,7 +223,7 @@ impl Supervisor {
                 kill_at = kill_at.min(Instant::now() + self.workers.config.kill_grace);
             }
             match process.next(&self.takings, kill_at) {
-                Ok(Some(FromWorker::Finished { run_id, result, writes, entered_ns, finished_ns }))
+                Ok(Some(FromWorker::Finished { run_id, result, writes, entered_ns, finished_ns, cost_ns }))
                     if run_id == run.0 =>
                 {
                     return Ok(Done {
@@ -218,6 +231,7 @@ impl Supervisor {
                         writes: writes.into_iter().map(|(db, lines)| QueuedWrite { db: db.into(), lines }).collect(),
                         entered: entered_ns.map(MonoNs),
                         finished: MonoNs(finished_ns),
+                        cost_ns,
                     });
                 }
                 Ok(Some(FromWorker::Finished { .. } | FromWorker::Ready | FromWorker::Refused(_))) => {
@@ -436,10 +450,20 @@ impl Process {
     }
 
     /// Sends a run; with its code, if the worker does not have that yet.
-    fn hand_over(&mut self, message: &mut ToWorker, code: &PluginCode, rows: Option<&OwnedFd>) -> io::Result<()> {
+    fn hand_over(
+        &mut self,
+        message: &mut ToWorker,
+        code: &PluginCode,
+        prepared: &Prepared,
+        rows: Option<&OwnedFd>,
+    ) -> io::Result<()> {
         if let ToWorker::Run(run) = message {
-            run.code = (self.code != Some(code.hash))
-                .then(|| Code { source: code.source.to_string(), directory: code.directory.clone() });
+            run.code = (self.code != Some(code.hash)).then(|| Code {
+                source: code.source.to_string(),
+                directory: code.directory.clone(),
+                compiled: prepared.code.clone().map_err(Failure::from),
+                reusable: prepared.reusable,
+            });
             if *self.db != *run.db {
                 self.db = run.db.as_str().into();
             }

@@ -23,7 +23,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 use saltus_core::ids::{MonoNs, RunId, TriggerId};
 use saltus_core::policy;
 use saltus_core::ports::{
-    CodeSource, LogLine, PluginCode, PluginError, PluginHost, RunEvent, RunReport, RunRequest, TableBatch, Trigger,
+    CodeSource, LogLine, PluginCode, PluginError, PluginHost, RunEvent, RunRecord, RunReport, RunRequest, TableBatch,
+    Trigger,
 };
 use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
 
@@ -31,8 +32,10 @@ use super::channel::{Channel, Received};
 use super::message::{Event, FromWorker, Run, ToWorker};
 use super::{memory, system};
 use crate::deadline;
+use crate::effects::Lane;
 use crate::ffi::{pylifecycle, time};
-use crate::interpreter::{Interpreter, Lane, failure};
+use crate::interpreter::{Interpreter, failure};
+use crate::prepare::Prepared;
 use crate::runtime::find_home;
 
 /// The exit code of a process that was not started by a server.
@@ -79,7 +82,7 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
     }
 
     let proxy = Arc::new(Proxy::new(channel.clone()));
-    let (taken, runs) = channel::bounded(1);
+    let (taken, runs) = channel::bounded::<Task>(1);
     let postman = Postman { proxy: proxy.clone(), runs: taken, code: None };
     std::thread::Builder::new()
         .name("saltus-messages".to_owned())
@@ -88,10 +91,9 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
     let host: Arc<dyn PluginHost> = proxy.clone();
     let _gone = channel.send(&FromWorker::Ready, None);
     loop {
-        let request = interpreter.while_waiting(|| next(&runs));
-        let code = request.trigger.code.current();
+        let Task { request, code, prepared } = interpreter.while_waiting(|| next(&runs));
         proxy.begin(request.deadline);
-        let mut report = interpreter.run(&host, request, &code, Lane::Deferred);
+        let mut report = interpreter.run(&host, request, &code, &prepared, Lane::Deferred);
         if std::process::id() != proxy.process {
             // A child that the plugin has forked came here as well: the run is its parent's.
             system::exit_now(0);
@@ -101,7 +103,14 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
     }
 }
 
-fn next(runs: &Receiver<RunRequest>) -> RunRequest {
+/// A run and its code.
+struct Task {
+    request: RunRequest,
+    code: Arc<PluginCode>,
+    prepared: Arc<Prepared>,
+}
+
+fn next(runs: &Receiver<Task>) -> Task {
     // The other thread ends the process, not itself.
     runs.recv().unwrap_or_else(|_| system::exit_now(1))
 }
@@ -167,13 +176,14 @@ impl Proxy {
     }
 
     fn report(&self, report: RunReport) {
-        let RunReport { request, result, writes, entered, finished } = report;
+        let RunReport { request, result, writes, entered, finished, cost_ns, .. } = report;
         let message = FromWorker::Finished {
             run_id: request.run_id.0,
             result: result.map_err(Into::into),
             writes: writes.into_iter().map(|write| (write.db.to_string(), write.lines)).collect(),
             entered_ns: entered.map(|at| at.0),
             finished_ns: finished.0,
+            cost_ns,
         };
         // The rows are let go first: the server may count on their memory when it has the report.
         drop(request);
@@ -206,6 +216,10 @@ impl PluginHost for Proxy {
             self.channel.send(&FromWorker::Log { run_id: run_id.0, level: level.into(), text: text.into() }, None);
     }
 
+    fn record(&self, _record: RunRecord) {
+        // Shards keep records of runs; there is none here.
+    }
+
     fn disable(&self, _trigger: &TriggerDef, _reason: String) {
         // Shards disable triggers; there is none here.
     }
@@ -230,9 +244,9 @@ impl PluginHost for Proxy {
 /// The thread that takes messages.
 struct Postman {
     proxy: Arc<Proxy>,
-    runs: Sender<RunRequest>,
+    runs: Sender<Task>,
     /// The code of the run before.
-    code: Option<Arc<PluginCode>>,
+    code: Option<(Arc<PluginCode>, Arc<Prepared>)>,
 }
 
 impl Postman {
@@ -260,8 +274,8 @@ impl Postman {
     fn take(&mut self, message: ToWorker, file: Option<&std::os::fd::OwnedFd>) -> Result<(), arrow::error::ArrowError> {
         match message {
             ToWorker::Run(run) => {
-                let request = self.request(*run, file)?;
-                self.runs.send(request).unwrap_or_else(|_| system::exit_now(1));
+                let task = self.task(*run, file)?;
+                self.runs.send(task).unwrap_or_else(|_| system::exit_now(1));
             }
             ToWorker::Answer { id, result } => {
                 let result =
@@ -281,11 +295,7 @@ impl Postman {
         Ok(())
     }
 
-    fn request(
-        &mut self,
-        run: Run,
-        file: Option<&std::os::fd::OwnedFd>,
-    ) -> Result<RunRequest, arrow::error::ArrowError> {
+    fn task(&mut self, run: Run, file: Option<&std::os::fd::OwnedFd>) -> Result<Task, arrow::error::ArrowError> {
         let Event::Writes(tables) = run.event;
         let (names, segments): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
         let batches = memory::read(file, &segments)?;
@@ -296,10 +306,18 @@ impl Postman {
         let tables = tables.collect::<Result<_, arrow::error::ArrowError>>()?;
         if let Some(code) = run.code {
             let hash = run.code_hash;
-            self.code = Some(Arc::new(PluginCode { source: code.source.into(), hash, directory: code.directory }));
+            let prepared = Prepared {
+                code: code.compiled.map_err(Into::into),
+                reusable: code.reusable,
+                inline: Ok(()),
+                imports: Vec::new(),
+            };
+            let code = PluginCode { source: code.source.into(), hash, directory: code.directory };
+            self.code = Some((Arc::new(code), Arc::new(prepared)));
         }
-        let code = self.code.clone().filter(|code| code.hash == run.code_hash);
-        let code = code.ok_or_else(|| arrow::error::ArrowError::IpcError("a run without its code".to_owned()))?;
+        let code = self.code.clone().filter(|(code, _)| code.hash == run.code_hash);
+        let (code, prepared) =
+            code.ok_or_else(|| arrow::error::ArrowError::IpcError("a run without its code".to_owned()))?;
         // What a run does not look at is as good as any.
         let def = TriggerDef {
             id: TriggerId(run.trigger_id),
@@ -314,16 +332,17 @@ impl Postman {
             disabled: false,
             disabled_reason: None,
         };
-        Ok(RunRequest {
+        let request = RunRequest {
             run_id: RunId(run.run_id),
-            trigger: Arc::new(Trigger { def, code: Arc::new(ThisCode(code)) }),
+            trigger: Arc::new(Trigger { def, code: Arc::new(ThisCode(code.clone())) }),
             event: RunEvent::Writes(tables),
             lane: policy::Lane::Process,
             deadline: Duration::from_nanos(run.deadline_ns),
             received: MonoNs(run.received_ns),
             depth: run.depth,
             attempt: run.attempt,
-        })
+        };
+        Ok(Task { request, code, prepared })
     }
 }
 

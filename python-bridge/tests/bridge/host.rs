@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use saltus_core::ids::RunId;
-use saltus_core::ports::{CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, RunReport};
+use saltus_core::ports::{CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, RunRecord, RunReport};
 use saltus_core::trigger::TriggerDef;
 
 /// Remembers log lines.
@@ -44,6 +44,10 @@ impl PluginHost for Host {
         self.lines.lock().unwrap().push(line);
     }
 
+    fn record(&self, record: RunRecord) {
+        unreachable!("no shard runs here that would record {record:?}");
+    }
+
     fn disable(&self, trigger: &TriggerDef, reason: String) {
         unreachable!("no shard runs here that would disable {}: {reason}", trigger.name);
     }
@@ -72,6 +76,7 @@ impl PluginHost for Host {
 #[derive(Default)]
 pub struct Finished {
     reports: Mutex<Vec<RunReport>>,
+    prepared: Mutex<usize>,
     changed: Condvar,
 }
 
@@ -98,6 +103,11 @@ impl Finished {
 impl Completions for Finished {
     fn completed(&self, report: RunReport) {
         self.reports.lock().unwrap().push(report);
+        self.changed.notify_all();
+    }
+
+    fn prepared(&self) {
+        *self.prepared.lock().unwrap() += 1;
         self.changed.notify_all();
     }
 }

@@ -199,8 +199,8 @@ fn the_environment_of_a_plugin_does_not_reach_the_process() {
 #[test]
 fn a_query_is_refused_inline_with_the_setting_to_change() {
     let error = error_of("def process_writes(api, b, a):\n    api.query('SELECT 1')\n");
-    assert_eq!(error.kind, "QueryError");
-    assert!(error.message.contains("--execution deferred"), "{}", error.message);
+    assert_eq!(error.kind, "LaneError");
+    assert!(error.message.contains("--execution auto or deferred"), "{}", error.message);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod deadlines;
 mod deferred;
 mod host;
 mod inline;
+mod look_out;
 mod process;
 mod python_tests;
 
@@ -18,7 +19,9 @@ use std::time::{Duration, Instant};
 use host::{Code, Finished, Host};
 use saltus_core::ids::{MonoNs, RunId, ShardId, TriggerId};
 use saltus_core::policy::Lane;
-use saltus_core::ports::{PluginRuntime, RunEvent, RunReport, RunRequest, ShardPlugins, TableBatch, Trigger};
+use saltus_core::ports::{
+    PluginRuntime, Readiness, RunEvent, RunReport, RunRequest, ShardPlugins, TableBatch, Trigger, Unwound,
+};
 use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
 use saltus_python::{ProcessConfig, PythonConfig, PythonRuntime};
 
@@ -108,9 +111,28 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
 }
 
 impl Shard {
-    /// Runs inline.
-    fn inline(&mut self, request: RunRequest) -> RunReport {
-        self.lanes.run_inline(request)
+    /// Runs inline, as a shard does: when it is ready, and again when a module was missing.
+    fn inline(&mut self, mut request: RunRequest) -> RunReport {
+        loop {
+            assert_eq!(self.ready(&request), Readiness::Ready);
+            let report = self.lanes.run_inline(request);
+            match report.unwound {
+                Some(Unwound::Import(_)) => request = report.request,
+                _ => return report,
+            }
+        }
+    }
+
+    /// Waits until the trigger is ready for the inline lane, or cannot be.
+    fn ready(&mut self, request: &RunRequest) -> Readiness {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            match self.lanes.ready_inline(&request.trigger) {
+                Readiness::Wait => assert!(Instant::now() < until, "it never becomes ready"),
+                other => return other,
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Runs deferred and waits.

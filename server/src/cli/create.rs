@@ -119,8 +119,8 @@ pub(crate) struct CreateTrigger {
     /// What happens when a run fails
     #[arg(long, value_parser = ["log", "retry", "disable"], default_value = "log", ignore_case = true)]
     error_behavior: String,
-    /// Where it runs: on the core that ingests, or on that core's worker threads
-    #[arg(long, value_parser = ["inline", "deferred"], default_value = "deferred")]
+    /// Where it runs: on the core that ingests, on that core's worker threads, or where it does no harm
+    #[arg(long, value_parser = ["auto", "inline", "deferred"], default_value = "auto")]
     execution: String,
     /// Send the plugin's files to the server first
     #[arg(long)]

@@ -164,7 +164,7 @@ mod tests {
         let line = "saltus create trigger -H http://h:1 -d db --plugin-filename p.py --trigger-spec all_tables \
                     --trigger-arguments a=1,b=2 --run-asynchronous --error-behavior retry --disabled t";
         assert!(matches!(parse(line).unwrap(), Command::Create { .. }));
-        assert!(parse("saltus create trigger -d db --path p.py --trigger-spec all_tables --execution auto t").is_err());
+        assert!(parse("saltus create trigger -d db --path p.py --trigger-spec all_tables --execution fast t").is_err());
         assert!(matches!(parse("saltus delete database -y x").unwrap(), Command::Delete { .. }));
         assert!(matches!(parse("saltus delete database --force x").unwrap(), Command::Delete { .. }));
     }

@@ -3,29 +3,40 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use saltus_core::ports::{LogLine, PluginHost};
+use saltus_core::ports::{LogLine, PluginHost, RunRecord};
 use saltus_core::trigger::TriggerDef;
 
 use crate::logs::PluginLogs;
 use crate::query::{QueryEngine, QueryKind, QueryRequest, ScalarParam};
 use crate::registry::Registry;
+use crate::runs::RunRecords;
 
 /// The plugins' host.
 pub(crate) struct Host {
     logs: Arc<PluginLogs>,
+    runs: Arc<RunRecords>,
     query: Arc<QueryEngine>,
     registry: Registry,
 }
 
 impl Host {
-    pub(crate) fn new(logs: Arc<PluginLogs>, query: Arc<QueryEngine>, registry: Registry) -> Self {
-        Host { logs, query, registry }
+    pub(crate) fn new(
+        logs: Arc<PluginLogs>,
+        runs: Arc<RunRecords>,
+        query: Arc<QueryEngine>,
+        registry: Registry,
+    ) -> Self {
+        Host { logs, runs, query, registry }
     }
 }
 
 impl PluginHost for Host {
     fn log(&self, line: LogLine) {
         self.logs.log(line);
+    }
+
+    fn record(&self, record: RunRecord) {
+        self.runs.put(record);
     }
 
     fn disable(&self, trigger: &TriggerDef, reason: String) {

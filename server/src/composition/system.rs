@@ -6,15 +6,17 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures_lite::future::block_on;
 use hdrhistogram::Histogram;
+use saltus_core::ports::{RunOutcome, RunRecord};
 use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef};
 use saltus_shards::api::{ShardStats, TriggerStats};
 
-use crate::logs::PluginLogs;
+use crate::logs::{PluginLogs, wall_clock_ns};
 use crate::query::system::{
-    LogRow, ShardRow, SystemRow, TimeNs, TriggerArgumentRow, TriggerLatencyRow, TriggerRow, batch,
+    LogRow, ShardRow, SystemRow, TimeNs, TriggerArgumentRow, TriggerLatencyRow, TriggerRow, TriggerRunRow, batch,
 };
 use crate::query::{QueryError, SystemSource};
 use crate::registry::Registry;
+use crate::runs::RunRecords;
 
 use super::LateEngine;
 
@@ -23,11 +25,12 @@ pub(crate) struct System {
     engine: LateEngine,
     registry: Registry,
     logs: Arc<PluginLogs>,
+    runs: Arc<RunRecords>,
 }
 
 impl System {
-    pub(crate) fn new(engine: LateEngine, registry: Registry, logs: Arc<PluginLogs>) -> Self {
-        System { engine, registry, logs }
+    pub(crate) fn new(engine: LateEngine, registry: Registry, logs: Arc<PluginLogs>, runs: Arc<RunRecords>) -> Self {
+        System { engine, registry, logs, runs }
     }
 
     fn trigger_stats(&self) -> Vec<TriggerStats> {
@@ -66,6 +69,10 @@ impl System {
             .collect()
     }
 
+    fn runs(&self, db: &str) -> Vec<TriggerRunRow> {
+        self.runs.of(db).iter().map(|(time_ns, record)| run_row(*time_ns, record)).collect()
+    }
+
     fn latencies(&self, db: &str) -> Vec<TriggerLatencyRow> {
         let stats = self.trigger_stats();
         stats.iter().filter(|s| &*s.def.db == db).flat_map(latency_rows).collect()
@@ -85,6 +92,7 @@ impl SystemSource for System {
         vec![
             named::<TriggerRow>(),
             named::<TriggerArgumentRow>(),
+            named::<TriggerRunRow>(),
             named::<LogRow>(),
             named::<ShardRow>(),
             named::<TriggerLatencyRow>(),
@@ -95,6 +103,7 @@ impl SystemSource for System {
         match table {
             TriggerRow::TABLE => batch(&self.triggers(db)),
             TriggerArgumentRow::TABLE => batch(&self.arguments(db)),
+            TriggerRunRow::TABLE => batch(&self.runs(db)),
             LogRow::TABLE => batch(&self.logs(db)),
             ShardRow::TABLE => batch(&self.shards()),
             TriggerLatencyRow::TABLE => batch(&self.latencies(db)),
@@ -125,11 +134,47 @@ fn trigger_row(def: &TriggerDef, stats: Option<&TriggerStats>) -> TriggerRow {
         disabled: def.disabled,
         error_behavior: behavior.to_owned(),
         execution: execution(def),
+        lane: stats.map(|s| s.lane.to_string()),
+        lane_reason: stats.map(|s| s.lane_reason.clone()),
+        lane_since: stats.map(|s| TimeNs(wall_clock_ns() - i64::try_from(s.lane_for.as_nanos()).unwrap_or(0))),
+        lane_barred: stats.and_then(|s| s.lane_barred.clone()),
         run_async: def.run_async,
         run_count: stats.map_or(0, |s| s.runs),
         error_count: stats.map_or(0, |s| s.errors),
         last_error: stats.and_then(|s| s.last_error.clone()),
         disabled_reason: def.disabled_reason.clone(),
+    }
+}
+
+fn run_row(time_ns: i64, record: &RunRecord) -> TriggerRunRow {
+    let row = TriggerRunRow {
+        event_time: TimeNs(time_ns),
+        trigger_name: record.trigger.to_string(),
+        lane: record.lane.to_string(),
+        ..TriggerRunRow::default()
+    };
+    match &record.what {
+        RunOutcome::Ended { run_id, attempt, rows, activation_ns, run_ns, error } => TriggerRunRow {
+            run_id: Some(run_id.0),
+            outcome: if error.is_some() { "error" } else { "success" }.to_owned(),
+            detail: error.clone(),
+            attempt: Some(u64::from(*attempt)),
+            rows: Some(*rows as u64),
+            activation_us: activation_ns.map(|ns| ns as f64 / 1000.0),
+            run_us: Some(*run_ns as f64 / 1000.0),
+            ..row
+        },
+        RunOutcome::Discarded { run_id, why } => TriggerRunRow {
+            run_id: Some(run_id.0),
+            outcome: "discarded".to_owned(),
+            detail: Some(why.to_string()),
+            ..row
+        },
+        RunOutcome::Decided(decision) => TriggerRunRow {
+            outcome: "decision".to_owned(),
+            detail: Some(format!("{} -> {}: {}", decision.from, decision.to, decision.reason)),
+            ..row
+        },
     }
 }
 

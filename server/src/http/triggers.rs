@@ -94,7 +94,7 @@ fn new_trigger(fields: &Fields, kinds: Option<&[TriggerKind]>) -> Result<NewTrig
     if run_async && execution == Execution::Inline {
         return Err(HttpError::field(
             "execution",
-            "inline runs are one at a time: set run_async to false, or execution to deferred",
+            "inline runs are one at a time: set run_async to false, or execution to auto or deferred",
         ));
     }
     Ok(NewTrigger {
@@ -130,9 +130,10 @@ fn checked_spec(text: &str, kinds: Option<&[TriggerKind]>) -> Result<TriggerSpec
 
 fn execution_of(text: &str) -> Result<Execution, HttpError> {
     match text {
+        "auto" => Ok(Execution::Auto),
         "inline" => Ok(Execution::Inline),
         "deferred" => Ok(Execution::Deferred),
-        other => Err(HttpError::field("execution", format_args!("'{other}': expected inline or deferred"))),
+        other => Err(HttpError::field("execution", format_args!("'{other}': expected auto, inline or deferred"))),
     }
 }
 
@@ -185,7 +186,7 @@ mod tests {
     fn the_references_body_is_taken() {
         let new = parse(body()).unwrap();
         assert_eq!(new.spec, TriggerSpec::Table("cpu".into()));
-        assert_eq!(new.execution, Execution::Deferred);
+        assert_eq!(new.execution, Execution::Auto);
         assert_eq!(new.arguments.unwrap()["k"], "v");
     }
 
@@ -195,8 +196,9 @@ mod tests {
         let settings = json!({"run_async": false, "error_behavior": "Retry", "execution": "inline"});
         let new = parse(with("trigger_settings", settings)).unwrap();
         assert_eq!((new.execution, new.error_behavior), (Execution::Inline, ErrorBehavior::Retry));
-        let error = parse(with("execution", json!("auto"))).unwrap_err();
-        assert_eq!(error, "execution: 'auto': expected inline or deferred");
+        assert_eq!(parse(with("execution", json!("deferred"))).unwrap().execution, Execution::Deferred);
+        let error = parse(with("execution", json!("fast"))).unwrap_err();
+        assert_eq!(error, "execution: 'fast': expected auto, inline or deferred");
     }
 
     #[test]

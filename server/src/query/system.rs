@@ -140,6 +140,14 @@ system_table! {
         error_behavior: String,
         /// What was asked for: `auto`, `inline` or `deferred`.
         execution: String,
+        /// The lane of the next run; null while the trigger is disabled, as are the next three.
+        lane: Option<String>,
+        /// Why it is that lane.
+        lane_reason: Option<String>,
+        /// Since when.
+        lane_since: Option<TimeNs>,
+        /// What keeps a trigger with `auto` out of the inline lane for now.
+        lane_barred: Option<String>,
         /// Whether runs may overlap.
         run_async: bool,
         /// Runs finished since the start, failed ones included.
@@ -150,6 +158,32 @@ system_table! {
         last_error: Option<String>,
         /// Why the trigger is disabled, if not by its user.
         disabled_reason: Option<String>,
+    }
+}
+
+system_table! {
+    /// What became of a run, or a decision about a trigger's lane.
+    TriggerRunRow = "trigger_runs" {
+        /// When it ended, or was made.
+        event_time: TimeNs,
+        /// The trigger.
+        trigger_name: String,
+        /// The run; null for a decision.
+        run_id: Option<u64>,
+        /// The lane of the run; the new lane of a decision.
+        lane: String,
+        /// `success`, `error`, `discarded` (its event is run again) or `decision`.
+        outcome: String,
+        /// The error's text, why it was discarded, or what was decided and why.
+        detail: Option<String>,
+        /// How often the event had failed before.
+        attempt: Option<u64>,
+        /// Rows that the plugin was given.
+        rows: Option<u64>,
+        /// Microseconds from the last byte of the write to the plugin's entry; null if it was not entered.
+        activation_us: Option<f64>,
+        /// Microseconds of the plugin itself.
+        run_us: Option<f64>,
     }
 }
 

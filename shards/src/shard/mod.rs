@@ -16,6 +16,7 @@ pub(crate) mod stats;
 pub(crate) mod triggers;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use futures_util::task::AtomicWaker;
 use saltus_core::batch::PendingBatch;
 use saltus_core::ids::{Epoch, MonoNs, RunId, ShardId, TableId, TriggerId};
 use saltus_core::line_protocol::{LineError, LineParser};
+use saltus_core::policy::InlineBudget;
 use saltus_core::ports::{Completions, PluginHost, RunReport, ShardPlugins, TableBatch, Trigger};
 use saltus_core::schema::ColumnDef;
 
@@ -153,7 +155,16 @@ const _: () = assert!(size_of::<Message>() <= 96, "messages are moved through th
 /// Where deferred workers put finished runs: bounded by the runs that can be under way.
 pub(crate) struct Finished {
     queue: ArrayQueue<RunReport>,
+    prepared: AtomicBool,
     waker: AtomicWaker,
+}
+
+/// What the bridge tells a shard.
+pub(crate) enum Told {
+    /// A deferred run is over.
+    Finished(Box<RunReport>),
+    /// Something that a trigger waits for may be there.
+    Prepared,
 }
 
 impl Finished {
@@ -161,16 +172,21 @@ impl Finished {
         // One place per queued run and per worker; more cannot be under way.
         Arc::new(Finished {
             queue: ArrayQueue::new(saltus_core::limits::DEFERRED_QUEUE_MAX * 2),
+            prepared: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         })
     }
 
-    pub fn poll_next(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<RunReport> {
-        if let Some(report) = self.queue.pop() {
-            return std::task::Poll::Ready(report);
+    pub fn poll_next(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Told> {
+        let next = || {
+            let report = self.queue.pop().map(|report| Told::Finished(Box::new(report)));
+            report.or_else(|| self.prepared.swap(false, Ordering::AcqRel).then_some(Told::Prepared))
+        };
+        if let Some(told) = next() {
+            return std::task::Poll::Ready(told);
         }
         self.waker.register(cx.waker());
-        self.queue.pop().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        next().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
     }
 }
 
@@ -179,6 +195,11 @@ impl Completions for Finished {
         if self.queue.push(report).is_err() {
             tracing::error!("a finished run found no room in the completion queue; its trigger stays busy");
         }
+        self.waker.wake();
+    }
+
+    fn prepared(&self) {
+        self.prepared.store(true, Ordering::Release);
         self.waker.wake();
     }
 }
@@ -194,6 +215,10 @@ pub(crate) struct Shard {
     pub triggers: RefCell<triggers::TriggerSet>,
     pub plugins: RefCell<Option<Box<dyn ShardPlugins>>>,
     pub runnable: Notify,
+    /// Triggers that are to be ready for the inline lane before their first event.
+    pub cold: RefCell<VecDeque<Arc<Trigger>>>,
+    /// What inline runs may cost, all triggers together.
+    pub inline_budget: RefCell<InlineBudget>,
     pub outbox: RefCell<triggers::Outbox>,
     pub stopped: Once,
     pub drained: Notify,
@@ -266,6 +291,9 @@ impl Shard {
             Message::DropTable { db, name, reply } => self.drop_table(&db, &name, reply),
             Message::Triggers { set, reply } => {
                 self.triggers.borrow_mut().replace(self.id, self.shared.directory.placement(), &set);
+                let cold = self.triggers.borrow().inline_at_home(self.id);
+                *self.cold.borrow_mut() = cold.into();
+                self.warm_up();
                 self.runnable.notify();
                 let _ = reply.send(());
             }

@@ -286,6 +286,7 @@ impl Shard {
                 handed_over: mono_now(),
                 depth: options.depth,
                 attempt: 0,
+                first_rows: 0,
             },
         );
     }

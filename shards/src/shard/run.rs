@@ -7,22 +7,28 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use saltus_core::ids::{MonoNs, RunId};
 use saltus_core::limits::RETRIES_MAX;
 use saltus_core::line_protocol::Precision;
-use saltus_core::policy::Lane;
-use saltus_core::ports::{LogLevel, LogLine, LogText, QueuedWrite, RunEvent, RunReport, RunRequest, Trigger};
-use saltus_core::trigger::{ErrorBehavior, retry_pause};
+use saltus_core::policy::{Cost, Lane, Observation, Overspent};
+use saltus_core::ports::{
+    LogLevel, LogLine, LogText, QueuedWrite, Readiness, RunEvent, RunOutcome, RunRecord, RunReport, RunRequest,
+    ShardPlugins, Trigger, Unwound,
+};
+use saltus_core::trigger::{ErrorBehavior, Execution, retry_pause};
 
 use crate::api::{WriteOutcome, WriteRequest};
 use crate::clock::mono_now;
 
 use super::arrive::Room;
 use super::triggers::{Due, Event, TriggerState, run_event};
-use super::{Finished, Shard};
+use super::{Finished, Shard, Told};
 
 type State = Rc<RefCell<TriggerState>>;
+/// Of the event of a run: when it was handed over, and the rows of the first event in it.
+type Began = (MonoNs, usize);
 
 /// A run that is over.
 struct Ended {
@@ -32,7 +38,7 @@ struct Ended {
 }
 
 /// A deferred run under way: what is needed when it comes back.
-pub(crate) type UnderWay = RefCell<std::collections::HashMap<RunId, (State, MonoNs)>>;
+pub(crate) type UnderWay = RefCell<std::collections::HashMap<RunId, (State, Began)>>;
 
 impl Shard {
     /// Makes runs for ever.
@@ -40,6 +46,8 @@ impl Shard {
         loop {
             self.runnable.notified().await;
             while let Some(due) = self.next_due() {
+                // Each run is a turn: others have had theirs since the last one.
+                self.inline_budget.borrow_mut().begin_turn();
                 if !self.start(due, &under_way) {
                     break;
                 }
@@ -55,21 +63,30 @@ impl Shard {
     /// False if the deferred workers' queue is full: a completion will wake us.
     fn start(self: &Rc<Self>, due: Due, under_way: &Rc<UnderWay>) -> bool {
         let Due { state, event } = due;
-        let request = self.request(&state, &event);
-        let handed_over = event.handed_over;
         let Some(mut plugins) = self.plugins.borrow_mut().take() else {
             self.without_python(&state);
             return true;
         };
+        if !self.ready(&state, plugins.as_mut()) {
+            *self.plugins.borrow_mut() = Some(plugins);
+            self.counters.runs_waited.add(1);
+            let mut state = state.borrow_mut();
+            state.running -= 1;
+            state.preparing = true;
+            state.put_back(event);
+            return true;
+        }
+        let request = self.request(&state, &event);
+        let (handed_over, first_rows) = (event.handed_over, event.first_rows);
         let inline = state.borrow().policy.lane() == Lane::Inline;
         let refused = if inline {
             let report = plugins.run_inline(request);
             *self.plugins.borrow_mut() = Some(plugins);
-            self.finish(&state, handed_over, report);
+            self.finish(&state, Lane::Inline, (handed_over, first_rows), report);
             None
         } else {
             let run_id = request.run_id;
-            under_way.borrow_mut().insert(run_id, (state.clone(), handed_over));
+            under_way.borrow_mut().insert(run_id, (state.clone(), (handed_over, first_rows)));
             let refused = plugins.submit(request).err();
             *self.plugins.borrow_mut() = Some(plugins);
             refused.inspect(|_| drop(under_way.borrow_mut().remove(&run_id)))
@@ -80,6 +97,55 @@ impl Shard {
             state.put_back(event);
         }
         refused.is_none()
+    }
+
+    /// Has triggers made ready for the inline lane, one after the other, before they have anything to run for.
+    pub fn warm_up(&self) {
+        let Some(mut plugins) = self.plugins.borrow_mut().take() else { return };
+        let mut cold = self.cold.borrow_mut();
+        while let Some(trigger) = cold.front() {
+            if plugins.ready_inline(trigger) == Readiness::Wait {
+                break;
+            }
+            cold.pop_front();
+        }
+        drop(cold);
+        *self.plugins.borrow_mut() = Some(plugins);
+    }
+
+    /// Whether the trigger can be run in its lane now; what stands against the inline lane may move it to another.
+    fn ready(&self, state: &State, plugins: &mut dyn ShardPlugins) -> bool {
+        let mut inner = state.borrow_mut();
+        if inner.policy.lane() != Lane::Inline {
+            return true;
+        }
+        let trigger = inner.trigger.clone();
+        // New code has earned nothing yet.
+        if trigger.def.execution == Execution::Auto && inner.code != Some(trigger.code.current().hash) {
+            inner.code = None;
+            self.observe(&mut inner, Observation::CodeChanged);
+            return true;
+        }
+        match plugins.ready_inline(&trigger) {
+            Readiness::Ready => true,
+            Readiness::Wait => false,
+            Readiness::CacheNotPlain(why) => {
+                tracing::debug!(trigger = %trigger.def.name, %why, "the cache cannot move to the inline lane");
+                self.observe(&mut inner, Observation::CachePlain(false));
+                true
+            }
+        }
+    }
+
+    /// Tells the policy, and the world what it decides.
+    fn observe(&self, state: &mut TriggerState, observation: Observation) {
+        let Some(decision) = state.policy.observe(observation, mono_now()) else { return };
+        self.counters.lane_changes.add(1);
+        let def = &state.trigger.def;
+        let text = format!("lane {} -> {}: {}", decision.from, decision.to, decision.reason);
+        self.log_for(&state.trigger, LogLevel::Info, text);
+        let (db, trigger) = (def.db.clone(), def.name.clone());
+        self.shared.host.record(RunRecord { db, trigger, lane: decision.to, what: RunOutcome::Decided(decision) });
     }
 
     fn request(&self, state: &State, event: &Event) -> RunRequest {
@@ -113,32 +179,66 @@ impl Shard {
     /// Takes finished deferred runs for ever.
     pub async fn take_finished(self: Rc<Self>, finished: Arc<Finished>, under_way: Rc<UnderWay>) {
         loop {
-            let report = poll_fn(|cx| finished.poll_next(cx)).await;
+            let report = match poll_fn(|cx| finished.poll_next(cx)).await {
+                Told::Finished(report) => *report,
+                Told::Prepared => {
+                    self.triggers.borrow().ask_again();
+                    self.warm_up();
+                    self.runnable.notify();
+                    continue;
+                }
+            };
             let known = under_way.borrow_mut().remove(&report.request.run_id);
-            if let Some((state, handed_over)) = known {
-                self.finish(&state, handed_over, report);
+            if let Some((state, began)) = known {
+                // A wish that found the workers' queue full may find room.
+                self.triggers.borrow().ask_again();
+                let lane = report.request.lane;
+                self.finish(&state, lane, began, report);
             }
         }
     }
 
     /// Measures, logs, and sends the results on their way.
-    fn finish(self: &Rc<Self>, state: &State, handed_over: MonoNs, report: RunReport) {
-        let RunReport { request, result, writes, entered, finished } = report;
+    fn finish(self: &Rc<Self>, state: &State, lane: Lane, (handed_over, first_rows): Began, report: RunReport) {
+        self.judge(state, lane, first_rows, &report);
+        let RunReport { request, result, writes, entered, finished, unwound, .. } = report;
         let RunRequest { run_id, trigger, event: RunEvent::Writes(tables), received, depth, attempt, .. } = request;
-        let run = Ended { run_id, trigger, event: Event { tables, received, handed_over, depth, attempt } };
+        let run = Ended { run_id, trigger, event: Event { tables, received, handed_over, depth, attempt, first_rows } };
+        let def = &run.trigger.def;
+        let record =
+            |what| self.shared.host.record(RunRecord { db: def.db.clone(), trigger: def.name.clone(), lane, what });
+        // Nobody but the policy could run it elsewhere.
+        let again = |why: &Unwound| def.execution == Execution::Auto || matches!(why, Unwound::Import(_));
+        if let Some(why) = unwound.filter(again) {
+            self.counters.runs_discarded.add(1);
+            record(RunOutcome::Discarded { run_id, why });
+            let mut inner = state.borrow_mut();
+            inner.running -= 1;
+            inner.measured.discarded += 1;
+            if !inner.stopped {
+                inner.put_back(run.event);
+            }
+            self.runnable.notify();
+            return;
+        }
+        let run_ns = entered.map_or(0, |entered| finished.since(entered));
+        let activation_ns = entered.map(|entered| entered.since(received));
+        let rows = run.event.rows();
+        let error = result.as_ref().err().map(|error| error.message.clone());
+        record(RunOutcome::Ended { run_id, attempt, rows, activation_ns, run_ns, error });
         {
             let mut state = state.borrow_mut();
             state.running -= 1;
             let m = &mut state.measured;
             m.runs += 1;
-            m.rows += run.event.rows() as u64;
+            m.rows += rows as u64;
             if let Some(entered) = entered {
                 // A repetition says how long its trigger paused, not how fast it was activated.
                 if attempt == 0 {
                     m.activation.saturating_record(entered.since(received).max(1));
                 }
                 m.queue.saturating_record(entered.since(handed_over).max(1));
-                m.run.saturating_record(finished.since(entered).max(1));
+                m.run.saturating_record(run_ns.max(1));
             }
         }
         match result {
@@ -155,6 +255,45 @@ impl Shard {
         }
         self.runnable.notify();
         self.drained.notify();
+    }
+
+    /// Lets the policy learn from a run.
+    fn judge(&self, state: &State, lane: Lane, first_rows: usize, report: &RunReport) {
+        let mut inner = state.borrow_mut();
+        if let Some(code) = &report.code
+            && inner.code != Some(code.hash)
+        {
+            if inner.code.is_some() {
+                self.observe(&mut inner, Observation::CodeChanged);
+            }
+            inner.code = Some(code.hash);
+            self.observe(&mut inner, Observation::Checked(code.inline.clone()));
+        }
+        let took = Duration::from_nanos(report.cost_ns);
+        let overran = report.result.as_ref().is_err_and(|error| error.kind == "PluginTimeout");
+        let observation = match (&report.unwound, &report.reached) {
+            (Some(Unwound::Blocked(what)), _) | (None, Some(what)) => Observation::Blocked(what.clone()),
+            (Some(Unwound::Overran), _) => Observation::Overran(took),
+            (Some(Unwound::CacheNotPlain), _) => Observation::CachePlain(false),
+            (Some(Unwound::Import(_)), _) => return,
+            (None, None) if overran => Observation::Overran(took),
+            (None, None) => {
+                let RunEvent::Writes(tables) = &report.request.event;
+                let rows = tables.iter().map(|t| t.batch.rows()).sum();
+                Observation::Ran(Cost { nanoseconds: report.cost_ns, rows, event_rows: first_rows })
+            }
+        };
+        self.observe(&mut inner, observation);
+        if lane != Lane::Inline {
+            return;
+        }
+        let overspent = self.inline_budget.borrow_mut().charge(inner.trigger.def.id, report.cost_ns, report.finished);
+        drop(inner);
+        if let Some(Overspent { by, share_percent }) = overspent
+            && let Some(costliest) = self.triggers.borrow().find(by)
+        {
+            self.observe(&mut costliest.borrow_mut(), Observation::OverBudget { share_percent });
+        }
     }
 
     fn log_run(&self, run: &Ended, level: LogLevel, text: String) {

@@ -9,13 +9,14 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use saltus_core::ids::{MonoNs, ShardId, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
-use saltus_core::policy::Policy;
+use saltus_core::policy::{Lane, Policy};
 use saltus_core::ports::{LogLevel, LogLine, LogText, RunEvent, TableBatch, Trigger};
-use saltus_core::trigger::{ErrorBehavior, Isolation, TriggerSpec};
+use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, TriggerSpec};
 
 use crate::api::TriggerStats;
 use crate::clock::mono_now;
@@ -34,6 +35,8 @@ pub(crate) struct Event {
     pub depth: u8,
     /// How often it was tried before.
     pub attempt: u32,
+    /// Rows of the first of the events that were gathered into this one.
+    pub first_rows: usize,
 }
 
 impl Event {
@@ -59,6 +62,10 @@ pub(crate) struct TriggerState {
     pub writing_back: usize,
     /// Events that wait for their next attempt, beside the queue.
     pub retrying: usize,
+    /// It waits until it can be run inline: the bridge will say when to ask again.
+    pub preparing: bool,
+    /// The version of the code that the policy knows.
+    pub code: Option<u64>,
     /// It failed and is being disabled: nothing of it is run any more.
     pub stopped: bool,
     pub measured: Measured,
@@ -75,6 +82,7 @@ pub(crate) struct Measured {
     pub events_dropped: u64,
     pub retries: u64,
     pub events_failed: u64,
+    pub discarded: u64,
     pub last_error: Option<String>,
 }
 
@@ -95,6 +103,7 @@ impl Measured {
             events_dropped: 0,
             retries: 0,
             events_failed: 0,
+            discarded: 0,
             last_error: None,
         }
     }
@@ -116,6 +125,8 @@ impl TriggerState {
             running: 0,
             writing_back: 0,
             retrying: 0,
+            preparing: false,
+            code: None,
             stopped: false,
             measured: Measured::new(),
         }
@@ -143,7 +154,8 @@ impl TriggerState {
 
     fn may_run(&self) -> bool {
         let def = &self.trigger.def;
-        let overlap = if def.run_async { OVERLAP_MAX } else { 1 };
+        // Inline runs follow each other, and come after the deferred ones that are under way.
+        let overlap = if def.run_async && self.policy.lane() != Lane::Inline { OVERLAP_MAX } else { 1 };
         // An ordered trigger whose failures have consequences waits for the end of a run, writing included.
         let in_order = !def.run_async && def.error_behavior != ErrorBehavior::Log;
         let write_backs = if in_order { 1 } else { WRITE_BACKS_MAX };
@@ -153,9 +165,17 @@ impl TriggerState {
 
     /// All waiting events up to `rows_max` rows, at least one. Tables are listed in order of their first event.
     fn gather(&mut self, rows_max: usize) -> Option<Event> {
+        let def = &self.trigger.def;
         let mut gathered = self.queue.pop_front()?;
         self.queued_bytes -= gathered.bytes();
         let mut rows = gathered.rows();
+        let rows_max = match (def.execution, self.policy.lane()) {
+            (Execution::Auto, Lane::Inline) => rows_max.min(self.policy.inline_rows_max()),
+            _ => rows_max,
+        };
+        if gathered.first_rows == 0 {
+            gathered.first_rows = rows;
+        }
         while let Some(next) = self.queue.front() {
             // What failed is tried again as it was: the rows of others are not to suffer from it.
             let alike = next.depth == gathered.depth && next.attempt == 0 && gathered.attempt == 0;
@@ -228,7 +248,7 @@ impl TriggerSet {
         }
     }
 
-    fn find(&self, id: TriggerId) -> Option<Rc<RefCell<TriggerState>>> {
+    pub fn find(&self, id: TriggerId) -> Option<Rc<RefCell<TriggerState>>> {
         self.all.iter().find(|s| s.borrow().trigger.def.id == id).cloned()
     }
 
@@ -239,7 +259,7 @@ impl TriggerSet {
             let at = (self.next + step) % count;
             let state = &self.all[at];
             let mut inner = state.borrow_mut();
-            if inner.home == shard && inner.may_run() {
+            if inner.home == shard && !inner.preparing && inner.may_run() {
                 let Some(event) = inner.gather(rows_max) else { continue };
                 inner.running += 1;
                 self.next = at + 1;
@@ -247,6 +267,19 @@ impl TriggerSet {
             }
         }
         None
+    }
+
+    /// The triggers at home on this shard that were told to run inline.
+    pub fn inline_at_home(&self, shard: ShardId) -> Vec<Arc<Trigger>> {
+        let states = self.all.iter().map(|s| s.borrow()).filter(|s| s.home == shard);
+        states.map(|s| s.trigger.clone()).filter(|trigger| trigger.def.execution == Execution::Inline).collect()
+    }
+
+    /// Whatever triggers wait for may be there.
+    pub fn ask_again(&self) {
+        for state in &self.all {
+            state.borrow_mut().preparing = false;
+        }
     }
 
     /// Whether any run is under way or due.
@@ -283,7 +316,11 @@ fn stats_of(state: &TriggerState) -> TriggerStats {
         events_dropped: m.events_dropped,
         retries: m.retries,
         events_failed: m.events_failed,
+        discarded: m.discarded,
         lane: state.policy.lane(),
+        lane_reason: state.policy.reason().to_string(),
+        lane_for: Duration::from_nanos(mono_now().since(state.policy.since())),
+        lane_barred: state.policy.barred().map(|reason| reason.to_string()),
         last_error: m.last_error.clone(),
         backlog_events: (state.queue.len() + state.retrying) as u64,
     }
@@ -389,7 +426,7 @@ impl Shard {
             let shard = self.clone();
             self.spawn(async move {
                 while !shard.deliver_posted() {
-                    crate::io::net::sleep(std::time::Duration::from_millis(1)).await;
+                    crate::io::net::sleep(Duration::from_millis(1)).await;
                 }
             });
         }
