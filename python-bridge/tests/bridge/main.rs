@@ -33,7 +33,8 @@ const KILL_GRACE: Duration = Duration::from_millis(500);
 
 /// Folders with numpy, pandas and pyarrow, where the machine has some.
 fn site_packages() -> Vec<PathBuf> {
-    std::env::var_os("SALTUS_TEST_SITE_PACKAGES").iter().flat_map(std::env::split_paths).collect()
+    let folders = std::env::var_os("SALTUS_TEST_SITE_PACKAGES").filter(|folders| !folders.is_empty());
+    folders.iter().flat_map(std::env::split_paths).collect()
 }
 
 /// The one runtime of this process, and the host that it talks to.
