@@ -155,6 +155,16 @@ fn errors_of_every_kind_become_reports() {
 }
 
 #[test]
+fn globals_hold_the_builtins_as_c_code_expects() {
+    on_shard(|shard| {
+        let source = "def process_writes(api, b, a): api.info(*globals())\n";
+        let report = shard.inline(request(Code::text(source), vec![]));
+        report.result.unwrap();
+        assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO __builtins__ process_writes"]);
+    });
+}
+
+#[test]
 fn what_a_plugin_returns_is_ignored() {
     on_shard(|shard| {
         for value in ["object()", "[1, 'x']", "(yield)", "NotImplemented", "type", "b'x' * 100"] {
