@@ -128,7 +128,8 @@ class _Module:
     def bind(self, names: set[str], name: str, node: ast.AST) -> None:
         if name in _TRUSTED:
             raise _Against(f"{name} is not the builtin here", node)
-        if name in self.constants | self.tables | self.functions | self.classes | self.modules.keys() | self.members.keys():
+        bound = (self.constants, self.tables, self.functions, self.classes, self.modules, self.members)
+        if any(name in known for known in bound):
             raise _Against(f"{name} is bound twice", node)
         names.add(name)
 
@@ -280,13 +281,14 @@ class _Module:
             case ast.Name(id=name) if name in self.members:
                 return self.members[name] in _PURE_CALLS
             case ast.Name(id=name):
-                return name in _PURE_BUILTINS and name not in self.functions | self.classes | self.constants
+                return name in _PURE_BUILTINS and not any(name in own for own in (self.functions, self.classes, self.constants))
             case ast.Attribute(value=ast.Name(id=name), attr=attribute):
                 return (self.modules.get(name), attribute) in _PURE_CALLS
         return False
 
     def everything(self) -> None:
         """What is anywhere in the module, inside functions too."""
+        made = self.functions | self.classes
         bound = self.tables | self.functions | self.classes | self.modules.keys() | self.members.keys() | self.constants
         fine, read = self.places_of_names(), self.places_of_tables()
         defined = {id(part) for node in self.tree.body for part in ast.iter_child_nodes(node)}
@@ -315,11 +317,11 @@ class _Module:
                     raise _Against(f"{name} is not the builtin here", node)
                 case ast.Attribute(attr="cache"):
                     keeps = True
-                case ast.Name(id=name, ctx=ast.Store()) if name in self.classes | self.functions:
+                case ast.Name(id=name, ctx=ast.Store()) if name in made:
                     raise _Against(f"{name} is bound twice", node)
                 case ast.Name(id=name) if name in self.tables and id(node) not in read | defined:
                     raise _Against(f"{name} can be changed here", node)
-                case ast.Name(id=name, ctx=ast.Load()) if name in self.functions | self.classes and id(node) not in fine:
+                case ast.Name(id=name, ctx=ast.Load()) if name in made and id(node) not in fine:
                     raise _Against("a function or class as a value", node)
         if self.classes and keeps:
             raise _Against("classes beside a cache: an object of an earlier run would be told apart", self.tree.body[0])

@@ -83,6 +83,7 @@ unsafe extern "C" fn pending(argument: *mut c_void) -> c_int {
     }
 }
 
+/// Asked for in the middle of some plugin's frame, whose globals may be anything.
 fn timeout_class(py: Py) -> super::PyResult {
-    Object::import(py, "saltus.errors")?.getattr(py, "PluginTimeout")
+    Object::imported(py, "saltus.errors")?.getattr(py, "PluginTimeout")
 }

@@ -15,6 +15,14 @@ impl Object {
         unsafe { Object::owned_or_raised(ffi::PyImport_ImportModule(name.as_ptr())) }
     }
 
+    /// A module that has been imported before. Unlike [`Object::import`] it asks nothing of the frame that happens to run.
+    pub fn imported(py: Py, name: &str) -> PyResult {
+        let key = Object::interned(py, name)?;
+        // SAFETY: `Py` witnesses the GIL; the name is a live `str`; null without an exception says that it is not there.
+        let found = unsafe { Object::owned_or_none(ffi::PyImport_GetModule(key.as_ptr())) };
+        found.ok_or_else(|| Raised::new(py, Builtin::Runtime, &format!("{name} has not been imported")))
+    }
+
     /// The code object of a module's source.
     pub fn compile(py: Py, source: &str, file_name: &str) -> PyResult {
         let (Ok(source), Ok(file_name)) = (CString::new(source), CString::new(file_name)) else {

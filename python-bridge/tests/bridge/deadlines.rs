@@ -90,3 +90,43 @@ fn the_watchdog_wakes_after_a_quiet_time() {
         assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
     });
 }
+
+#[test]
+fn what_is_raised_is_no_exception_that_a_plugin_would_catch() {
+    on_shard(|shard| {
+        let code = "def process_writes(api, b, a):\n    globals().pop('__builtins__', None)\n    try:\n        while True:\n            pass\n    \
+                    except Exception as error:\n        api.info('caught', type(error).__name__)\n";
+        for inline in [true, false] {
+            let run = within(code, 20);
+            let report = if inline { shard.inline(run) } else { shard.deferred(run) };
+            let error = report.result.unwrap_err();
+            assert_timed_out(&error, 20);
+            assert!(
+                error.traceback.ends_with("PluginTimeout: the run took longer than its deadline of 20 ms\n"),
+                "{}",
+                error.traceback
+            );
+            let lines = shard.host.lines_of(report.request.run_id);
+            assert!(lines.is_empty(), "{lines:?}");
+        }
+    });
+}
+
+#[test]
+fn a_run_that_computes_beside_one_that_is_interrupted_is_unharmed() {
+    on_shard(|shard| {
+        // Both are busy, so either thread may be the one that is told of the interrupt.
+        let work =
+            "def process_writes(api, b, a):\n    n = 0\n    while n < 3_000_000:\n        n += 1\n    api.info(n)\n";
+        for _ in 0..10 {
+            let spin = within(SPIN, 50);
+            let spin_id = spin.run_id;
+            assert!(shard.lanes.submit(spin).is_ok());
+            let report = shard.deferred(within(work, 20_000));
+            assert_eq!(report.result, Ok(()));
+            assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO 3000000"]);
+            let report = shard.finished.wait(spin_id, Instant::now() + Duration::from_secs(20));
+            assert_timed_out(&report.result.unwrap_err(), 50);
+        }
+    });
+}
