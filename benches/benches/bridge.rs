@@ -16,7 +16,7 @@ use saltus_core::ports::{
     RunReport, RunRequest, ShardPlugins, TableBatch, Trigger,
 };
 use saltus_core::schema::ColumnKind;
-use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, Limits, TriggerDef, TriggerLimits, TriggerSpec};
 use saltus_python::{PythonConfig, PythonRuntime};
 
 struct Silent;
@@ -85,6 +85,8 @@ fn trigger(number: u64, source: &str) -> Arc<Trigger> {
         run_async: false,
         error_behavior: ErrorBehavior::Log,
         execution: Execution::Inline,
+        isolation: Isolation::Auto,
+        limits: TriggerLimits::default(),
         arguments: None,
         disabled: false,
         disabled_reason: None,
@@ -109,6 +111,7 @@ fn best(lanes: &mut dyn ShardPlugins, trigger: &Arc<Trigger>, tables: &[TableBat
                 event: RunEvent::Writes(tables.to_vec()),
                 lane: Lane::Inline,
                 deadline: Duration::from_secs(5),
+                limits: Limits::default(),
                 received: MonoNs(0),
                 depth: 0,
                 attempt: 0,

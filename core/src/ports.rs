@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use crate::batch::Batch;
 use crate::ids::{MonoNs, RunId, ShardId};
 use crate::policy::{Decision, Lane};
-use crate::trigger::TriggerDef;
+use crate::trigger::{Limits, TriggerDef};
 
 /// One version of a plugin's source.
 #[derive(Clone, Debug)]
@@ -67,6 +67,8 @@ pub struct RunRequest {
     pub lane: Lane,
     /// Interrupted when it takes longer.
     pub deadline: Duration,
+    /// What it may use.
+    pub limits: Limits,
     /// When the last byte of the (oldest) request arrived: activation is measured from here.
     pub received: MonoNs,
     /// How many plugin runs stand between the client's write and this event; 0 for a client's write.

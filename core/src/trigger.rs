@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::TriggerId;
-use crate::limits::{RETRY_PAUSE_MAX_MS, RETRY_PAUSE_MIN_MS};
+use crate::limits::{self, RETRY_PAUSE_MAX_MS, RETRY_PAUSE_MIN_MS};
 
 /// What starts a run (reference, 2.2).
 #[derive(Clone, Debug, PartialEq)]
@@ -209,6 +209,74 @@ pub enum Isolation {
     Process,
 }
 
+/// What runs of a trigger may use; the server's defaults, and with what the trigger says over them, those of a trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Limits {
+    /// How long a run may take, outside of the inline lane, before it is interrupted.
+    pub run_time: Duration,
+    /// Bytes that a trigger's Python may hold; beyond, its allocations fail with `MemoryError`.
+    pub memory_bytes: u64,
+    /// Lines that one run may write.
+    pub output_rows: u64,
+    /// Log lines per second; more are counted and left out.
+    pub log_lines_per_second: u32,
+    /// Bytes of events that wait for the trigger in memory.
+    pub queue_bytes: u64,
+    /// Of the deferred workers' time, in per cent, while other triggers wait for them.
+    pub cpu_share_percent: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            run_time: Duration::from_millis(limits::DEFERRED_DEADLINE_MS),
+            memory_bytes: limits::TRIGGER_MEMORY_BYTES_MAX,
+            output_rows: limits::RUN_OUTPUT_ROWS_MAX,
+            log_lines_per_second: limits::TRIGGER_LOG_LINES_PER_SECOND_MAX,
+            queue_bytes: limits::TRIGGER_BACKLOG_BYTES_MAX as u64,
+            cpu_share_percent: limits::TRIGGER_CPU_SHARE_PERCENT_MAX,
+        }
+    }
+}
+
+/// The limits that a trigger has of its own; the server's defaults are in force where there are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TriggerLimits {
+    /// [`Limits::run_time`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_time_ms: Option<u64>,
+    /// [`Limits::memory_bytes`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// [`Limits::output_rows`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_rows: Option<u64>,
+    /// [`Limits::log_lines_per_second`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_lines_per_second: Option<u32>,
+    /// [`Limits::queue_bytes`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_bytes: Option<u64>,
+    /// [`Limits::cpu_share_percent`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_share_percent: Option<u32>,
+}
+
+impl TriggerLimits {
+    /// These, and `defaults` where there are none.
+    pub fn over(&self, defaults: Limits) -> Limits {
+        Limits {
+            run_time: self.run_time_ms.map_or(defaults.run_time, Duration::from_millis),
+            memory_bytes: self.memory_bytes.unwrap_or(defaults.memory_bytes),
+            output_rows: self.output_rows.unwrap_or(defaults.output_rows),
+            log_lines_per_second: self.log_lines_per_second.unwrap_or(defaults.log_lines_per_second),
+            queue_bytes: self.queue_bytes.unwrap_or(defaults.queue_bytes),
+            cpu_share_percent: self.cpu_share_percent.unwrap_or(defaults.cpu_share_percent),
+        }
+    }
+}
+
 /// A trigger as the catalog keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TriggerDef {
@@ -228,6 +296,10 @@ pub struct TriggerDef {
     pub error_behavior: ErrorBehavior,
     /// Which lane.
     pub execution: Execution,
+    /// Which interpreter.
+    pub isolation: Isolation,
+    /// Limits of its own.
+    pub limits: TriggerLimits,
     /// `None` is passed to the plugin as `None`.
     pub arguments: Option<BTreeMap<String, String>>,
     /// Not to be run.

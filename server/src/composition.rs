@@ -125,7 +125,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         accept_loss: config.accept_loss,
         run_rows_max: config.run_rows_max,
         inline_deadline: config.inline_deadline,
-        deferred_deadline: config.deferred_deadline,
+        limits: config.limits,
     }
 }
 

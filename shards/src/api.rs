@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use saltus_core::ids::{MonoNs, ShardId, TableId};
 use saltus_core::line_protocol::{LineError, Precision};
 use saltus_core::policy::Lane;
-use saltus_core::trigger::TriggerDef;
+use saltus_core::trigger::{Limits, TriggerDef};
 
 /// Everything the engine needs to start.
 #[derive(Clone, Debug)]
@@ -31,8 +31,8 @@ pub struct EngineConfig {
     pub run_rows_max: usize,
     /// Deadline of inline runs.
     pub inline_deadline: Duration,
-    /// Deadline of deferred runs.
-    pub deferred_deadline: Duration,
+    /// What runs may use, where their triggers do not say.
+    pub limits: Limits,
 }
 
 /// A client's write.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use saltus_core::ports::{LogLevel, LogText, PluginError};
+use saltus_core::trigger::Limits;
 use serde::{Deserialize, Serialize};
 
 use super::memory::Segment;
@@ -47,6 +48,7 @@ pub struct Run {
     pub code: Option<Code>,
     pub event: Event,
     pub deadline_ns: u64,
+    pub limits: Limits,
     pub received_ns: u64,
     pub depth: u8,
     pub attempt: u32,

@@ -373,6 +373,7 @@ fn run_message(request: &RunRequest, code: &PluginCode, event: Event) -> Run {
         code: None,
         event,
         deadline_ns: u64::try_from(request.deadline.as_nanos()).unwrap_or(u64::MAX),
+        limits: request.limits,
         received_ns: request.received.0,
         depth: request.depth,
         attempt: request.attempt,

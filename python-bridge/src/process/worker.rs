@@ -26,7 +26,7 @@ use saltus_core::ports::{
     CodeSource, LogLine, PluginCode, PluginError, PluginHost, RunEvent, RunRecord, RunReport, RunRequest, TableBatch,
     Trigger,
 };
-use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, TriggerDef, TriggerLimits, TriggerSpec};
 
 use super::channel::{Channel, Received};
 use super::message::{Event, FromWorker, Run, ToWorker};
@@ -328,6 +328,8 @@ impl Postman {
             run_async: false,
             error_behavior: ErrorBehavior::Log,
             execution: Execution::Deferred,
+            isolation: Isolation::Process,
+            limits: TriggerLimits::default(),
             arguments: run.arguments,
             disabled: false,
             disabled_reason: None,
@@ -338,6 +340,7 @@ impl Postman {
             event: RunEvent::Writes(tables),
             lane: policy::Lane::Process,
             deadline: Duration::from_nanos(run.deadline_ns),
+            limits: run.limits,
             received: MonoNs(run.received_ns),
             depth: run.depth,
             attempt: run.attempt,

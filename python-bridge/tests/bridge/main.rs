@@ -22,7 +22,7 @@ use saltus_core::policy::Lane;
 use saltus_core::ports::{
     PluginRuntime, Readiness, RunEvent, RunReport, RunRequest, ShardPlugins, TableBatch, Trigger, Unwound,
 };
-use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, Limits, TriggerDef, TriggerLimits, TriggerSpec};
 use saltus_python::{ProcessConfig, PythonConfig, PythonRuntime};
 
 /// The program of worker processes.
@@ -95,6 +95,8 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         run_async: false,
         error_behavior: ErrorBehavior::Log,
         execution: Execution::Deferred,
+        isolation: Isolation::Auto,
+        limits: TriggerLimits::default(),
         arguments: None,
         disabled: false,
         disabled_reason: None,
@@ -105,6 +107,7 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         event: RunEvent::Writes(tables),
         lane: Lane::Deferred,
         deadline: Duration::from_secs(20),
+        limits: Limits::default(),
         received: MonoNs(0),
         depth: 0,
         attempt: 0,

@@ -154,13 +154,15 @@ impl Shard {
             (state.trigger.clone(), state.policy.lane())
         };
         let config = &self.shared.config;
-        let deadline = if lane == Lane::Inline { config.inline_deadline } else { config.deferred_deadline };
+        let limits = trigger.def.limits.over(config.limits);
+        let deadline = if lane == Lane::Inline { config.inline_deadline } else { limits.run_time };
         RunRequest {
             run_id: self.shared.next_run(),
             trigger,
             event: run_event(event),
             lane,
             deadline,
+            limits,
             received: event.received,
             depth: event.depth,
             attempt: event.attempt,

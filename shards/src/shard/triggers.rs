@@ -16,7 +16,7 @@ use saltus_core::ids::{MonoNs, ShardId, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
 use saltus_core::policy::{Lane, Policy};
 use saltus_core::ports::{LogLevel, LogLine, LogText, RunEvent, TableBatch, Trigger};
-use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, TriggerSpec};
+use saltus_core::trigger::{ErrorBehavior, Execution, TriggerSpec};
 
 use crate::api::TriggerStats;
 use crate::clock::mono_now;
@@ -117,7 +117,7 @@ const OVERLAP_MAX: usize = 16;
 impl TriggerState {
     fn new(trigger: Arc<Trigger>, home: ShardId) -> Self {
         TriggerState {
-            policy: Policy::new(trigger.def.execution, Isolation::Interpreter, mono_now()),
+            policy: Policy::new(trigger.def.execution, trigger.def.isolation, mono_now()),
             trigger,
             home,
             queue: VecDeque::new(),
