@@ -98,6 +98,20 @@ pub struct PluginError {
     pub traceback: String,
 }
 
+impl PluginError {
+    /// The module whose import an interpreter with a GIL of its own has refused, if that was the failure: libraries wrap
+    /// CPython's words into their own, so the whole account is searched.
+    pub fn refused_import(&self) -> Option<Arc<str>> {
+        const WORDS: &str = " does not support loading in subinterpreters";
+        if self.kind != "ImportError" {
+            return None;
+        }
+        let account = [&self.message, &self.traceback];
+        let before = account.iter().find_map(|text| text.split_once(WORDS))?.0;
+        Some(before.rsplit(|c: char| c.is_whitespace()).next().unwrap_or_default().into())
+    }
+}
+
 /// Why an inline run was discarded. It has left nothing behind, and its event is to be run again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unwound {
@@ -109,6 +123,8 @@ pub enum Unwound {
     CacheNotPlain,
     /// It was interrupted at its deadline.
     Overran,
+    /// It needs a module that does not load in an interpreter with a GIL of its own, and moves to a process.
+    ImportRefused(Arc<str>),
 }
 
 impl fmt::Display for Unwound {
@@ -118,6 +134,7 @@ impl fmt::Display for Unwound {
             Unwound::Import(module) => write!(f, "module {module} has to be imported first"),
             Unwound::CacheNotPlain => f.write_str("a cache value cannot move between interpreters"),
             Unwound::Overran => f.write_str("it was interrupted at its deadline"),
+            Unwound::ImportRefused(module) => write!(f, "module {module} needs a process of its own"),
         }
     }
 }
@@ -324,4 +341,28 @@ pub trait PluginRuntime: Send + Sync {
 
     /// Interrupts what still runs and waits for the workers, at most `within`. Interpreters are not destroyed.
     fn stop(&self, within: Duration);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_import_is_found_behind_a_librarys_own_words() {
+        let error = |kind: &str, message: &str, traceback: &str| PluginError {
+            kind: kind.into(),
+            message: message.into(),
+            traceback: traceback.into(),
+        };
+        let refused = "module numpy._core._multiarray_umath does not support loading in subinterpreters";
+        let module = Some("numpy._core._multiarray_umath".into());
+        assert_eq!(error("ImportError", &format!("ImportError: {refused}"), "").refused_import(), module);
+        assert_eq!(
+            error("ImportError", "ImportError: IMPORTANT: PLEASE READ THIS", &format!("x\nImportError: {refused}\n"))
+                .refused_import(),
+            module
+        );
+        assert_eq!(error("ImportError", "ImportError: no such name", "").refused_import(), None);
+        assert_eq!(error("ValueError", &format!("ValueError: {refused}"), "").refused_import(), None);
+    }
 }

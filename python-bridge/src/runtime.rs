@@ -116,6 +116,13 @@ impl PythonRuntime {
         pylifecycle::version().split_whitespace().next().unwrap_or_default().to_owned()
     }
 
+    /// The version's first two numbers, as they stand in folders' names: for instance `3.13`.
+    pub fn python_series() -> String {
+        let version = pylifecycle::version();
+        let numbers: Vec<_> = version.split(['.', ' ']).take(2).collect();
+        numbers.join(".")
+    }
+
     /// What became of the worker processes of the process lane.
     pub fn process_counts(&self) -> ProcessCounts {
         self.workers.counts()

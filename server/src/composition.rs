@@ -6,11 +6,13 @@
 //! once. Interpreters are never destroyed: the end is a flush and an immediate exit.
 
 mod host;
+mod plugins;
 mod sql;
 mod system;
 mod tables;
 
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,7 @@ use saltus_shards::api::EngineConfig;
 use saltus_shards::engine::{Engine, EngineHandle};
 
 use crate::config::Config;
+use crate::http::metrics::MetricsSource;
 use crate::http::{HttpOptions, HttpParts, HttpService};
 use crate::logs::PluginLogs;
 use crate::query::{QueryConfig, QueryEngine};
@@ -80,7 +83,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         registry: registry.clone(),
         query: Arc::new(sql::Sql::new(query.clone())),
         logs: logs.clone(),
-        metrics: Vec::new(),
+        metrics: python
+            .iter()
+            .map(|python| Arc::new(plugins::Plugins(python.clone())) as Arc<dyn MetricsSource>)
+            .collect(),
     });
     let runtime = python.clone().map(|p| p as Arc<dyn PluginRuntime>);
     let mut engine = Engine::start(engine_config(&config), runtime, host, Arc::new(service)).map_err(ServeError::of)?;
@@ -139,13 +145,18 @@ fn query_config(config: &Config) -> QueryConfig {
     }
 }
 
+/// Where a virtual environment has its packages.
+fn site_packages(venv: &Path) -> PathBuf {
+    venv.join(format!("lib/python{}/site-packages", PythonRuntime::python_series()))
+}
+
 /// Python trouble never stops the database: it is degraded, and says why.
 fn start_python(config: &Config, host: Arc<host::Host>) -> Option<Arc<PythonRuntime>> {
     config.plugin_dir.as_ref()?;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let python = PythonConfig {
         plugin_dir: config.plugin_dir.clone(),
-        site_packages: Vec::new(),
+        site_packages: config.virtual_env.iter().map(|venv| site_packages(venv)).collect(),
         deferred_workers: config.deferred_workers,
         shared_cores: config.cpus.len() >= cores,
         ..PythonConfig::default()

@@ -116,12 +116,21 @@ pub(crate) struct CreateTrigger {
     /// Let runs overlap
     #[arg(long)]
     run_asynchronous: bool,
-    /// What happens when a run fails
-    #[arg(long, value_parser = ["log", "retry", "disable"], default_value = "log", ignore_case = true)]
-    error_behavior: String,
-    /// Where it runs: on the core that ingests, on that core's worker threads, or where it does no harm
-    #[arg(long, value_parser = ["auto", "inline", "deferred"], default_value = "auto")]
-    execution: String,
+    /// What happens when a run fails [default: the plugin's manifest.toml, or log]
+    #[arg(long, value_parser = ["log", "retry", "disable"], ignore_case = true)]
+    error_behavior: Option<String>,
+    /// Where it runs: on the core that ingests, on that core's worker threads, or where it does no harm [default: the
+    /// plugin's manifest.toml, or auto]
+    #[arg(long, value_parser = ["auto", "inline", "deferred"])]
+    execution: Option<String>,
+    /// Whose interpreter: the server's, one of a process of its own, or what its packages need [default: the plugin's
+    /// manifest.toml, or auto]
+    #[arg(long, value_parser = ["auto", "interpreter", "process"])]
+    isolation: Option<String>,
+    /// What it may use: run_time, memory, output_rows, log_lines_per_second, queue_size, cpu_share, for instance
+    /// run_time=5s,memory=256mb [default: the server's]
+    #[arg(long, value_delimiter = ',', value_name = "LIMIT=VALUE", value_parser = key_value)]
+    limits: Vec<(String, String)>,
     /// Send the plugin's files to the server first
     #[arg(long)]
     upload: bool,
@@ -136,15 +145,21 @@ impl CreateTrigger {
         let client = self.server.client(env, &[])?;
         let filename = if self.upload { upload(&client, Path::new(&self.path))? } else { self.path };
         let arguments: Map<String, Value> = self.trigger_arguments.into_iter().map(|(k, v)| (k, v.into())).collect();
+        let limits: Map<String, Value> =
+            self.limits.into_iter().map(|(k, v)| (k.replace('-', "_"), v.into())).collect();
+        let settings = json!({
+            // Not said is not the same as no: the plugin's manifest may say yes.
+            "run_async": self.run_asynchronous.then_some(true),
+            "error_behavior": self.error_behavior.map(|behavior| behavior.to_lowercase()),
+            "execution": self.execution,
+            "isolation": self.isolation,
+            "limits": limits,
+        });
         let body = json!({
             "db": db,
             "plugin_filename": filename,
             "trigger_name": self.name,
-            "trigger_settings": {
-                "run_async": self.run_asynchronous,
-                "error_behavior": self.error_behavior.to_lowercase(),
-                "execution": self.execution,
-            },
+            "trigger_settings": settings,
             "trigger_specification": spec.to_string(),
             "trigger_arguments": if arguments.is_empty() { Value::Null } else { arguments.into() },
             "disabled": self.disabled,

@@ -87,7 +87,7 @@ impl ShowTriggers {
 
 fn trigger_table(list: &[Value]) -> TextTable {
     let columns = ["db", "trigger_name", "plugin_filename", "trigger_specification"];
-    let settings = ["execution", "run_async", "error_behavior"];
+    let settings = ["execution", "isolation", "run_async", "error_behavior"];
     let last = ["trigger_arguments", "disabled", "disabled_reason"];
     let mut table = TextTable::new(&[&columns[..], &settings[..], &last[..]].concat());
     for trigger in list {
@@ -190,7 +190,7 @@ mod tests {
     fn triggers_are_drawn_with_their_settings() {
         let trigger = json!({
             "db": "d", "trigger_name": "t", "plugin_filename": "p.py", "trigger_specification": "all_tables",
-            "trigger_settings": {"run_async": false, "error_behavior": "log", "execution": "inline"},
+            "trigger_settings": {"run_async": false, "error_behavior": "log", "execution": "inline", "isolation": "auto"},
             "trigger_arguments": null, "disabled": true, "disabled_reason": "KeyError: 'x'",
         });
         let csv = trigger_table(&[trigger]).csv();

@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use futures_lite::future::block_on;
 use hdrhistogram::Histogram;
 use saltus_core::ports::{RunOutcome, RunRecord};
-use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef};
+use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, TriggerDef};
 use saltus_shards::api::{ShardStats, TriggerStats};
 
 use crate::logs::{PluginLogs, wall_clock_ns};
@@ -16,6 +16,7 @@ use crate::query::system::{
 };
 use crate::query::{QueryError, SystemSource};
 use crate::registry::Registry;
+use crate::registry::settings::limits_json;
 use crate::runs::RunRecords;
 
 use super::LateEngine;
@@ -121,6 +122,15 @@ fn execution(def: &TriggerDef) -> String {
     .to_owned()
 }
 
+fn isolation(def: &TriggerDef) -> String {
+    match def.isolation {
+        Isolation::Auto => "auto",
+        Isolation::Interpreter => "interpreter",
+        Isolation::Process => "process",
+    }
+    .to_owned()
+}
+
 fn trigger_row(def: &TriggerDef, stats: Option<&TriggerStats>) -> TriggerRow {
     let behavior = match def.error_behavior {
         ErrorBehavior::Log => "log",
@@ -134,6 +144,8 @@ fn trigger_row(def: &TriggerDef, stats: Option<&TriggerStats>) -> TriggerRow {
         disabled: def.disabled,
         error_behavior: behavior.to_owned(),
         execution: execution(def),
+        isolation: isolation(def),
+        limits: limits_json(&def.limits).to_string(),
         lane: stats.map(|s| s.lane.to_string()),
         lane_reason: stats.map(|s| s.lane_reason.clone()),
         lane_since: stats.map(|s| TimeNs(wall_clock_ns() - i64::try_from(s.lane_for.as_nanos()).unwrap_or(0))),

@@ -13,7 +13,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use saltus_core::limits::WAL_RECORD_BYTES_MAX;
+use saltus_core::trigger::Limits;
 use saltus_shards::api::EngineConfig;
+
+use crate::registry;
 
 use env::Env;
 use layers::{Layer, Text};
@@ -52,6 +55,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Directory of plugins.
     pub plugin_dir: Option<PathBuf>,
+    /// The virtual environment whose packages plugins can import.
+    pub virtual_env: Option<PathBuf>,
     /// Where HTTP is served.
     pub http_bind: SocketAddr,
     /// Bytes of a request body.
@@ -70,8 +75,8 @@ pub struct Config {
     pub run_rows_max: usize,
     /// Deadline of inline runs.
     pub inline_deadline: Duration,
-    /// Deadline of deferred runs.
-    pub deferred_deadline: Duration,
+    /// What runs may use, where their triggers do not say.
+    pub limits: Limits,
     /// Threads per shard for deferred runs.
     pub deferred_workers: usize,
     /// Trigger kinds that may be created; `None` is all.
@@ -140,7 +145,7 @@ impl Config {
             accept_loss: self.accept_loss,
             run_rows_max: self.run_rows_max,
             inline_deadline: self.inline_deadline,
-            deferred_deadline: self.deferred_deadline,
+            limits: self.limits,
         }
     }
 }
@@ -163,6 +168,7 @@ impl Reader<'_> {
             node_id: self.node_id()?,
             data_dir: self.path("data-dir")?.ok_or_else(|| self.error("data-dir", "must be set"))?,
             plugin_dir: self.path("plugin-dir")?,
+            virtual_env: self.virtual_env()?,
             http_bind,
             http_request_bytes_max,
             http_idle_timeout: self.positive_time("http-idle-timeout")?,
@@ -172,7 +178,7 @@ impl Reader<'_> {
             accept_loss: self.read("accept-loss", parse::flag)?,
             run_rows_max: self.at_least_one("run-rows-max")?,
             inline_deadline: self.positive_time("inline-deadline")?,
-            deferred_deadline: self.positive_time("deferred-deadline")?,
+            limits: self.limits()?,
             deferred_workers: self.at_least_one("deferred-workers")?,
             trigger_kinds: self.trigger_kinds()?,
             query_threads: self.query_threads()?,
@@ -201,6 +207,35 @@ impl Reader<'_> {
             0 => Err(self.error(key, "must be at least 1")),
             number => Ok(number),
         }
+    }
+
+    /// The one that is named must be one; `.venv` in the plugin directory counts if it is there.
+    fn virtual_env(&self) -> Result<Option<PathBuf>, ConfigError> {
+        const MARK: &str = "pyvenv.cfg";
+        match self.path("virtual-env-location")? {
+            Some(path) if path.join(MARK).is_file() => Ok(Some(path)),
+            Some(path) => {
+                let text = format!("{} is no virtual environment; make one with: python3 -m venv {0}", path.display());
+                Err(self.error("virtual-env-location", &text))
+            }
+            None => {
+                let usual = self.path("plugin-dir")?.map(|plugins| plugins.join(".venv"));
+                Ok(usual.filter(|path| path.join(MARK).is_file()))
+            }
+        }
+    }
+
+    fn limits(&self) -> Result<Limits, ConfigError> {
+        let lines = self.at_least_one("trigger-log-rate")?;
+        let share = |text: &str| registry::settings::share(text).map_err(|error| error.message);
+        Ok(Limits {
+            run_time: self.positive_time("deferred-deadline")?,
+            memory_bytes: self.bounded_size("trigger-memory", 1 << 20)?,
+            output_rows: self.at_least_one("trigger-output-rows")? as u64,
+            log_lines_per_second: u32::try_from(lines).unwrap_or(u32::MAX),
+            queue_bytes: self.bounded_size("trigger-queue-size", 1)?,
+            cpu_share_percent: self.read("trigger-cpu-share", share)?,
+        })
     }
 
     fn positive_time(&self, key: &str) -> Result<Duration, ConfigError> {
@@ -389,7 +424,7 @@ mod tests {
         assert_eq!(config.wal_segment_bytes, limits::WAL_SEGMENT_BYTES);
         assert_eq!(config.run_rows_max, limits::RUN_ROWS_MAX);
         assert_eq!(config.inline_deadline, Duration::from_millis(limits::INLINE_DEADLINE_MS));
-        assert_eq!(config.deferred_deadline, Duration::from_millis(limits::DEFERRED_DEADLINE_MS));
+        assert_eq!(config.limits, Limits::default());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `/api/v3/configure/processing_engine_trigger` (reference, 3.7; design: every validation error is a 400 that names the
-//! field). Beyond the reference: `execution` in the body or in `trigger_settings`, and a list by `GET`.
+//! field). Beyond the reference: `execution`, `isolation` and `limits` in the body or in
+//! `trigger_settings`, and a list by `GET`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::request::Parts;
 use hyper::body::Body;
-use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+use saltus_core::trigger::{TriggerDef, TriggerSpec};
 use serde_json::{Value, json};
 
 use super::port::ShardPort;
@@ -15,6 +16,7 @@ use super::request::{Fields, query_or_empty, query_or_json};
 use super::response::{HttpBody, HttpError, HttpResult, JSON, empty, reply};
 use super::router::Ctx;
 use crate::config::TriggerKind;
+use crate::registry::settings::{SettingError, Settings, limits_json};
 use crate::registry::{NewTrigger, RegistryError};
 
 /// `POST`: creates a trigger.
@@ -75,6 +77,8 @@ fn trigger_json(def: &TriggerDef) -> Value {
             "run_async": def.run_async,
             "error_behavior": def.error_behavior,
             "execution": def.execution,
+            "isolation": def.isolation,
+            "limits": limits_json(&def.limits),
         },
         "trigger_arguments": def.arguments,
         "disabled": def.disabled,
@@ -83,28 +87,23 @@ fn trigger_json(def: &TriggerDef) -> Value {
 }
 
 fn new_trigger(fields: &Fields, kinds: Option<&[TriggerKind]>) -> Result<NewTrigger, HttpError> {
-    let settings = Fields::new(fields.object_opt("trigger_settings")?.cloned().unwrap_or_default());
+    let settings = fields.object_opt("trigger_settings")?.cloned().unwrap_or_default();
     let spec = checked_spec(fields.text("trigger_specification")?, kinds)?;
-    let run_async = settings.flag("run_async", false)?;
-    let execution = match fields.text_opt("execution")? {
-        Some(text) => Some(text),
-        None => settings.text_opt("execution")?,
-    };
-    let execution = execution.map_or(Ok(Execution::default()), execution_of)?;
-    if run_async && execution == Execution::Inline {
-        return Err(HttpError::field(
-            "execution",
-            "inline runs are one at a time: set run_async to false, or execution to auto or deferred",
-        ));
+    let mut settings = settings;
+    // The reference's clients put settings of theirs beside the reference's own; ours may stand in the body too.
+    for name in ["execution", "isolation", "limits"] {
+        if let Some(value) = fields.get(name).filter(|value| !value.is_null()) {
+            settings.insert(name.to_owned(), value.clone());
+        }
     }
+    let settings = Settings::read(&settings).map_err(setting_error)?;
+    settings.check().map_err(setting_error)?;
     Ok(NewTrigger {
         db: fields.text("db")?.to_owned(),
         name: fields.text("trigger_name")?.to_owned(),
         plugin_filename: fields.text("plugin_filename")?.to_owned(),
         spec,
-        run_async,
-        error_behavior: settings.text_opt("error_behavior")?.map_or(Ok(ErrorBehavior::Log), error_behavior_of)?,
-        execution,
+        settings,
         arguments: arguments(fields)?,
         disabled: fields.flag("disabled", false)?,
     })
@@ -128,23 +127,8 @@ fn checked_spec(text: &str, kinds: Option<&[TriggerKind]>) -> Result<TriggerSpec
     Ok(spec)
 }
 
-fn execution_of(text: &str) -> Result<Execution, HttpError> {
-    match text {
-        "auto" => Ok(Execution::Auto),
-        "inline" => Ok(Execution::Inline),
-        "deferred" => Ok(Execution::Deferred),
-        other => Err(HttpError::field("execution", format_args!("'{other}': expected auto, inline or deferred"))),
-    }
-}
-
-/// Lower case in the reference; its documentation writes `Log`, so any case is taken.
-fn error_behavior_of(text: &str) -> Result<ErrorBehavior, HttpError> {
-    match text.to_ascii_lowercase().as_str() {
-        "log" => Ok(ErrorBehavior::Log),
-        "retry" => Ok(ErrorBehavior::Retry),
-        "disable" => Ok(ErrorBehavior::Disable),
-        _ => Err(HttpError::field("error_behavior", format_args!("'{text}': expected log, retry or disable"))),
-    }
+fn setting_error(SettingError { field, message }: SettingError) -> HttpError {
+    HttpError::field(field, message)
 }
 
 fn arguments(fields: &Fields) -> Result<Option<BTreeMap<String, String>>, HttpError> {
@@ -158,6 +142,8 @@ fn arguments(fields: &Fields) -> Result<Option<BTreeMap<String, String>>, HttpEr
 
 #[cfg(test)]
 mod tests {
+    use saltus_core::trigger::{ErrorBehavior, Execution, Isolation};
+
     use super::*;
 
     fn parse(body: Value) -> Result<NewTrigger, String> {
@@ -186,17 +172,20 @@ mod tests {
     fn the_references_body_is_taken() {
         let new = parse(body()).unwrap();
         assert_eq!(new.spec, TriggerSpec::Table("cpu".into()));
-        assert_eq!(new.execution, Execution::Auto);
+        assert_eq!((new.settings.execution, new.settings.run_async), (None, Some(false)));
         assert_eq!(new.arguments.unwrap()["k"], "v");
     }
 
     #[test]
-    fn execution_stands_in_the_body_or_in_the_settings() {
-        assert_eq!(parse(with("execution", json!("inline"))).unwrap().execution, Execution::Inline);
-        let settings = json!({"run_async": false, "error_behavior": "Retry", "execution": "inline"});
-        let new = parse(with("trigger_settings", settings)).unwrap();
-        assert_eq!((new.execution, new.error_behavior), (Execution::Inline, ErrorBehavior::Retry));
-        assert_eq!(parse(with("execution", json!("deferred"))).unwrap().execution, Execution::Deferred);
+    fn settings_stand_in_the_body_or_in_the_settings() {
+        let execution = |body| parse(body).unwrap().settings.execution;
+        assert_eq!(execution(with("execution", json!("inline"))), Some(Execution::Inline));
+        let settings =
+            json!({"run_async": false, "error_behavior": "Retry", "execution": "inline", "limits": {"output_rows": 5}});
+        let new = parse(with("trigger_settings", settings)).unwrap().settings;
+        assert_eq!((new.execution, new.error_behavior), (Some(Execution::Inline), Some(ErrorBehavior::Retry)));
+        assert_eq!(new.limits.output_rows, Some(5));
+        assert_eq!(parse(with("isolation", json!("process"))).unwrap().settings.isolation, Some(Isolation::Process));
         let error = parse(with("execution", json!("fast"))).unwrap_err();
         assert_eq!(error, "execution: 'fast': expected auto, inline or deferred");
     }

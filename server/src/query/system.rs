@@ -140,6 +140,10 @@ system_table! {
         error_behavior: String,
         /// What was asked for: `auto`, `inline` or `deferred`.
         execution: String,
+        /// What was asked for: `auto`, `interpreter` or `process`.
+        isolation: String,
+        /// Limits of its own, as JSON; the server's defaults are in force where there are none.
+        limits: String,
         /// The lane of the next run; null while the trigger is disabled, as are the next three.
         lane: Option<String>,
         /// Why it is that lane.

@@ -7,6 +7,7 @@
 //! A database exists if it was created here or has a table in the engine: a write makes databases by itself.
 
 pub mod plugins;
+pub mod settings;
 mod store;
 
 use std::collections::BTreeMap;
@@ -24,12 +25,13 @@ use saltus_core::ids::TriggerId;
 use saltus_core::limits::DATABASES_MAX;
 use saltus_core::names::{DbNameError, INTERNAL_DB, check_db_name};
 use saltus_core::ports::Trigger;
-use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+use saltus_core::trigger::{TriggerDef, TriggerSpec};
 use saltus_shards::api::TableError;
 use saltus_shards::engine::EngineHandle;
 use uuid::Uuid;
 
 use plugins::{PluginFileError, PluginShelf, PluginWatcher};
+use settings::{SettingError, Settings};
 use store::{Store, StoreError};
 
 /// Changes that wait for the catalog's thread.
@@ -77,12 +79,8 @@ pub struct NewTrigger {
     pub plugin_filename: String,
     /// What starts it.
     pub spec: TriggerSpec,
-    /// Overlapping runs allowed.
-    pub run_async: bool,
-    /// What happens when a run fails.
-    pub error_behavior: ErrorBehavior,
-    /// Which lane.
-    pub execution: Execution,
+    /// How it is to be run, as far as the request says.
+    pub settings: Settings,
     /// What the plugin gets as `args`.
     pub arguments: Option<BTreeMap<String, String>>,
     /// Not to be run yet.
@@ -414,11 +412,27 @@ impl Keeper {
         self.engine()?.drop_tables(name).map_err(RegistryError::Engine)
     }
 
+    /// What the request says of how the trigger is to be run, over what the plugin's author says.
+    fn settings(&self, new: &NewTrigger) -> Result<Settings, RegistryError> {
+        let manifest = self.shelf.manifest(&new.plugin_filename).map_err(RegistryError::Plugin)?;
+        let authors = match manifest {
+            None => Settings::default(),
+            Some((path, text)) => Settings::from_manifest(&text).map_err(|error| RegistryError::Invalid {
+                field: "plugin_filename",
+                message: format!("{}: {error}", path.display()),
+            })?,
+        };
+        let settings = new.settings.clone().or(authors);
+        settings.check().map_err(|SettingError { field, message }| RegistryError::Invalid { field, message })?;
+        Ok(settings)
+    }
+
     fn create_trigger(&mut self, new: NewTrigger) -> Result<(), RegistryError> {
         if new.name.is_empty() {
             return Err(RegistryError::Invalid { field: "trigger_name", message: "must not be empty".to_owned() });
         }
         self.shelf.source(&new.plugin_filename).map_err(RegistryError::Plugin)?;
+        let settings = self.settings(&new)?;
         if new.db == INTERNAL_DB {
             return Err(RegistryError::Internal);
         }
@@ -439,9 +453,11 @@ impl Keeper {
             db: key.0.clone(),
             plugin_filename: new.plugin_filename,
             spec: new.spec,
-            run_async: new.run_async,
-            error_behavior: new.error_behavior,
-            execution: new.execution,
+            run_async: settings.run_async.unwrap_or_default(),
+            error_behavior: settings.error_behavior.unwrap_or_default(),
+            execution: settings.execution.unwrap_or_default(),
+            isolation: settings.isolation.unwrap_or_default(),
+            limits: settings.limits,
             arguments: new.arguments,
             disabled: new.disabled,
             disabled_reason: None,
@@ -568,9 +584,7 @@ pub(crate) mod tests {
             name: name.into(),
             plugin_filename: "p.py".into(),
             spec: TriggerSpec::Table("t".into()),
-            run_async: false,
-            error_behavior: ErrorBehavior::Log,
-            execution: Execution::Inline,
+            settings: Settings { execution: Some(Execution::Inline), ..Settings::default() },
             arguments: Some([("k".to_owned(), "v".to_owned())].into()),
             disabled: false,
         }

@@ -114,6 +114,19 @@ impl PluginShelf {
         Ok(self.shelve(source))
     }
 
+    /// The `manifest.toml` of a directory plugin, if it has one: its path and its text.
+    ///
+    /// # Errors
+    /// The name leads outside, or the file cannot be read.
+    pub fn manifest(&self, filename: &str) -> Result<Option<(PathBuf, String)>, PluginFileError> {
+        let path = self.resolve(filename)?.join("manifest.toml");
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path).map_err(|error| PluginFileError::io(&path, error))?;
+        Ok(Some((path, text)))
+    }
+
     /// Like [`PluginShelf::source`] for a trigger that is in the catalog already: if the file cannot be read, the runs
     /// fail with that reason until it can.
     pub fn source_or_failing(&self, filename: &str) -> Arc<PluginSource> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
 use saltus_core::ids::TriggerId;
-use saltus_core::trigger::{ErrorBehavior, Execution, TriggerDef, TriggerSpec};
+use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, TriggerDef, TriggerLimits, TriggerSpec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -51,6 +51,10 @@ struct TriggerRecord {
     run_async: bool,
     error_behavior: ErrorBehavior,
     execution: Execution,
+    #[serde(default)]
+    isolation: Isolation,
+    #[serde(default)]
+    limits: TriggerLimits,
     trigger_arguments: Option<BTreeMap<String, String>>,
     disabled: bool,
     #[serde(default)]
@@ -229,6 +233,8 @@ fn trigger_record(def: &TriggerDef) -> String {
         run_async: def.run_async,
         error_behavior: def.error_behavior,
         execution: def.execution,
+        isolation: def.isolation,
+        limits: def.limits,
         trigger_arguments: def.arguments.clone(),
         disabled: def.disabled,
         disabled_reason: def.disabled_reason.clone(),
@@ -246,6 +252,8 @@ fn trigger_def(id: u64, record: &str) -> Result<TriggerDef, String> {
         run_async: record.run_async,
         error_behavior: record.error_behavior,
         execution: record.execution,
+        isolation: record.isolation,
+        limits: record.limits,
         arguments: record.trigger_arguments,
         disabled: record.disabled,
         disabled_reason: record.disabled_reason,

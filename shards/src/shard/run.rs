@@ -14,8 +14,8 @@ use saltus_core::limits::RETRIES_MAX;
 use saltus_core::line_protocol::Precision;
 use saltus_core::policy::{Cost, Lane, Observation, Overspent};
 use saltus_core::ports::{
-    LogLevel, LogLine, LogText, QueuedWrite, Readiness, RunEvent, RunOutcome, RunRecord, RunReport, RunRequest,
-    ShardPlugins, Trigger, Unwound,
+    LogLevel, LogLine, LogText, PluginError, QueuedWrite, Readiness, RunEvent, RunOutcome, RunRecord, RunReport,
+    RunRequest, ShardPlugins, Trigger, Unwound,
 };
 use saltus_core::trigger::{ErrorBehavior, Execution, retry_pause};
 
@@ -202,7 +202,11 @@ impl Shard {
 
     /// Measures, logs, and sends the results on their way.
     fn finish(self: &Rc<Self>, state: &State, lane: Lane, (handed_over, first_rows): Began, report: RunReport) {
-        self.judge(state, lane, first_rows, &report);
+        let mut report = report;
+        if self.judge(state, lane, first_rows, &report) {
+            report.unwound =
+                report.result.as_ref().err().and_then(PluginError::refused_import).map(Unwound::ImportRefused);
+        }
         let RunReport { request, result, writes, entered, finished, unwound, .. } = report;
         let RunRequest { run_id, trigger, event: RunEvent::Writes(tables), received, depth, attempt, .. } = request;
         let run = Ended { run_id, trigger, event: Event { tables, received, handed_over, depth, attempt, first_rows } };
@@ -210,7 +214,9 @@ impl Shard {
         let record =
             |what| self.shared.host.record(RunRecord { db: def.db.clone(), trigger: def.name.clone(), lane, what });
         // Nobody but the policy could run it elsewhere.
-        let again = |why: &Unwound| def.execution == Execution::Auto || matches!(why, Unwound::Import(_));
+        let again = |why: &Unwound| {
+            def.execution == Execution::Auto || matches!(why, Unwound::Import(_) | Unwound::ImportRefused(_))
+        };
         if let Some(why) = unwound.filter(again) {
             self.counters.runs_discarded.add(1);
             record(RunOutcome::Discarded { run_id, why });
@@ -259,8 +265,8 @@ impl Shard {
         self.drained.notify();
     }
 
-    /// Lets the policy learn from a run.
-    fn judge(&self, state: &State, lane: Lane, first_rows: usize, report: &RunReport) {
+    /// Lets the policy learn from a run; whether it has moved the trigger to the process lane, as that is where its modules load.
+    fn judge(&self, state: &State, lane: Lane, first_rows: usize, report: &RunReport) -> bool {
         let mut inner = state.borrow_mut();
         if let Some(code) = &report.code
             && inner.code != Some(code.hash)
@@ -272,12 +278,16 @@ impl Shard {
             self.observe(&mut inner, Observation::Checked(code.inline.clone()));
         }
         let took = Duration::from_nanos(report.cost_ns);
+        if let Some(module) = report.result.as_ref().err().and_then(PluginError::refused_import) {
+            self.observe(&mut inner, Observation::ImportRefused(module));
+            return lane != Lane::Process && inner.policy.lane() == Lane::Process;
+        }
         let overran = report.result.as_ref().is_err_and(|error| error.kind == "PluginTimeout");
         let observation = match (&report.unwound, &report.reached) {
             (Some(Unwound::Blocked(what)), _) | (None, Some(what)) => Observation::Blocked(what.clone()),
             (Some(Unwound::Overran), _) => Observation::Overran(took),
             (Some(Unwound::CacheNotPlain), _) => Observation::CachePlain(false),
-            (Some(Unwound::Import(_)), _) => return,
+            (Some(Unwound::Import(_) | Unwound::ImportRefused(_)), _) => return false,
             (None, None) if overran => Observation::Overran(took),
             (None, None) => {
                 let RunEvent::Writes(tables) = &report.request.event;
@@ -287,7 +297,7 @@ impl Shard {
         };
         self.observe(&mut inner, observation);
         if lane != Lane::Inline {
-            return;
+            return false;
         }
         let overspent = self.inline_budget.borrow_mut().charge(inner.trigger.def.id, report.cost_ns, report.finished);
         drop(inner);
@@ -296,6 +306,7 @@ impl Shard {
         {
             self.observe(&mut costliest.borrow_mut(), Observation::OverBudget { share_percent });
         }
+        false
     }
 
     fn log_run(&self, run: &Ended, level: LogLevel, text: String) {

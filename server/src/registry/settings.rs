@@ -1,0 +1,303 @@
+//! How a trigger is to be run: what a request, the command line or a plugin's `manifest.toml` says, read in one place.
+//!
+//! A directory plugin may bring its author's settings in `manifest.toml`:
+//!
+//! ```toml
+//! [trigger]
+//! isolation = "process"
+//! error_behavior = "retry"
+//!
+//! [trigger.limits]
+//! memory = "512mb"
+//! run_time = "5s"
+//! ```
+//!
+//! What the request says goes before it, setting by setting.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, TriggerLimits};
+use serde_json::{Map, Value, json};
+
+use crate::config::parse;
+
+/// The longest run that may be asked for: a day.
+const RUN_TIME_MAX: Duration = Duration::from_secs(86_400);
+/// The least memory that may be asked for: less than this and no module can be imported.
+const MEMORY_MIN: u64 = 1 << 20;
+
+/// Settings of a trigger, as far as they are given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Overlapping runs allowed.
+    pub run_async: Option<bool>,
+    /// What happens when a run fails.
+    pub error_behavior: Option<ErrorBehavior>,
+    /// Which lane.
+    pub execution: Option<Execution>,
+    /// Which interpreter.
+    pub isolation: Option<Isolation>,
+    /// Limits of its own.
+    pub limits: TriggerLimits,
+}
+
+/// A setting that is not taken: its name, and the rule that it breaks.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct SettingError {
+    /// Which.
+    pub field: &'static str,
+    /// Why.
+    pub message: String,
+}
+
+impl SettingError {
+    fn new(field: &'static str, message: impl Display) -> Self {
+        SettingError { field, message: message.to_string() }
+    }
+}
+
+impl Settings {
+    /// Takes what stands in a JSON object under the names of the settings; other members are left alone.
+    ///
+    /// # Errors
+    /// The setting, and what it may be.
+    pub fn read(object: &Map<String, Value>) -> Result<Self, SettingError> {
+        let given = |name: &str| object.get(name).filter(|value| !value.is_null());
+        Ok(Settings {
+            run_async: given("run_async").map(|value| flag("run_async", value)).transpose()?,
+            error_behavior: given("error_behavior").map(error_behavior).transpose()?,
+            execution: given("execution").map(execution).transpose()?,
+            isolation: given("isolation").map(isolation).transpose()?,
+            limits: given("limits").map(limits).transpose()?.unwrap_or_default(),
+        })
+    }
+
+    /// The settings of a `manifest.toml`; none if it has no table `[trigger]`.
+    ///
+    /// # Errors
+    /// It is not TOML, or has a setting that is not taken.
+    pub fn from_manifest(text: &str) -> Result<Self, SettingError> {
+        let manifest: Value = toml::from_str(text).map_err(|error| SettingError::new("manifest.toml", error))?;
+        let object = match manifest.get("trigger") {
+            None => return Ok(Settings::default()),
+            Some(Value::Object(object)) => object,
+            Some(other) => return Err(SettingError::new("trigger", format_args!("expected a table, got {other}"))),
+        };
+        const KNOWN: [&str; 5] = ["run_async", "error_behavior", "execution", "isolation", "limits"];
+        if let Some(unknown) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+            let text = format!("'{unknown}' is no setting; there are {}", KNOWN.join(", "));
+            return Err(SettingError::new("trigger", text));
+        }
+        Settings::read(object)
+    }
+
+    /// These, and `others` where there are none.
+    pub fn or(self, others: Settings) -> Self {
+        let (ours, theirs) = (self.limits, others.limits);
+        Settings {
+            run_async: self.run_async.or(others.run_async),
+            error_behavior: self.error_behavior.or(others.error_behavior),
+            execution: self.execution.or(others.execution),
+            isolation: self.isolation.or(others.isolation),
+            limits: TriggerLimits {
+                run_time_ms: ours.run_time_ms.or(theirs.run_time_ms),
+                memory_bytes: ours.memory_bytes.or(theirs.memory_bytes),
+                output_rows: ours.output_rows.or(theirs.output_rows),
+                log_lines_per_second: ours.log_lines_per_second.or(theirs.log_lines_per_second),
+                queue_bytes: ours.queue_bytes.or(theirs.queue_bytes),
+                cpu_share_percent: ours.cpu_share_percent.or(theirs.cpu_share_percent),
+            },
+        }
+    }
+
+    /// Whether they go together.
+    ///
+    /// # Errors
+    /// The two that do not.
+    pub fn check(&self) -> Result<(), SettingError> {
+        if self.execution != Some(Execution::Inline) {
+            return Ok(());
+        }
+        if self.run_async == Some(true) {
+            let text = "inline runs are one at a time: set run_async to false, or execution to auto or deferred";
+            return Err(SettingError::new("execution", text));
+        }
+        if self.isolation == Some(Isolation::Process) {
+            let text = "an inline run is made by the shard itself: set isolation to auto or interpreter, or execution to auto or deferred";
+            return Err(SettingError::new("execution", text));
+        }
+        Ok(())
+    }
+}
+
+/// The limits as they are given.
+pub fn limits_json(limits: &TriggerLimits) -> Value {
+    let mut object = Map::new();
+    let mut put = |name: &str, value: Option<Value>| value.map(|value| object.insert(name.to_owned(), value));
+    put("run_time", limits.run_time_ms.map(|ms| json!(format!("{ms}ms"))));
+    put("memory", limits.memory_bytes.map(|bytes| json!(format!("{bytes}b"))));
+    put("output_rows", limits.output_rows.map(Value::from));
+    put("log_lines_per_second", limits.log_lines_per_second.map(Value::from));
+    put("queue_size", limits.queue_bytes.map(|bytes| json!(format!("{bytes}b"))));
+    put("cpu_share", limits.cpu_share_percent.map(|percent| json!(format!("{percent}%"))));
+    Value::Object(object)
+}
+
+fn text<'a>(field: &'static str, value: &'a Value) -> Result<&'a str, SettingError> {
+    value.as_str().ok_or_else(|| SettingError::new(field, format_args!("expected a string, got {value}")))
+}
+
+fn flag(field: &'static str, value: &Value) -> Result<bool, SettingError> {
+    value.as_bool().ok_or_else(|| SettingError::new(field, format_args!("expected true or false, got {value}")))
+}
+
+/// Lower case in the reference; its documentation writes `Log`, so any case is taken.
+fn error_behavior(value: &Value) -> Result<ErrorBehavior, SettingError> {
+    match text("error_behavior", value)?.to_ascii_lowercase().as_str() {
+        "log" => Ok(ErrorBehavior::Log),
+        "retry" => Ok(ErrorBehavior::Retry),
+        "disable" => Ok(ErrorBehavior::Disable),
+        other => Err(SettingError::new("error_behavior", format_args!("'{other}': expected log, retry or disable"))),
+    }
+}
+
+fn execution(value: &Value) -> Result<Execution, SettingError> {
+    match text("execution", value)? {
+        "auto" => Ok(Execution::Auto),
+        "inline" => Ok(Execution::Inline),
+        "deferred" => Ok(Execution::Deferred),
+        other => Err(SettingError::new("execution", format_args!("'{other}': expected auto, inline or deferred"))),
+    }
+}
+
+fn isolation(value: &Value) -> Result<Isolation, SettingError> {
+    match text("isolation", value)? {
+        "auto" => Ok(Isolation::Auto),
+        "interpreter" => Ok(Isolation::Interpreter),
+        "process" => Ok(Isolation::Process),
+        other => Err(SettingError::new("isolation", format_args!("'{other}': expected auto, interpreter or process"))),
+    }
+}
+
+fn limits(value: &Value) -> Result<TriggerLimits, SettingError> {
+    let Value::Object(object) = value else {
+        return Err(SettingError::new("limits", format_args!("expected an object, got {value}")));
+    };
+    let mut limits = TriggerLimits::default();
+    for (name, value) in object {
+        let text = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        match name.as_str() {
+            "run_time" => limits.run_time_ms = Some(run_time(&text)?),
+            "memory" => limits.memory_bytes = Some(size("limits.memory", &text, MEMORY_MIN)?),
+            "output_rows" => limits.output_rows = Some(number("limits.output_rows", &text)?),
+            "log_lines_per_second" => {
+                let lines = number("limits.log_lines_per_second", &text)?;
+                limits.log_lines_per_second = Some(u32::try_from(lines).unwrap_or(u32::MAX));
+            }
+            "queue_size" => limits.queue_bytes = Some(size("limits.queue_size", &text, 1)?),
+            "cpu_share" => limits.cpu_share_percent = Some(share(&text)?),
+            other => {
+                let known = "run_time, memory, output_rows, log_lines_per_second, queue_size, cpu_share";
+                return Err(SettingError::new("limits", format_args!("'{other}' is no limit; there are {known}")));
+            }
+        }
+    }
+    Ok(limits)
+}
+
+fn run_time(text: &str) -> Result<u64, SettingError> {
+    let time = parse::duration(text).map_err(|why| SettingError::new("limits.run_time", why))?;
+    if !(Duration::from_millis(1)..=RUN_TIME_MAX).contains(&time) {
+        return Err(SettingError::new("limits.run_time", format_args!("'{text}': expected 1ms to 1d")));
+    }
+    Ok(time.as_millis() as u64)
+}
+
+fn size(field: &'static str, text: &str, min: u64) -> Result<u64, SettingError> {
+    match parse::size(text).map_err(|why| SettingError::new(field, why))? {
+        bytes if bytes < min => Err(SettingError::new(field, format_args!("'{text}': expected at least {min} bytes"))),
+        bytes => Ok(bytes),
+    }
+}
+
+fn number(field: &'static str, text: &str) -> Result<u64, SettingError> {
+    parse::number(text).map(|number| number as u64).map_err(|why| SettingError::new(field, why))
+}
+
+/// Of the deferred workers' time, in per cent.
+pub fn share(text: &str) -> Result<u32, SettingError> {
+    match text.trim().trim_end_matches('%').trim().parse() {
+        Ok(percent @ 1..=100) => Ok(percent),
+        _ => Err(SettingError::new("limits.cpu_share", format_args!("'{text}': expected 1% to 100%"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: Value) -> Result<Settings, String> {
+        let Value::Object(object) = value else { unreachable!() };
+        Settings::read(&object).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn limits_are_read_with_units_and_given_back() {
+        let given = json!({"limits": {"run_time": "5s", "memory": "256mb", "output_rows": 10, "cpu_share": "50%",
+            "log_lines_per_second": "7", "queue_size": "1kb"}});
+        let limits = read(given).unwrap().limits;
+        assert_eq!((limits.run_time_ms, limits.memory_bytes), (Some(5_000), Some(256 << 20)));
+        assert_eq!((limits.output_rows, limits.log_lines_per_second), (Some(10), Some(7)));
+        assert_eq!((limits.queue_bytes, limits.cpu_share_percent), (Some(1024), Some(50)));
+        let again = read(json!({"limits": limits_json(&limits)})).unwrap().limits;
+        assert_eq!(again, limits);
+    }
+
+    #[test]
+    fn every_refusal_names_its_setting_and_what_is_expected() {
+        for (given, text) in [
+            (json!({"limits": {"memory": "5"}}), "limits.memory: '5' is no size"),
+            (json!({"limits": {"memory": "5kb"}}), "limits.memory: '5kb': expected at least 1048576 bytes"),
+            (json!({"limits": {"run_time": "2d"}}), "limits.run_time: '2d': expected 1ms to 1d"),
+            (json!({"limits": {"cpu_share": 101}}), "limits.cpu_share: '101': expected 1% to 100%"),
+            (json!({"limits": {"ram": 1}}), "limits: 'ram' is no limit; there are run_time, memory"),
+            (json!({"limits": 3}), "limits: expected an object, got 3"),
+            (json!({"isolation": "vm"}), "isolation: 'vm': expected auto, interpreter or process"),
+            (json!({"execution": "fast"}), "execution: 'fast': expected auto, inline or deferred"),
+            (json!({"error_behavior": "panic"}), "error_behavior: 'panic': expected log, retry or disable"),
+            (json!({"run_async": "yes"}), "run_async: expected true or false, got \"yes\""),
+        ] {
+            let error = read(given).unwrap_err();
+            assert!(error.starts_with(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_gives_what_the_request_leaves_out() {
+        let manifest = "[plugin]\nname = 'x'\n[trigger]\nisolation = 'process'\nerror_behavior = 'retry'\n\
+            [trigger.limits]\nmemory = '512mb'\nrun_time = '5s'\n";
+        let request = read(json!({"error_behavior": "Disable", "limits": {"run_time": "1s"}})).unwrap();
+        let both = request.or(Settings::from_manifest(manifest).unwrap());
+        assert_eq!((both.isolation, both.error_behavior), (Some(Isolation::Process), Some(ErrorBehavior::Disable)));
+        assert_eq!((both.limits.memory_bytes, both.limits.run_time_ms), (Some(512 << 20), Some(1_000)));
+        assert_eq!(Settings::from_manifest("[plugin]\nname = 'x'\n"), Ok(Settings::default()));
+        let error = Settings::from_manifest("[trigger]\nlane = 'inline'\n").unwrap_err().to_string();
+        assert!(error.starts_with("trigger: 'lane' is no setting; there are run_async"), "{error}");
+    }
+
+    #[test]
+    fn inline_goes_with_neither_overlap_nor_a_process() {
+        for other in
+            [json!({"execution": "inline", "run_async": true}), json!({"execution": "inline", "isolation": "process"})]
+        {
+            assert_eq!(read(other).unwrap().check().unwrap_err().field, "execution");
+        }
+        assert_eq!(read(json!({"execution": "inline", "isolation": "interpreter"})).unwrap().check(), Ok(()));
+    }
+}

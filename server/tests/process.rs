@@ -1,0 +1,145 @@
+//! The process lane against a real server: `isolation`, what moves a trigger there by itself, and the limits that hold there.
+
+mod common;
+
+use common::{Server, Start};
+use serde_json::{Value, json};
+
+/// Imports a module of the standard library that no interpreter with a GIL of its own can have.
+const SINGLE: &str = r#"
+import os
+from importlib.util import find_spec
+
+__import__(next(name for name in ("_curses", "readline", "_tkinter", "_testsinglephase") if find_spec(name)))
+
+def process_writes(influxdb3_local, table_batches, args=None):
+    for batch in table_batches:
+        for row in batch["rows"]:
+            influxdb3_local.write(LineBuilder("out").int64_field("n", row["n"]).int64_field("pid", os.getpid()).time_ns(row["time"]))
+"#;
+
+/// Does what the row asks for.
+const ASKED: &str = r#"
+import os
+
+def process_writes(influxdb3_local, table_batches, args=None):
+    for batch in table_batches:
+        for row in batch["rows"]:
+            if row["ask"] == "die":
+                os.kill(os.getpid(), 11)
+            elif row["ask"] == "loop":
+                while True:
+                    try:
+                        while True:
+                            pass
+                    except BaseException:
+                        pass
+            seen = influxdb3_local.query("SELECT count(*) AS n FROM in")[0]["n"]
+            influxdb3_local.write(LineBuilder("out").int64_field("n", row["n"]).int64_field("seen", seen).time_ns(row["time"]))
+"#;
+
+fn trigger(server: &Server) -> Value {
+    let sql = "SELECT lane, lane_reason, isolation, limits, last_error FROM system.processing_engine_triggers";
+    server.sql("main", sql).remove(0)
+}
+
+fn metric(server: &Server, name: &str) -> f64 {
+    let text = server.get("/metrics").body;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+}
+
+#[test]
+fn a_module_that_refuses_subinterpreters_moves_its_trigger_to_a_process_and_no_event_is_lost() {
+    let root = tempfile::tempdir().unwrap();
+    let start = Start::new(root.path());
+    start.plugin("single.py", SINGLE);
+    let server = start.run();
+    server.create_database("main");
+    server.create_trigger("main", "t", "single.py", "table:in", "auto", Value::Null);
+    for n in 0..20 {
+        assert_eq!(server.write("main", &format!("in n={n}i {}", n + 1)).status, 204);
+    }
+    let rows = server.sql_until("main", "SELECT n, pid FROM out ORDER BY n", |rows| rows.len() == 20);
+    assert!(rows.iter().enumerate().all(|(at, row)| row["n"] == at), "{rows:?}");
+    assert!(rows.iter().all(|row| row["pid"] != server.pid() && row["pid"] == rows[0]["pid"]), "{rows:?}");
+    let now = trigger(&server);
+    assert_eq!(now["lane"], "process", "{now}");
+    let reason = now["lane_reason"].as_str().unwrap();
+    assert!(reason.contains("does not load in an interpreter with a GIL of its own"), "{reason}");
+    let decided = "SELECT detail FROM system.trigger_runs WHERE outcome = 'decision'";
+    assert_eq!(server.sql("main", decided).len(), 1);
+    assert_eq!(now["last_error"], Value::Null, "the refused import is no failure of the plugin");
+    assert_eq!(metric(&server, "saltus_worker_processes"), 1.0);
+}
+
+#[test]
+fn isolation_interpreter_keeps_the_trigger_and_says_what_the_import_said() {
+    let root = tempfile::tempdir().unwrap();
+    let start = Start::new(root.path());
+    start.plugin("single.py", SINGLE);
+    let server = start.run();
+    server.create_database("main");
+    server.create_trigger_with("main", "t", "single.py", "table:in", json!({"isolation": "interpreter"}), Value::Null);
+    assert_eq!(server.write("main", "in n=0i 1").status, 204);
+    let sql = "SELECT lane, isolation, last_error FROM system.processing_engine_triggers";
+    let rows = server.sql_until("main", sql, |rows| !rows[0]["last_error"].is_null());
+    assert_eq!((&rows[0]["lane"], &rows[0]["isolation"]), (&json!("deferred"), &json!("interpreter")));
+    assert!(
+        rows[0]["last_error"].as_str().unwrap().contains("does not support loading in subinterpreters"),
+        "{rows:?}"
+    );
+}
+
+#[test]
+fn a_worker_that_dies_or_is_killed_costs_its_run_and_nothing_else() {
+    let root = tempfile::tempdir().unwrap();
+    let start = Start::new(root.path());
+    start.plugin("asked.py", ASKED);
+    let server = start.run();
+    server.create_database("main");
+    let settings = json!({"isolation": "process", "limits": {"run_time": "300ms"}});
+    server.create_trigger_with("main", "t", "asked.py", "table:in", settings, Value::Null);
+    for (n, ask) in ["nothing", "die", "nothing", "loop", "nothing"].into_iter().enumerate() {
+        assert_eq!(server.write("main", &format!("in n={n}i,ask=\"{ask}\" {}", n + 1)).status, 204);
+        // Events that wait together are handed over together, and then one that dies takes them all.
+        let done = n as u64 + 1;
+        let sql = "SELECT run_count FROM system.processing_engine_triggers";
+        server.sql_until("main", sql, |rows| rows[0]["run_count"] == done);
+    }
+    let rows = server.sql("main", "SELECT n, seen FROM out ORDER BY n");
+    assert_eq!(rows, [json!({"n": 0, "seen": 1}), json!({"n": 2, "seen": 3}), json!({"n": 4, "seen": 5})]);
+    let errors = "SELECT detail FROM system.trigger_runs WHERE outcome = 'error' ORDER BY event_time";
+    let errors = server.sql("main", errors);
+    assert!(errors[0]["detail"].as_str().unwrap().contains("was ended by SIGSEGV"), "{errors:?}");
+    assert!(errors[1]["detail"].as_str().unwrap().contains("deadline of 300 ms"), "{errors:?}");
+    assert_eq!(
+        (
+            metric(&server, "saltus_worker_processes_died_total"),
+            metric(&server, "saltus_worker_processes_killed_total")
+        ),
+        (1.0, 1.0)
+    );
+    assert_eq!(trigger(&server)["limits"], "{\"run_time\":\"300ms\"}");
+}
+
+#[test]
+fn workers_end_with_the_server_even_if_that_is_killed() {
+    let root = tempfile::tempdir().unwrap();
+    let start = Start::new(root.path());
+    start.plugin("single.py", SINGLE);
+    let mut server = start.run();
+    server.create_database("main");
+    server.create_trigger_with("main", "t", "single.py", "table:in", json!({"isolation": "process"}), Value::Null);
+    assert_eq!(server.write("main", "in n=0i 1").status, 204);
+    let rows = server.sql_until("main", "SELECT pid FROM out", |rows| rows.len() == 1);
+    let worker = format!("/proc/{}/cmdline", rows[0]["pid"]);
+    let cmdline = std::fs::read_to_string(&worker).unwrap();
+    assert!(cmdline.contains("worker"), "{cmdline:?}");
+    server.kill();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while std::fs::read_to_string(&worker).is_ok_and(|text| text.contains("worker")) {
+        assert!(std::time::Instant::now() < until, "the worker outlives its server");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
