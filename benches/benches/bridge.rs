@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray};
 use arrow::datatypes::Int32Type;
 use saltus_core::batch::{Batch, BatchColumn};
-use saltus_core::ids::{MonoNs, RunId, ShardId, TriggerId};
+use saltus_core::ids::{Epoch, EventId, MonoNs, RunId, Sequence, ShardId, Stream, TriggerId};
 use saltus_core::policy::Lane;
 use saltus_core::ports::{
     CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, PluginRuntime, Readiness, RunEvent, RunRecord,
@@ -57,6 +57,9 @@ impl CodeSource for Code {
 }
 
 /// TSBS cpu-only: 10 tags of few values, 10 integers, time.
+/// Any write's.
+const ID: EventId = EventId { stream: Stream { epoch: Epoch(1), shard: ShardId(0) }, sequence: Sequence(1) };
+
 fn cpu_rows(rows: usize) -> Arc<Batch> {
     let tag = |at: usize| -> BatchColumn {
         let values = StringArray::from((0..16).map(|v| format!("tag_{at}_value_{v}")).collect::<Vec<_>>());
@@ -112,6 +115,7 @@ fn best(lanes: &mut dyn ShardPlugins, trigger: &Arc<Trigger>, tables: &[TableBat
                 lane: Lane::Inline,
                 deadline: Duration::from_secs(5),
                 limits: Limits::default(),
+                shard: ShardId(0),
                 received: MonoNs(0),
                 depth: 0,
                 attempt: 0,
@@ -132,8 +136,8 @@ fn main() {
     let mut measure = |number, source: &str, tables: &[TableBatch], rounds, runs| {
         best(lanes.as_mut(), &trigger(number, source), tables, rounds, runs)
     };
-    let one = [TableBatch { table: "cpu".into(), batch: cpu_rows(1) }];
-    let many = [TableBatch { table: "cpu".into(), batch: cpu_rows(rows) }];
+    let one = [TableBatch { table: "cpu".into(), batch: cpu_rows(1), id: ID }];
+    let many = [TableBatch { table: "cpu".into(), batch: cpu_rows(rows), id: ID }];
     let few_runs = runs.div_ceil(200);
 
     let say = |what: &str, nanoseconds: f64| {

@@ -29,6 +29,23 @@ pub struct Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Sequence(pub u64);
 
+/// What an event is known by, in this life of the process and in every later one: the place of its write in the log.
+/// As text `epoch-shard-sequence`, for instance `3-0-17`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId {
+    /// Whose log.
+    pub stream: Stream,
+    /// Where in it.
+    pub sequence: Sequence,
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stream { epoch, shard } = self.stream;
+        write!(f, "{}-{}-{}", epoch.0, shard.0, self.sequence.0)
+    }
+}
+
 /// A table's identity with its generation in one number: never used again, so a dropped and recreated table
 /// never meets old records. Layout: epoch (24 bits), shard (16), counter (24).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

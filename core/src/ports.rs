@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 
 use crate::batch::Batch;
-use crate::ids::{MonoNs, RunId, ShardId};
+use crate::ids::{EventId, MonoNs, RunId, ShardId};
 use crate::policy::{Decision, Lane};
 use crate::trigger::{Limits, TriggerDef};
 
@@ -46,6 +46,8 @@ pub struct TableBatch {
     pub table: Arc<str>,
     /// Its rows: the very buffers that the table holds.
     pub batch: Arc<Batch>,
+    /// The write that they come from.
+    pub id: EventId,
 }
 
 /// What a run is for.
@@ -63,6 +65,8 @@ pub struct RunRequest {
     pub trigger: Arc<Trigger>,
     /// What for.
     pub event: RunEvent,
+    /// The trigger's home.
+    pub shard: ShardId,
     /// Where it is made.
     pub lane: Lane,
     /// Interrupted when it takes longer.

@@ -27,7 +27,7 @@ use crate::ffi::pyerrors::{self, Builtin};
 use crate::ffi::pylifecycle::{self, DaemonThreads};
 use crate::ffi::pystate::{self, InterpreterId};
 use crate::ffi::{Object, Py, PyResult, Raised, time};
-use crate::native::local::Local;
+use crate::native::local::{EventInfo, Local};
 use crate::native::{Natives, table_batch};
 use crate::output;
 use crate::prepare::{Prepared, error_of};
@@ -39,6 +39,7 @@ const CODE_CACHE_MAX: usize = 1024;
 /// The plugin API, in the order in which it is loaded.
 const API: &[(&str, &str)] = &[
     ("saltus.errors", include_str!("../python/saltus/errors.py")),
+    ("saltus.event", include_str!("../python/saltus/event.py")),
     ("saltus.line_builder", include_str!("../python/saltus/line_builder.py")),
     ("saltus._report", include_str!("../python/saltus/_report.py")),
     ("saltus._reuse", include_str!("../python/saltus/_reuse.py")),
@@ -301,7 +302,9 @@ impl Interpreter {
                 dict
             }
         };
-        let local = self.natives.local.instance(py, Local::new(info.clone()))?;
+        let ids = tables.iter().map(|table| table.id).collect();
+        let event = EventInfo { ids, attempt: request.attempt, shard: request.shard };
+        let local = self.natives.local.instance(py, Local::new(info.clone(), event))?;
         entered();
         // Whatever it returns is ignored, as in InfluxDB 3.
         drop(entry.call(py, [&local, &batches, &arguments])?);

@@ -147,7 +147,12 @@ fn query_config(config: &Config) -> QueryConfig {
 
 /// Where a virtual environment has its packages.
 fn site_packages(venv: &Path) -> PathBuf {
-    venv.join(format!("lib/python{}/site-packages", PythonRuntime::python_series()))
+    let series = PythonRuntime::python_series();
+    let packages = venv.join(format!("lib/python{series}/site-packages"));
+    if !packages.is_dir() {
+        tracing::warn!(venv = %venv.display(), "the virtual environment is not of Python {series}, which this server embeds: its packages cannot be imported; make it anew with python{series} -m venv");
+    }
+    packages
 }
 
 /// Python trouble never stops the database: it is degraded, and says why.

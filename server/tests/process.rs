@@ -143,3 +143,35 @@ fn workers_end_with_the_server_even_if_that_is_killed() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
+
+/// A plugin as it is written for any Python.
+const FRAMES: &str = r#"
+import numpy as np
+import pandas as pd
+
+def process_writes(influxdb3_local, table_batches, args=None):
+    for batch in table_batches:
+        frame = pd.DataFrame(batch["rows"])
+        mean = float(np.mean(frame["v"].to_numpy()))
+        influxdb3_local.write(LineBuilder("out").float64_field("mean", mean).int64_field("rows", len(frame)).time_ns(int(frame["time"].max())))
+"#;
+
+#[test]
+fn numpy_and_pandas_run_unmodified_from_the_servers_virtual_environment() {
+    let packages = std::env::var("SALTUS_TEST_SITE_PACKAGES").unwrap_or_default();
+    let Some(venv) = std::path::Path::new(&packages).ancestors().nth(3).filter(|_| !packages.is_empty()) else {
+        eprintln!("not run: SALTUS_TEST_SITE_PACKAGES names no folder with numpy and pandas");
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let mut start = Start::new(root.path());
+    start.extra.extend(["--virtual-env-location".to_owned(), venv.display().to_string()]);
+    start.plugin("frames.py", FRAMES);
+    let server = start.run();
+    server.create_database("main");
+    server.create_trigger("main", "t", "frames.py", "table:in", "auto", Value::Null);
+    assert_eq!(server.write("main", "in v=1 1\nin v=2 2\nin v=6 3").status, 204);
+    let rows = server.sql_until("main", "SELECT mean, rows FROM out", |rows| rows.len() == 1);
+    assert_eq!(rows, [json!({"mean": 3.0, "rows": 3})]);
+    assert_eq!(trigger(&server)["lane"], "process");
+}

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use saltus_core::ids::{EventId, ShardId};
 use saltus_core::limits::{INLINE_CACHE_VALUE_ITEMS_MAX, RUN_OUTPUT_BYTES_MAX};
 use saltus_core::ports::{LogLevel, QueuedWrite, Unwound};
 
@@ -21,12 +22,23 @@ pub struct Local {
     writes: RefCell<Vec<QueuedWrite>>,
     /// Bytes of what is queued; beyond the limit once the run wanted more than it may have.
     queued_bytes: Cell<usize>,
+    event: EventInfo,
+}
+
+/// What a run is for, as far as a plugin may ask.
+pub struct EventInfo {
+    /// The writes, a table batch each.
+    pub ids: Vec<EventId>,
+    /// How often it was tried before.
+    pub attempt: u32,
+    /// The trigger's home.
+    pub shard: ShardId,
 }
 
 impl Local {
     /// For one run.
-    pub fn new(info: Rc<RunInfo>) -> Self {
-        Local { info, writes: RefCell::default(), queued_bytes: Cell::new(0) }
+    pub fn new(info: Rc<RunInfo>, event: EventInfo) -> Self {
+        Local { info, writes: RefCell::default(), queued_bytes: Cell::new(0), event }
     }
 
     /// What the run has queued so far, one item per database, in order of first use. What is queued later is lost, as
@@ -99,6 +111,7 @@ pub fn define(builder: TypeBuilder<Local>) -> TypeBuilder<Local> {
         .method::<WriteToDb>()
         .method::<Query>()
         .property::<CacheProperty>()
+        .property::<EventProperty>()
 }
 
 macro_rules! log_methods {
@@ -184,6 +197,26 @@ impl Method for Query {
             Ok(batches) => convert::rows(py, &batches),
             Err(message) => Err(Raised::of(py, &owner.info.natives.query_error, &message)),
         }
+    }
+}
+
+/// `influxdb3_local.event`
+struct EventProperty;
+
+impl Property for EventProperty {
+    type Owner = Local;
+    const NAME: &'static CStr = c"event";
+    const DOC: &'static CStr = c"What the run is for.";
+
+    fn get(py: Py, _this: &Object, owner: &Local) -> PyResult {
+        let EventInfo { ids, attempt, shard } = &owner.event;
+        let ids = ids.iter().map(|id| Object::text(py, &id.to_string())).collect::<PyResult<Vec<_>>>()?;
+        let ids = Object::tuple(py, ids)?;
+        let run_id = Object::uint(py, owner.info.run_id.0)?;
+        let (attempt, shard) = (Object::uint(py, u64::from(*attempt))?, Object::uint(py, u64::from(shard.0))?);
+        let (kind, trigger) = (Object::text(py, "write")?, Object::text(py, &owner.info.trigger)?);
+        let class = Object::import(py, "saltus.event")?.getattr(py, "Event")?;
+        class.call(py, [&kind, &ids, &run_id, &trigger, &attempt, &shard])
     }
 }
 

@@ -55,6 +55,7 @@ pub fn define(builder: TypeBuilder<TableBatch>) -> TypeBuilder<TableBatch> {
         .method::<ArrowStream>()
         .property::<Columns>()
         .property::<RowCount>()
+        .property::<Id>()
 }
 
 /// The dict for `table`.
@@ -225,6 +226,19 @@ impl Property for Columns {
         let time = natives.column.instance(py, Column::new(batch.clone(), batch.columns.len()))?;
         columns.dict_set(py, &natives.time_key, &time)?;
         Ok(columns)
+    }
+}
+
+/// `batch.event_id`
+struct Id;
+
+impl Property for Id {
+    type Owner = TableBatch;
+    const NAME: &'static CStr = c"event_id";
+    const DOC: &'static CStr = c"The write that the rows come from; the same whenever they are delivered again.";
+
+    fn get(py: Py, _this: &Object, owner: &TableBatch) -> PyResult {
+        Object::text(py, &owner.table.id.to_string())
     }
 }
 

@@ -38,6 +38,7 @@ pub enum ToWorker {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Run {
     pub run_id: u64,
+    pub shard: u16,
     pub trigger_id: u64,
     pub trigger: String,
     pub db: String,
@@ -68,8 +69,8 @@ pub struct Code {
 /// What a run is for.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
-    /// Rows were written: the tables, each with its segment.
-    Writes(Vec<(String, Segment)>),
+    /// Rows were written: the tables, each with the write's id (epoch, shard, sequence) and its segment.
+    Writes(Vec<(String, (u32, u16, u64), Segment)>),
 }
 
 /// From the worker. If one is lost the connection is, and with it the run.

@@ -16,13 +16,13 @@ use crossbeam::channel::TryRecvError;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal};
 use rustix::time::Timespec;
-use saltus_core::ids::{MonoNs, RunId};
+use saltus_core::ids::{EventId, MonoNs, RunId};
 use saltus_core::limits::{
     PROCESS_QUERIES_MAX, PROCESS_RESTART_PAUSE_MAX_MS, PROCESS_RESTART_PAUSE_MIN_MS, PROCESS_START_MS,
     PROCESS_STDERR_BYTES_MAX,
 };
 use saltus_core::ports::{
-    CodeVerdict, LogLine, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest,
+    CodeVerdict, LogLine, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest, TableBatch,
 };
 use saltus_core::trigger::TriggerDef;
 
@@ -356,14 +356,18 @@ fn event(event: &RunEvent) -> Result<(Event, Option<OwnedFd>), arrow::error::Arr
     let RunEvent::Writes(tables) = event;
     let batches = tables.iter().map(|table| memory::record_batch(&table.batch)).collect::<Result<Vec<_>, _>>()?;
     let (file, segments) = memory::write(&batches)?;
-    let tables = tables.iter().map(|table| table.table.to_string()).zip(segments).collect();
-    Ok((Event::Writes(tables), file))
+    let tables = tables.iter().zip(segments).map(|(TableBatch { table, id, .. }, segment)| {
+        let EventId { stream, sequence } = id;
+        (table.to_string(), (stream.epoch.0, stream.shard.0, sequence.0), segment)
+    });
+    Ok((Event::Writes(tables.collect()), file))
 }
 
 fn run_message(request: &RunRequest, code: &PluginCode, event: Event) -> Run {
     let TriggerDef { id, name, db, plugin_filename, arguments, .. } = &request.trigger.def;
     Run {
         run_id: request.run_id.0,
+        shard: request.shard.0,
         trigger_id: id.0,
         trigger: name.to_string(),
         db: db.to_string(),

@@ -20,7 +20,7 @@ use arrow::array::RecordBatch;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
-use saltus_core::ids::{MonoNs, RunId, TriggerId};
+use saltus_core::ids::{Epoch, EventId, MonoNs, RunId, Sequence, ShardId, Stream, TriggerId};
 use saltus_core::policy;
 use saltus_core::ports::{
     CodeSource, LogLine, PluginCode, PluginError, PluginHost, RunEvent, RunRecord, RunReport, RunRequest, TableBatch,
@@ -297,12 +297,13 @@ impl Postman {
 
     fn task(&mut self, run: Run, file: Option<&std::os::fd::OwnedFd>) -> Result<Task, arrow::error::ArrowError> {
         let Event::Writes(tables) = run.event;
-        let (names, segments): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
+        let segments: Vec<_> = tables.iter().map(|(_, _, segment)| *segment).collect();
         let batches = memory::read(file, &segments)?;
-        let tables = names
-            .into_iter()
-            .zip(&batches)
-            .map(|(name, rows)| Ok(TableBatch { table: name.into(), batch: Arc::new(memory::table_batch(rows)?) }));
+        let tables = tables.into_iter().zip(&batches).map(|((name, (epoch, shard, sequence), _), rows)| {
+            let stream = Stream { epoch: Epoch(epoch), shard: ShardId(shard) };
+            let id = EventId { stream, sequence: Sequence(sequence) };
+            Ok(TableBatch { table: name.into(), batch: Arc::new(memory::table_batch(rows)?), id })
+        });
         let tables = tables.collect::<Result<_, arrow::error::ArrowError>>()?;
         if let Some(code) = run.code {
             let hash = run.code_hash;
@@ -338,6 +339,7 @@ impl Postman {
             run_id: RunId(run.run_id),
             trigger: Arc::new(Trigger { def, code: Arc::new(ThisCode(code.clone())) }),
             event: RunEvent::Writes(tables),
+            shard: ShardId(run.shard),
             lane: policy::Lane::Process,
             deadline: Duration::from_nanos(run.deadline_ns),
             limits: run.limits,

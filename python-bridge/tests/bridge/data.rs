@@ -8,6 +8,7 @@ use arrow::array::{
 };
 use arrow::datatypes::Int32Type;
 use saltus_core::batch::{Batch, BatchColumn};
+use saltus_core::ids::{Epoch, EventId, Sequence, ShardId, Stream};
 use saltus_core::ports::TableBatch;
 use saltus_core::schema::ColumnKind;
 
@@ -20,7 +21,8 @@ pub fn batch(columns: Vec<(&str, ColumnKind, ArrayRef)>, rows: usize) -> Arc<Bat
 
 /// The batch as a table's.
 pub fn table(name: &str, batch: Arc<Batch>) -> TableBatch {
-    TableBatch { table: name.into(), batch }
+    let stream = Stream { epoch: Epoch(3), shard: ShardId(1) };
+    TableBatch { table: name.into(), batch, id: EventId { stream, sequence: Sequence(17) } }
 }
 
 /// Two rows with every kind of column; the second lacks all but `host` and `n`.

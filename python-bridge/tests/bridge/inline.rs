@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
+use saltus_core::ids::ShardId;
 use saltus_core::ports::{QueuedWrite, RunRequest, Trigger};
 
 use crate::data::{every_kind, table};
@@ -284,4 +285,22 @@ fn a_source_is_checked_without_running_it() {
     let error = runtime.check_source("def f(:\n", "p.py").unwrap_err();
     assert_eq!(error.kind, "SyntaxError");
     assert!(runtime.python_version().starts_with("3."));
+}
+
+#[test]
+fn an_event_has_the_id_of_its_write_in_every_lane() {
+    on_shard(|shard| {
+        let source = "def process_writes(api, b, a):\n    e = api.event\n    api.info(e.kind, e.id, *e.ids, e.trigger, e.attempt, e.shard, e.scheduled_time, b[1].event_id)\n    api.info(e.run_id)\n";
+        let run = || {
+            let tables = vec![table("cpu", every_kind()), table("mem", every_kind())];
+            RunRequest { attempt: 2, shard: ShardId(5), ..request(Code::text(source), tables) }
+        };
+        for report in [shard.inline(run()), shard.deferred(run()), shard.process(run())] {
+            report.result.unwrap();
+            let run_id = report.request.run_id;
+            let name = &report.request.trigger.def.name;
+            let said = format!("INFO write 3-1-17 3-1-17 3-1-17 {name} 2 5 None 3-1-17");
+            assert_eq!(shard.host.lines_of(run_id), [said, format!("INFO {}", run_id.0)]);
+        }
+    });
 }

@@ -108,6 +108,7 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         lane: Lane::Deferred,
         deadline: Duration::from_secs(20),
         limits: Limits::default(),
+        shard: ShardId(0),
         received: MonoNs(0),
         depth: 0,
         attempt: 0,

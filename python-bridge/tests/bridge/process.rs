@@ -21,7 +21,7 @@ const PID: &str = "import os\ndef process_writes(api, b, a):\n    api.info(os.ge
 
 impl Shard {
     /// Runs in a worker process and waits.
-    fn process(&mut self, request: RunRequest) -> RunReport {
+    pub fn process(&mut self, request: RunRequest) -> RunReport {
         let run_id = request.run_id;
         assert!(self.submit_process(request).is_ok(), "the queue has room");
         self.finished.wait(run_id, Instant::now() + Duration::from_secs(60))

@@ -194,6 +194,6 @@ mod tests {
             "trigger_arguments": null, "disabled": true, "disabled_reason": "KeyError: 'x'",
         });
         let csv = trigger_table(&[trigger]).csv();
-        assert_eq!(csv.lines().nth(1), Some("d,t,p.py,all_tables,inline,false,log,,true,KeyError: 'x'"));
+        assert_eq!(csv.lines().nth(1), Some("d,t,p.py,all_tables,inline,auto,false,log,,true,KeyError: 'x'"));
     }
 }

@@ -47,7 +47,7 @@ pub const SETTINGS: &[Setting] = &[
     value("object-store", &["SALTUS_OBJECT_STORE", "INFLUXDB3_OBJECT_STORE"]),
     value("data-dir", &["SALTUS_DATA_DIR", "INFLUXDB3_DATA_DIR", "INFLUXDB3_DB_DIR"]),
     value("plugin-dir", &["SALTUS_PLUGIN_DIR", "INFLUXDB3_PLUGIN_DIR"]),
-    value("virtual-env-location", &["SALTUS_VIRTUAL_ENV_LOCATION", "INFLUXDB3_VIRTUAL_ENV_LOCATION", "VIRTUAL_ENV"]),
+    value("virtual-env-location", &["SALTUS_VIRTUAL_ENV_LOCATION", "INFLUXDB3_VIRTUAL_ENV_LOCATION"]),
     value("http-bind", &["SALTUS_HTTP_BIND_ADDR", "INFLUXDB3_HTTP_BIND_ADDR"]),
     switch("without-auth", &["SALTUS_WITHOUT_AUTH", "INFLUXDB3_WITHOUT_AUTH", "INFLUXDB3_START_WITHOUT_AUTH"]),
     value("max-http-request-size", &["SALTUS_MAX_HTTP_REQUEST_SIZE", "INFLUXDB3_MAX_HTTP_REQUEST_SIZE"]),

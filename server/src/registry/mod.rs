@@ -556,6 +556,8 @@ fn wall_clock_ns() -> i64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use saltus_core::trigger::Execution;
+
     use super::*;
 
     /// An engine that only remembers.

@@ -27,7 +27,7 @@ use crossbeam::queue::ArrayQueue;
 use futures_channel::oneshot;
 use futures_util::task::AtomicWaker;
 use saltus_core::batch::PendingBatch;
-use saltus_core::ids::{Epoch, MonoNs, RunId, ShardId, TableId, TriggerId};
+use saltus_core::ids::{Epoch, EventId, MonoNs, RunId, Sequence, ShardId, Stream, TableId, TriggerId};
 use saltus_core::line_protocol::{LineError, LineParser};
 use saltus_core::policy::InlineBudget;
 use saltus_core::ports::{Completions, PluginHost, RunReport, ShardPlugins, TableBatch, Trigger};
@@ -304,7 +304,8 @@ impl Shard {
     }
 
     /// A trigger's view of one table's rows.
-    fn table_batch(table: &Arc<str>, batch: &Arc<saltus_core::batch::Batch>) -> TableBatch {
-        TableBatch { table: table.clone(), batch: batch.clone() }
+    fn table_batch(&self, table: &Arc<str>, batch: &Arc<saltus_core::batch::Batch>, sequence: Sequence) -> TableBatch {
+        let stream = Stream { epoch: self.shared.epoch, shard: self.id };
+        TableBatch { table: table.clone(), batch: batch.clone(), id: EventId { stream, sequence } }
     }
 }

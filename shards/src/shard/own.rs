@@ -219,7 +219,7 @@ impl Shard {
                 // The room stays taken until the frame is durable: memory that waits for the disk is bounded too.
                 owner.put_in_line(sequence, Wait::Room, Some(held));
                 drop(owner);
-                self.activate(table, &batch, options);
+                self.activate(table, &batch, sequence, options);
                 return;
             }
             Wait::Activate { table, batch, options }
@@ -244,15 +244,15 @@ impl Shard {
                         owner.apply(table, batch.clone());
                     }
                     drop(reply.send(verdict));
-                    events.push((table, batch, options));
+                    events.push((table, batch, waiting.sequence, options));
                 }
-                Wait::Activate { table, batch, options, .. } => events.push((table, batch, options)),
+                Wait::Activate { table, batch, options, .. } => events.push((table, batch, waiting.sequence, options)),
                 Wait::Created { entry, reply } => drop(reply.send(Ok(entry))),
                 Wait::Dropped { reply } => drop(reply.send(Ok(()))),
             }
         }
-        for (table, batch, options) in events {
-            self.activate(table, &batch, options);
+        for (table, batch, sequence, options) in events {
+            self.activate(table, &batch, sequence, options);
         }
     }
 
@@ -273,7 +273,7 @@ impl Shard {
         }
     }
 
-    fn activate(self: &Rc<Self>, table: TableId, batch: &Arc<Batch>, options: WriteOptions) {
+    fn activate(self: &Rc<Self>, table: TableId, batch: &Arc<Batch>, sequence: Sequence, options: WriteOptions) {
         let entry = match self.owner.borrow().tables.get(&table) {
             Some(owned) => owned.entry.clone(),
             None => return,
@@ -281,7 +281,7 @@ impl Shard {
         self.offer(
             &entry.db,
             &Event {
-                tables: vec![Self::table_batch(&entry.name, batch)],
+                tables: vec![self.table_batch(&entry.name, batch, sequence)],
                 received: options.received,
                 handed_over: mono_now(),
                 depth: options.depth,

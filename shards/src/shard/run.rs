@@ -160,6 +160,7 @@ impl Shard {
             run_id: self.shared.next_run(),
             trigger,
             event: run_event(event),
+            shard: self.id,
             lane,
             deadline,
             limits,
