@@ -65,12 +65,11 @@ pub const RUN_ROWS_MAX: usize = 100_000;
 pub const RUN_OUTPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Lines that one run of a plugin may write.
 pub const RUN_OUTPUT_ROWS_MAX: u64 = 1_000_000;
-/// Bytes that the Python of one trigger may hold.
-pub const TRIGGER_MEMORY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// Log lines per second of one trigger.
-pub const TRIGGER_LOG_LINES_PER_SECOND_MAX: u32 = 1_000;
-/// Of the deferred workers' time that one trigger may take while others wait, in per cent.
-pub const TRIGGER_CPU_SHARE_PERCENT_MAX: u32 = 100;
+/// Bytes that the worker process of one trigger may take beyond what it needs to start. Libraries of linear algebra take some
+/// of it per processor.
+pub const TRIGGER_MEMORY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Log lines per second of one trigger: as many as are kept of all.
+pub const TRIGGER_LOG_LINES_PER_SECOND_MAX: u32 = LOG_ROWS_MAX as u32;
 /// Events waiting in memory for one trigger, in bytes of their batches.
 pub const TRIGGER_BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Runs waiting for the deferred workers of one shard.

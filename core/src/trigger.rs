@@ -214,7 +214,8 @@ pub enum Isolation {
 pub struct Limits {
     /// How long a run may take, outside of the inline lane, before it is interrupted.
     pub run_time: Duration,
-    /// Bytes that a trigger's Python may hold; beyond, its allocations fail with `MemoryError`.
+    /// Bytes that the worker process of a trigger may take beyond what it needs to start; beyond, allocations fail with
+    /// `MemoryError`. Process lane only.
     pub memory_bytes: u64,
     /// Lines that one run may write.
     pub output_rows: u64,
@@ -222,8 +223,6 @@ pub struct Limits {
     pub log_lines_per_second: u32,
     /// Bytes of events that wait for the trigger in memory.
     pub queue_bytes: u64,
-    /// Of the deferred workers' time, in per cent, while other triggers wait for them.
-    pub cpu_share_percent: u32,
 }
 
 impl Default for Limits {
@@ -234,7 +233,6 @@ impl Default for Limits {
             output_rows: limits::RUN_OUTPUT_ROWS_MAX,
             log_lines_per_second: limits::TRIGGER_LOG_LINES_PER_SECOND_MAX,
             queue_bytes: limits::TRIGGER_BACKLOG_BYTES_MAX as u64,
-            cpu_share_percent: limits::TRIGGER_CPU_SHARE_PERCENT_MAX,
         }
     }
 }
@@ -258,9 +256,6 @@ pub struct TriggerLimits {
     /// [`Limits::queue_bytes`]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_bytes: Option<u64>,
-    /// [`Limits::cpu_share_percent`]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_share_percent: Option<u32>,
 }
 
 impl TriggerLimits {
@@ -272,7 +267,6 @@ impl TriggerLimits {
             output_rows: self.output_rows.unwrap_or(defaults.output_rows),
             log_lines_per_second: self.log_lines_per_second.unwrap_or(defaults.log_lines_per_second),
             queue_bytes: self.queue_bytes.unwrap_or(defaults.queue_bytes),
-            cpu_share_percent: self.cpu_share_percent.unwrap_or(defaults.cpu_share_percent),
         }
     }
 }

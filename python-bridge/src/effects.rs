@@ -23,7 +23,8 @@ use saltus_core::limits::{INLINE_LOG_BYTES_MAX, INLINE_LOG_LINES_MAX};
 use saltus_core::ports::{LogLevel, LogLine, LogText, PluginError, PluginHost, Unwound};
 
 use crate::ffi::pyerrors::Builtin;
-use crate::ffi::{Object, Py, PyResult, Raised, audit};
+use crate::ffi::{Object, Py, PyResult, Raised, audit, time};
+use crate::log_rate::LogRate;
 use crate::native::Natives;
 use crate::output;
 
@@ -62,6 +63,10 @@ pub struct RunInfo {
     pub natives: Rc<Natives>,
     /// Of its interpreter.
     pub failed_imports: FailedImports,
+    /// How many lines its trigger has written.
+    rate: Arc<LogRate>,
+    /// And may write.
+    lines_per_second: u32,
     /// Why it is discarded.
     unwound: RefCell<Option<Unwound>>,
     /// The first thing that could have blocked.
@@ -90,8 +95,11 @@ impl RunInfo {
         auto: bool,
         natives: Rc<Natives>,
         failed_imports: FailedImports,
+        (rate, lines_per_second): (Arc<LogRate>, u32),
     ) -> Self {
         RunInfo {
+            rate,
+            lines_per_second,
             host,
             db,
             trigger,
@@ -140,6 +148,23 @@ impl RunInfo {
     }
 
     fn send(&self, level: LogLevel, text: LogText) {
+        if let LogText::Said(_) = &text {
+            let limit = self.lines_per_second;
+            match self.rate.take(time::now(), limit) {
+                None => return,
+                Some(0) => {}
+                Some(left_out) => {
+                    let said = format!(
+                        "{left_out} log lines of the trigger were left out: it may write {limit} per second (limits: log_lines_per_second)"
+                    );
+                    self.put(LogLevel::Warn, LogText::Said(said));
+                }
+            }
+        }
+        self.put(level, text);
+    }
+
+    fn put(&self, level: LogLevel, text: LogText) {
         self.host.log(LogLine { db: self.db.clone(), trigger: self.trigger.clone(), run_id: self.run_id, level, text });
     }
 

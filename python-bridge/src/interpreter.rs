@@ -27,6 +27,7 @@ use crate::ffi::pyerrors::{self, Builtin};
 use crate::ffi::pylifecycle::{self, DaemonThreads};
 use crate::ffi::pystate::{self, InterpreterId};
 use crate::ffi::{Object, Py, PyResult, Raised, time};
+use crate::log_rate::LogRate;
 use crate::native::local::{EventInfo, Local};
 use crate::native::{Natives, table_batch};
 use crate::output;
@@ -63,6 +64,7 @@ pub struct Interpreter {
     code: HashMap<u64, Compiled, std::hash::BuildHasherDefault<HashIsKey>>,
     /// What could not be imported here.
     failed_imports: FailedImports,
+    log_rates: HashMap<TriggerId, Arc<LogRate>>,
     describe: Object,
     load_directory: Object,
     marshal_loads: Object,
@@ -157,6 +159,7 @@ impl Interpreter {
                 describe: Object::import(py, "saltus._report")?.getattr(py, "describe")?,
                 load_directory: Object::import(py, "saltus._loader")?.getattr(py, "load_directory")?,
                 failed_imports: FailedImports::default(),
+                log_rates: HashMap::new(),
                 marshal_loads: Object::import(py, "marshal")?.getattr(py, "loads")?,
                 process_writes: Object::interned(py, "process_writes")?,
             })
@@ -215,7 +218,9 @@ impl Interpreter {
         let whose = (def.db.clone(), def.name.clone(), def.id);
         let (natives, failed_imports) = (self.natives.clone(), self.failed_imports.clone());
         let run_id = request.run_id;
-        let info = Rc::new(RunInfo::new(host.clone(), whose, run_id, lane, auto, natives, failed_imports));
+        let rate = self.log_rates.entry(def.id).or_insert_with(|| LogRate::of(def.id)).clone();
+        let rate = (rate, request.limits.log_lines_per_second);
+        let info = Rc::new(RunInfo::new(host.clone(), whose, run_id, lane, auto, natives, failed_imports, rate));
         info.tell(LogLevel::Info, LogText::RunStarted);
         let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
         if let Err(error) = self.install(code.hash, prepared) {
@@ -303,7 +308,8 @@ impl Interpreter {
             }
         };
         let ids = tables.iter().map(|table| table.id).collect();
-        let event = EventInfo { ids, attempt: request.attempt, shard: request.shard };
+        let output_rows_max = request.limits.output_rows;
+        let event = EventInfo { ids, attempt: request.attempt, shard: request.shard, output_rows_max };
         let local = self.natives.local.instance(py, Local::new(info.clone(), event))?;
         entered();
         // Whatever it returns is ignored, as in InfluxDB 3.

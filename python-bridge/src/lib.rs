@@ -14,12 +14,14 @@ mod effects;
 mod ffi;
 mod interpreter;
 mod lanes;
+mod log_rate;
 mod native;
 mod output;
 mod prepare;
 mod process;
 mod runtime;
 
+pub use log_rate::log_lines_left_out;
 pub use output::dropped_bytes;
 pub use process::{ProcessConfig, ProcessCounts, worker_main};
 pub use runtime::{PythonConfig, PythonRuntime};

@@ -22,6 +22,8 @@ pub struct Local {
     writes: RefCell<Vec<QueuedWrite>>,
     /// Bytes of what is queued; beyond the limit once the run wanted more than it may have.
     queued_bytes: Cell<usize>,
+    /// Lines of it.
+    queued_rows: Cell<u64>,
     event: EventInfo,
 }
 
@@ -33,12 +35,14 @@ pub struct EventInfo {
     pub attempt: u32,
     /// The trigger's home.
     pub shard: ShardId,
+    /// Lines that the run may queue.
+    pub output_rows_max: u64,
 }
 
 impl Local {
     /// For one run.
     pub fn new(info: Rc<RunInfo>, event: EventInfo) -> Self {
-        Local { info, writes: RefCell::default(), queued_bytes: Cell::new(0), event }
+        Local { info, writes: RefCell::default(), queued_bytes: Cell::new(0), queued_rows: Cell::new(0), event }
     }
 
     /// What the run has queued so far, one item per database, in order of first use. What is queued later is lost, as
@@ -52,12 +56,18 @@ impl Local {
     }
 
     fn check_limit(&self, py: Py) -> PyResult<()> {
-        if self.queued_bytes.get() <= RUN_OUTPUT_BYTES_MAX {
+        let rows_max = self.event.output_rows_max;
+        let message = if self.queued_bytes.get() > RUN_OUTPUT_BYTES_MAX {
+            format!(
+                "the run queued more than {RUN_OUTPUT_BYTES_MAX} bytes of line protocol; nothing of it is written; write less per run"
+            )
+        } else if self.queued_rows.get() > rows_max {
+            format!(
+                "the run queued more than {rows_max} rows; nothing of it is written; write less per run, or raise the trigger's limit output_rows"
+            )
+        } else {
             return Ok(());
-        }
-        let message = format!(
-            "the run queued more than {RUN_OUTPUT_BYTES_MAX} bytes of line protocol; nothing of it is written; write less per run"
-        );
+        };
         Err(Raised::of(py, &self.info.natives.limit_error, &message))
     }
 
@@ -83,6 +93,8 @@ impl Local {
         };
         let lines = lines?;
         self.queued_bytes.set(self.queued_bytes.get().saturating_add(lines.len() + 1));
+        let rows = 1 + memchr::memchr_iter(b'\n', lines.trim_end().as_bytes()).count() as u64;
+        self.queued_rows.set(self.queued_rows.get() + rows);
         self.check_limit(py)?;
         let mut writes = self.writes.borrow_mut();
         match writes.iter_mut().find(|w| w.db.as_ref() == db) {
@@ -209,7 +221,7 @@ impl Property for EventProperty {
     const DOC: &'static CStr = c"What the run is for.";
 
     fn get(py: Py, _this: &Object, owner: &Local) -> PyResult {
-        let EventInfo { ids, attempt, shard } = &owner.event;
+        let EventInfo { ids, attempt, shard, .. } = &owner.event;
         let ids = ids.iter().map(|id| Object::text(py, &id.to_string())).collect::<PyResult<Vec<_>>>()?;
         let ids = Object::tuple(py, ids)?;
         let run_id = Object::uint(py, owner.info.run_id.0)?;

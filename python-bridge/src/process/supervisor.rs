@@ -183,13 +183,13 @@ impl Supervisor {
         let mut message = ToWorker::Run(Box::new(run_message(request, code, event)));
         let mut process = match self.process.take() {
             Some(process) => process,
-            None => self.start_process()?,
+            None => self.start_process(request.limits.memory_bytes)?,
         };
         if process.hand_over(&mut message, code, prepared, rows.as_ref()).is_err() {
             // It has died since the last run and nobody has noticed: the run has not begun.
             let error = self.died(process, "closed its connection", "while it had no run");
             tracing::debug!(%error, "an idle worker died");
-            process = self.start_process()?;
+            process = self.start_process(request.limits.memory_bytes)?;
             if let Err(error) = process.hand_over(&mut message, code, prepared, rows.as_ref()) {
                 let how = format!("did not take the run ({error})");
                 return Err(self.died(process, &how, "before the run"));
@@ -247,7 +247,7 @@ impl Supervisor {
     }
 
     /// Starts a worker, if need be after a pause, and waits until its Python is up.
-    fn start_process(&mut self) -> Result<Process, PluginError> {
+    fn start_process(&mut self, memory_max: u64) -> Result<Process, PluginError> {
         while let Some(when) = self.not_before.filter(|when| *when > Instant::now() && !self.stopping()) {
             let mut bell = [PollFd::new(&self.takings.desk, PollFlags::IN)];
             let _again = poll(&mut bell, timeout(when).as_ref());
@@ -265,7 +265,7 @@ impl Supervisor {
         let hello = ToWorker::Hello {
             server: std::process::id(),
             site_packages: self.workers.shared.site_packages.clone(),
-            memory_max: self.workers.config.memory_max,
+            memory_max: Some(self.workers.config.memory_max.unwrap_or(memory_max)),
         };
         if let Err(error) = process.channel.send(&hello, None) {
             return Err(self.died(process, &format!("did not take its first message ({error})"), "while it started"));

@@ -7,6 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
 use saltus_core::ids::ShardId;
 use saltus_core::ports::{QueuedWrite, RunRequest, Trigger};
+use saltus_core::trigger::Limits;
 
 use crate::data::{every_kind, table};
 use crate::host::Code;
@@ -302,5 +303,46 @@ fn an_event_has_the_id_of_its_write_in_every_lane() {
             let said = format!("INFO write 3-1-17 3-1-17 3-1-17 {name} 2 5 None 3-1-17");
             assert_eq!(shard.host.lines_of(run_id), [said, format!("INFO {}", run_id.0)]);
         }
+    });
+}
+
+#[test]
+fn a_run_that_queues_more_rows_than_it_may_fails_and_names_the_limit_in_every_lane() {
+    on_shard(|shard| {
+        let source = "def process_writes(api, b, a):\n    for n in range(4):\n        try:\n            api.write(LineBuilder('t').int64_field('n', n))\n        except Exception as e:\n            api.info(type(e).__name__)\n";
+        let run = |output_rows| {
+            let limits = Limits { output_rows, ..Limits::default() };
+            RunRequest { limits, ..request(Code::text(source), vec![]) }
+        };
+        for report in [shard.inline(run(3)), shard.deferred(run(3)), shard.process(run(3))] {
+            let error = report.result.unwrap_err();
+            assert_eq!(error.kind, "LimitError");
+            assert!(error.message.contains("more than 3 rows") && error.message.contains("output_rows"), "{error}");
+            assert!(report.writes.is_empty());
+            assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO LimitError"]);
+        }
+        assert_eq!(shard.inline(run(4)).writes[0].lines.lines().count(), 4);
+    });
+}
+
+#[test]
+fn a_trigger_writes_no_more_log_lines_per_second_than_it_may_in_every_lane() {
+    on_shard(|shard| {
+        let source = "import time\ndef process_writes(api, b, a):\n    for n in range(400):\n        api.info(n)\n        print(n)\n";
+        let run = || {
+            let limits = Limits { log_lines_per_second: 5, ..Limits::default() };
+            RunRequest { limits, ..request(Code::text(source), vec![]) }
+        };
+        let before = saltus_python::log_lines_left_out();
+        let mut all = 0;
+        for report in [shard.inline(run()), shard.deferred(run()), shard.process(run())] {
+            report.result.unwrap();
+            let lines = shard.host.lines_of(report.request.run_id);
+            let said = lines.iter().filter(|line| line.starts_with("INFO")).count();
+            assert!(said < 200, "{lines:?}");
+            all += said;
+        }
+        assert!(all >= 5, "the first lines of a second are taken");
+        assert!(saltus_python::log_lines_left_out() > before);
     });
 }

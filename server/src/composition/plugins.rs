@@ -20,6 +20,11 @@ impl MetricsSource for Plugins {
             "Bytes that plugins printed and the log had no room for.",
             saltus_python::dropped_bytes(),
         );
+        counter(
+            "saltus_plugin_log_lines_left_out_total",
+            "Log lines of plugins beyond what their triggers may write.",
+            saltus_python::log_lines_left_out(),
+        );
         counter("saltus_worker_processes_started_total", "Worker processes started.", counts.started);
         counter(
             "saltus_worker_processes_died_total",

@@ -16,8 +16,6 @@ use saltus_core::limits::WAL_RECORD_BYTES_MAX;
 use saltus_core::trigger::Limits;
 use saltus_shards::api::EngineConfig;
 
-use crate::registry;
-
 use env::Env;
 use layers::{Layer, Text};
 
@@ -227,14 +225,12 @@ impl Reader<'_> {
 
     fn limits(&self) -> Result<Limits, ConfigError> {
         let lines = self.at_least_one("trigger-log-rate")?;
-        let share = |text: &str| registry::settings::share(text).map_err(|error| error.message);
         Ok(Limits {
             run_time: self.positive_time("deferred-deadline")?,
             memory_bytes: self.bounded_size("trigger-memory", 1 << 20)?,
             output_rows: self.at_least_one("trigger-output-rows")? as u64,
             log_lines_per_second: u32::try_from(lines).unwrap_or(u32::MAX),
             queue_bytes: self.bounded_size("trigger-queue-size", 1)?,
-            cpu_share_percent: self.read("trigger-cpu-share", share)?,
         })
     }
 

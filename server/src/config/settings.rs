@@ -65,7 +65,6 @@ pub const SETTINGS: &[Setting] = &[
     value("trigger-output-rows", &["SALTUS_TRIGGER_OUTPUT_ROWS"]),
     value("trigger-log-rate", &["SALTUS_TRIGGER_LOG_RATE"]),
     value("trigger-queue-size", &["SALTUS_TRIGGER_QUEUE_SIZE"]),
-    value("trigger-cpu-share", &["SALTUS_TRIGGER_CPU_SHARE"]),
     value(
         "restrict-plugin-triggers-to",
         &["SALTUS_RESTRICT_PLUGIN_TRIGGERS_TO", "INFLUXDB3_RESTRICT_PLUGIN_TRIGGERS_TO"],

@@ -107,7 +107,6 @@ impl Settings {
                 output_rows: ours.output_rows.or(theirs.output_rows),
                 log_lines_per_second: ours.log_lines_per_second.or(theirs.log_lines_per_second),
                 queue_bytes: ours.queue_bytes.or(theirs.queue_bytes),
-                cpu_share_percent: ours.cpu_share_percent.or(theirs.cpu_share_percent),
             },
         }
     }
@@ -141,7 +140,6 @@ pub fn limits_json(limits: &TriggerLimits) -> Value {
     put("output_rows", limits.output_rows.map(Value::from));
     put("log_lines_per_second", limits.log_lines_per_second.map(Value::from));
     put("queue_size", limits.queue_bytes.map(|bytes| json!(format!("{bytes}b"))));
-    put("cpu_share", limits.cpu_share_percent.map(|percent| json!(format!("{percent}%"))));
     Value::Object(object)
 }
 
@@ -201,9 +199,8 @@ fn limits(value: &Value) -> Result<TriggerLimits, SettingError> {
                 limits.log_lines_per_second = Some(u32::try_from(lines).unwrap_or(u32::MAX));
             }
             "queue_size" => limits.queue_bytes = Some(size("limits.queue_size", &text, 1)?),
-            "cpu_share" => limits.cpu_share_percent = Some(share(&text)?),
             other => {
-                let known = "run_time, memory, output_rows, log_lines_per_second, queue_size, cpu_share";
+                let known = "run_time, memory, output_rows, log_lines_per_second, queue_size";
                 return Err(SettingError::new("limits", format_args!("'{other}' is no limit; there are {known}")));
             }
         }
@@ -230,14 +227,6 @@ fn number(field: &'static str, text: &str) -> Result<u64, SettingError> {
     parse::number(text).map(|number| number as u64).map_err(|why| SettingError::new(field, why))
 }
 
-/// Of the deferred workers' time, in per cent.
-pub fn share(text: &str) -> Result<u32, SettingError> {
-    match text.trim().trim_end_matches('%').trim().parse() {
-        Ok(percent @ 1..=100) => Ok(percent),
-        _ => Err(SettingError::new("limits.cpu_share", format_args!("'{text}': expected 1% to 100%"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,12 +238,12 @@ mod tests {
 
     #[test]
     fn limits_are_read_with_units_and_given_back() {
-        let given = json!({"limits": {"run_time": "5s", "memory": "256mb", "output_rows": 10, "cpu_share": "50%",
+        let given = json!({"limits": {"run_time": "5s", "memory": "256mb", "output_rows": 10,
             "log_lines_per_second": "7", "queue_size": "1kb"}});
         let limits = read(given).unwrap().limits;
         assert_eq!((limits.run_time_ms, limits.memory_bytes), (Some(5_000), Some(256 << 20)));
         assert_eq!((limits.output_rows, limits.log_lines_per_second), (Some(10), Some(7)));
-        assert_eq!((limits.queue_bytes, limits.cpu_share_percent), (Some(1024), Some(50)));
+        assert_eq!(limits.queue_bytes, Some(1024));
         let again = read(json!({"limits": limits_json(&limits)})).unwrap().limits;
         assert_eq!(again, limits);
     }
@@ -265,7 +254,6 @@ mod tests {
             (json!({"limits": {"memory": "5"}}), "limits.memory: '5' is no size"),
             (json!({"limits": {"memory": "5kb"}}), "limits.memory: '5kb': expected at least 1048576 bytes"),
             (json!({"limits": {"run_time": "2d"}}), "limits.run_time: '2d': expected 1ms to 1d"),
-            (json!({"limits": {"cpu_share": 101}}), "limits.cpu_share: '101': expected 1% to 100%"),
             (json!({"limits": {"ram": 1}}), "limits: 'ram' is no limit; there are run_time, memory"),
             (json!({"limits": 3}), "limits: expected an object, got 3"),
             (json!({"isolation": "vm"}), "isolation: 'vm': expected auto, interpreter or process"),

@@ -290,7 +290,12 @@ impl Shard {
             Message::CreateTable { db, name, columns, reply } => self.create_table(db, name, columns, reply),
             Message::DropTable { db, name, reply } => self.drop_table(&db, &name, reply),
             Message::Triggers { set, reply } => {
-                self.triggers.borrow_mut().replace(self.id, self.shared.directory.placement(), &set);
+                self.triggers.borrow_mut().replace(
+                    self.id,
+                    self.shared.directory.placement(),
+                    self.shared.config.limits,
+                    &set,
+                );
                 let cold = self.triggers.borrow().inline_at_home(self.id);
                 *self.cold.borrow_mut() = cold.into();
                 self.warm_up();

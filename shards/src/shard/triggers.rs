@@ -16,7 +16,7 @@ use saltus_core::ids::{MonoNs, ShardId, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
 use saltus_core::policy::{Lane, Policy};
 use saltus_core::ports::{LogLevel, LogLine, LogText, RunEvent, TableBatch, Trigger};
-use saltus_core::trigger::{ErrorBehavior, Execution, TriggerSpec};
+use saltus_core::trigger::{ErrorBehavior, Execution, Limits, TriggerSpec};
 
 use crate::api::TriggerStats;
 use crate::clock::mono_now;
@@ -55,6 +55,8 @@ pub(crate) struct TriggerState {
     queue: VecDeque<Event>,
     queued_bytes: usize,
     /// Which lane its runs take.
+    /// What it may use.
+    limits: Limits,
     pub policy: Policy,
     /// Runs under way.
     pub running: usize,
@@ -115,8 +117,9 @@ const WRITE_BACKS_MAX: usize = 32;
 const OVERLAP_MAX: usize = 16;
 
 impl TriggerState {
-    fn new(trigger: Arc<Trigger>, home: ShardId) -> Self {
+    fn new(trigger: Arc<Trigger>, home: ShardId, limits: Limits) -> Self {
         TriggerState {
+            limits,
             policy: Policy::new(trigger.def.execution, trigger.def.isolation, mono_now()),
             trigger,
             home,
@@ -143,7 +146,7 @@ impl TriggerState {
     /// Puts an event in line; false if there is no room for it.
     fn offer(&mut self, event: Event) -> bool {
         let bytes = event.bytes();
-        if !self.queue.is_empty() && self.queued_bytes + bytes > TRIGGER_BACKLOG_BYTES_MAX {
+        if !self.queue.is_empty() && (self.queued_bytes + bytes) as u64 > self.limits.queue_bytes {
             self.measured.events_dropped += 1;
             return false;
         }
@@ -221,18 +224,21 @@ pub(crate) struct TriggerSet {
 
 impl TriggerSet {
     /// The set of enabled triggers from now on. A trigger whose id stays keeps what waits for it and what was measured.
-    pub fn replace(&mut self, shard: ShardId, placement: Placement, set: &[Arc<Trigger>]) {
+    pub fn replace(&mut self, shard: ShardId, placement: Placement, defaults: Limits, set: &[Arc<Trigger>]) {
         let mut before: HashMap<TriggerId, _> =
             self.all.drain(..).map(|s| (s.borrow().trigger.def.id, s.clone())).collect();
         self.by_db.clear();
         for trigger in set {
             let home = home_of(placement, trigger);
+            let limits = trigger.def.limits.over(defaults);
             let state = match before.remove(&trigger.def.id) {
                 Some(state) => {
-                    state.borrow_mut().trigger = trigger.clone();
+                    let mut inner = state.borrow_mut();
+                    (inner.trigger, inner.limits) = (trigger.clone(), limits);
+                    drop(inner);
                     state
                 }
-                None => Rc::new(RefCell::new(TriggerState::new(trigger.clone(), home))),
+                None => Rc::new(RefCell::new(TriggerState::new(trigger.clone(), home, limits))),
             };
             // A trigger on one table matters to its home only; one on all tables matters everywhere.
             if home == shard || trigger.def.spec == TriggerSpec::AllTables {
@@ -376,7 +382,8 @@ impl Shard {
         self.counters.events_dropped.add(1);
         if state.measured.events_dropped.is_power_of_two() {
             self.log_for(&state.trigger, LogLevel::Error, format!(
-                "the trigger lags by more than {TRIGGER_BACKLOG_BYTES_MAX} bytes of events: {} were given up so far; make the plugin faster or run it less often",
+                "the trigger lags by more than {} bytes of events: {} were given up so far; make the plugin faster, or raise the trigger's limit queue_size",
+                state.limits.queue_bytes,
                 state.measured.events_dropped
             ));
         }
