@@ -220,7 +220,7 @@ impl Interpreter {
         let run_id = request.run_id;
         let rate = self.log_rates.entry(def.id).or_insert_with(|| LogRate::of(def.id)).clone();
         let rate = (rate, request.limits.log_lines_per_second);
-        let info = Rc::new(RunInfo::new(host.clone(), whose, run_id, lane, auto, natives, failed_imports, rate));
+        let info = Rc::new(RunInfo::new(host.clone(), whose, run_id, (lane, auto), natives, failed_imports, rate));
         info.tell(LogLevel::Info, LogText::RunStarted);
         let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
         if let Err(error) = self.install(code.hash, prepared) {
