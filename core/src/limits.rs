@@ -59,6 +59,8 @@ pub const INLINE_LOG_LINES_MAX: usize = 1_000;
 pub const INLINE_LOG_BYTES_MAX: usize = 256 * 1024;
 /// Modules that one version of a plugin may import while it runs inline, one discarded run each.
 pub const INLINE_IMPORTS_MAX: usize = 64;
+/// Milliseconds until a trigger's progress is in the log, at most; what it finished since then is given again after a crash.
+pub const CURSOR_DELAY_MS: u64 = 50;
 /// Rows handed to one run of a plugin.
 pub const RUN_ROWS_MAX: usize = 100_000;
 /// Bytes of line protocol that one run of a plugin may queue.

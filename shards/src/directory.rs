@@ -103,6 +103,11 @@ impl Directory {
     }
 
     /// Owner: a table has come.
+    /// The table with that identity in a database, if it was not dropped.
+    pub fn by_id(&self, db: &str, id: TableId) -> Option<Arc<TableEntry>> {
+        self.tables(db).into_iter().find(|entry| entry.id == id)
+    }
+
     pub fn insert(&self, entry: Arc<TableEntry>) {
         self.change(entry.owner, &entry.db.clone(), |tables| {
             tables.insert(entry.name.clone(), entry);

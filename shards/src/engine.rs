@@ -28,7 +28,7 @@ use crate::io::net::{Accepted, Acceptor};
 use crate::local::{Notify, Once};
 use crate::mailbox::Mailbox;
 use crate::placement::Placement;
-use crate::shard::{Arrival, Face, Finished, Message, Shard, Shared, arrive, log, own, run, stats, triggers};
+use crate::shard::{Arrival, Face, Finished, Message, Shard, Shared, arrive, delivery, log, own, run, stats, triggers};
 pub use crate::table::TableSnapshot;
 use crate::wal;
 
@@ -275,7 +275,9 @@ impl Engine {
         let local_addr = listener.local_addr().map_err(StartError::of)?;
         let epoch = wal::raise_epoch(&lock).map_err(StartError::of)?;
         tracing::info!(shards = placement.shards(), cpus = ?config.cpus, epoch = epoch.0, "placement");
+        let (reader, reader_thread) = delivery::Reader::new();
         let shared = Arc::new(Shared {
+            reader,
             mailboxes: (0..placement.shards()).map(|_| Mailbox::new(MAILBOX_ITEMS_MAX, config.mailbox_bytes)).collect(),
             faces: (0..placement.shards()).map(|_| Face::default()).collect(),
             directory: Directory::new(placement),
@@ -285,6 +287,7 @@ impl Engine {
             runs: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         });
+        reader_thread.start(&shared).map_err(StartError::of)?;
         let mut engine = Engine {
             shared,
             threads: Vec::new(),
@@ -413,6 +416,7 @@ async fn live(birth: Birth, queue: executor::ShardQueue) {
     }
     let under_way = Rc::new(run::UnderWay::default());
     shard.spawn(shard.clone().commit_rounds());
+    shard.spawn(shard.clone().record_cursors());
     shard.spawn(shard.clone().make_runs(under_way.clone()));
     shard.spawn(shard.clone().take_finished(finished, under_way));
     let engine = EngineHandle { shared: shared.clone() };
@@ -452,6 +456,9 @@ async fn bring_up(
         cold: RefCell::default(),
         inline_budget: RefCell::new(InlineBudget::new(mono_now())),
         outbox: RefCell::new(triggers::Outbox::default()),
+        ledger: RefCell::default(),
+        resumed: Cell::new(false),
+        cursors_due: Notify::default(),
         stopped: Once::default(),
         drained: Notify::default(),
         counters: stats::Counters::new(),

@@ -7,6 +7,7 @@
 
 pub mod api;
 mod clock;
+mod cursors;
 mod directory;
 pub mod engine;
 pub mod executor;

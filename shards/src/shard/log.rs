@@ -102,6 +102,7 @@ impl Shard {
             // Released by a task of its own, so that the next round is submitted first.
             let shard = self.clone();
             self.spawn(async move {
+                shard.face().durable.store(committed.last.0, std::sync::atomic::Ordering::Release);
                 shard.release(committed.last);
                 shard.drained.notify();
             });
@@ -125,6 +126,7 @@ impl Shard {
     /// After the stop: waits until runs, results and frames are done and connections are closed. False if the log is not whole.
     pub async fn drain(&self) -> bool {
         loop {
+            self.write_cursors();
             let face = self.face();
             let connections = face.connections.load(std::sync::atomic::Ordering::Relaxed);
             let poisoned = face.refuses.load().is_some();

@@ -8,6 +8,7 @@
 //! table's core, [`log`] makes it durable and releases the acknowledgement, [`triggers`] activates.
 
 pub(crate) mod arrive;
+pub(crate) mod delivery;
 pub(crate) mod log;
 pub(crate) mod own;
 pub(crate) mod recover;
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub directory: Directory,
     pub mailboxes: Vec<Arc<Mailbox<Message>>>,
     pub faces: Vec<Face>,
+    pub reader: delivery::Reader,
     pub host: Arc<dyn PluginHost>,
     pub runs: AtomicU64,
     pub stopping: AtomicBool,
@@ -60,6 +62,8 @@ pub(crate) struct Face {
     pub refuses: ArcSwapOption<String>,
     /// Open connections, for dealing them out.
     pub connections: AtomicUsize,
+    /// Its log is durable up to this sequence.
+    pub durable: AtomicU64,
 }
 
 impl Shared {
@@ -127,6 +131,8 @@ pub(crate) enum Message {
     Ensure { db: Arc<str>, table: Arc<str>, columns: Vec<ColumnDef>, reply: oneshot::Sender<Result<(), String>> },
     /// An event for a trigger whose home is here. Lost: counted at the sender.
     Event { trigger: TriggerId, event: Box<triggers::Event>, _held: Held<Message> },
+    /// Events of a trigger whose home is here, read from a log. Lost: only with the shard; its trigger waits for them.
+    Backlog { chunk: Box<delivery::Chunk>, _held: Held<Message> },
     /// A write from a thread that is no shard. Lost: as `Deliver`.
     Write { request: Box<WriteRequest>, depth: u8, reply: oneshot::Sender<WriteOutcome> },
     /// Publish and answer with all rows of a table. Lost: the query fails.
@@ -220,6 +226,12 @@ pub(crate) struct Shard {
     /// What inline runs may cost, all triggers together.
     pub inline_budget: RefCell<InlineBudget>,
     pub outbox: RefCell<triggers::Outbox>,
+    /// What the logs of earlier lives say of triggers, until they are known.
+    pub ledger: RefCell<crate::cursors::Ledger>,
+    /// The first set of triggers of this life is in force.
+    pub resumed: Cell<bool>,
+    /// Cursors may have moved.
+    pub cursors_due: Notify,
     pub stopped: Once,
     pub drained: Notify,
     pub counters: stats::Counters,
@@ -279,6 +291,7 @@ impl Shard {
             Message::Deliver(delivery) => self.accept(*delivery),
             Message::Ensure { db, table, columns, reply } => drop(reply.send(self.ensure(&db, &table, &columns))),
             Message::Event { trigger, event, _held } => self.queue_event(trigger, *event),
+            Message::Backlog { chunk, _held } => self.take_chunk(*chunk),
             Message::Write { request, depth, reply } => {
                 let shard = self.clone();
                 self.spawn(async move {
@@ -290,12 +303,14 @@ impl Shard {
             Message::CreateTable { db, name, columns, reply } => self.create_table(db, name, columns, reply),
             Message::DropTable { db, name, reply } => self.drop_table(&db, &name, reply),
             Message::Triggers { set, reply } => {
-                self.triggers.borrow_mut().replace(
+                let changes = self.triggers.borrow_mut().replace(
                     self.id,
                     self.shared.directory.placement(),
                     self.shared.config.limits,
                     &set,
                 );
+                self.note_triggers(&changes.begun, &changes.ended);
+                self.resume();
                 let cold = self.triggers.borrow().inline_at_home(self.id);
                 *self.cold.borrow_mut() = cold.into();
                 self.warm_up();

@@ -14,7 +14,7 @@ use saltus_core::schema::{ColumnDef, TableSchema};
 use crate::directory::TableEntry;
 use crate::table::Table;
 use crate::wal::recovery::VisitorError;
-use crate::wal::{Columns, DataDirLock, Record, RecoveryOptions, RecoveryReport, recover};
+use crate::wal::{Columns, DataDirLock, Entry, Record, RecoveryOptions, RecoveryReport, recover};
 
 use super::Shard;
 use super::own::{Owned, Owner};
@@ -36,8 +36,11 @@ impl Shard {
     pub fn recover(&self, lock: &DataDirLock) -> Result<(), String> {
         let options = RecoveryOptions { accept_loss: self.shared.config.accept_loss, before: Some(self.shared.epoch) };
         let mut owner = self.owner.borrow_mut();
-        let report = recover(lock, options, &mut |entry| self.recover_record(&mut owner, entry.record))
-            .map_err(|error| format!("the log cannot be recovered: {error}"))?;
+        let report = recover(lock, options, &mut |entry| {
+            self.note_record(&entry);
+            self.recover_record(&mut owner, entry.record)
+        })
+        .map_err(|error| format!("the log cannot be recovered: {error}"))?;
         for owned in owner.tables.values() {
             owned.entry.set_schema(owned.table.schema().clone());
             owned.entry.set_version(owned.table.version());
@@ -47,6 +50,18 @@ impl Shard {
             say(&report);
         }
         Ok(())
+    }
+
+    /// What a record says of triggers.
+    fn note_record(&self, entry: &Entry<'_>) {
+        let mut ledger = self.ledger.borrow_mut();
+        match entry.record {
+            Record::Write { .. } => ledger.write(entry.stream, entry.sequence),
+            Record::Cursor { trigger, stream, sequence } => ledger.cursor(trigger, stream, sequence),
+            Record::TriggerBegin { trigger } => ledger.begin(trigger, entry.stream, entry.sequence),
+            Record::TriggerEnd { trigger } => ledger.end(trigger, entry.stream, entry.sequence),
+            Record::CreateTable { .. } | Record::AddColumns { .. } | Record::DropTable { .. } => {}
+        }
     }
 
     fn recover_record(&self, owner: &mut Owner, record: Record<'_>) -> Result<(), VisitorError> {
@@ -61,6 +76,7 @@ impl Shard {
                     self.shared.directory.remove(&owned.entry);
                 }
             }
+            Record::Cursor { .. } | Record::TriggerBegin { .. } | Record::TriggerEnd { .. } => {}
         }
         Ok(())
     }

@@ -251,7 +251,7 @@ impl Shard {
             }
         }
         match result {
-            Ok(()) if writes.is_empty() => {}
+            Ok(()) if writes.is_empty() => self.done(&mut state.borrow_mut(), &run.event),
             Ok(()) => self.write_back(state.clone(), run, writes),
             Err(error) => {
                 let mut text = format!("error executing wal plugin: {}", error.message);
@@ -325,9 +325,10 @@ impl Shard {
         inner.measured.last_error = Some(message.clone());
         // The settings of now: the user may have changed them while the run was under way.
         match inner.trigger.def.error_behavior {
-            ErrorBehavior::Log => {}
+            ErrorBehavior::Log => self.done(&mut inner, &run.event),
             ErrorBehavior::Retry if run.event.attempt < RETRIES_MAX => self.retry(&mut inner, state.clone(), run),
             ErrorBehavior::Retry => {
+                self.done(&mut inner, &run.event);
                 inner.measured.events_failed += 1;
                 self.counters.events_failed.add(1);
                 let attempts = run.event.attempt + 1;
@@ -394,8 +395,9 @@ impl Shard {
                 }
             }
             state.borrow_mut().writing_back -= 1;
-            if let Some(text) = failure {
-                shard.failed(&state, run, text.clone(), text);
+            match failure {
+                Some(text) => shard.failed(&state, run, text.clone(), text),
+                None => shard.done(&mut state.borrow_mut(), &run.event),
             }
             shard.runnable.notify();
             shard.drained.notify();

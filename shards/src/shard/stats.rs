@@ -32,6 +32,10 @@ pub(crate) struct Counters {
     pub batches_forwarded: Counter,
     pub writes_refused_full: Counter,
     pub events_dropped: Counter,
+    /// Events for which there was no room in memory.
+    pub events_left_in_log: Counter,
+    /// Events read from a log: those, and those of earlier lives.
+    pub events_read_back: Counter,
     pub chains_cut: Counter,
     pub runs_failed: Counter,
     pub runs_retried: Counter,
@@ -57,6 +61,8 @@ impl Counters {
             batches_forwarded: Counter::default(),
             writes_refused_full: Counter::default(),
             events_dropped: Counter::default(),
+            events_left_in_log: Counter::default(),
+            events_read_back: Counter::default(),
             chains_cut: Counter::default(),
             runs_failed: Counter::default(),
             runs_retried: Counter::default(),
@@ -82,6 +88,8 @@ impl Counters {
             ("batches_forwarded_total", self.batches_forwarded.get()),
             ("writes_refused_full_total", self.writes_refused_full.get()),
             ("events_dropped_total", self.events_dropped.get()),
+            ("events_left_in_log_total", self.events_left_in_log.get()),
+            ("events_read_back_total", self.events_read_back.get()),
             ("chains_cut_total", self.chains_cut.get()),
             ("runs_failed_total", self.runs_failed.get()),
             ("runs_retried_total", self.runs_retried.get()),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use saltus_core::ids::{MonoNs, ShardId, TriggerId};
+use saltus_core::ids::{Epoch, EventId, MonoNs, Sequence, ShardId, Stream, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
 use saltus_core::policy::{Lane, Policy};
 use saltus_core::ports::{LogLevel, LogLine, LogText, RunEvent, TableBatch, Trigger};
@@ -20,6 +20,7 @@ use saltus_core::trigger::{ErrorBehavior, Execution, Limits, TriggerSpec};
 
 use crate::api::TriggerStats;
 use crate::clock::mono_now;
+use crate::cursors::{Pending, Progress};
 use crate::placement::Placement;
 
 use super::{Message, Shard};
@@ -40,7 +41,7 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.tables.iter().map(|t| t.batch.bytes()).sum()
     }
     pub fn rows(&self) -> usize {
@@ -68,6 +69,12 @@ pub(crate) struct TriggerState {
     pub preparing: bool,
     /// The version of the code that the policy knows.
     pub code: Option<u64>,
+    /// What is finished, by stream.
+    pub progress: HashMap<Stream, Progress, ahash::RandomState>,
+    /// Events that are in the logs and not in memory, in order.
+    pub backlog: VecDeque<Pending>,
+    /// The next of them are being read.
+    pub loading: bool,
     /// It failed and is being disabled: nothing of it is run any more.
     pub stopped: bool,
     pub measured: Measured,
@@ -130,6 +137,9 @@ impl TriggerState {
             retrying: 0,
             preparing: false,
             code: None,
+            progress: HashMap::default(),
+            backlog: VecDeque::new(),
+            loading: false,
             stopped: false,
             measured: Measured::new(),
         }
@@ -143,16 +153,54 @@ impl TriggerState {
         }
     }
 
-    /// Puts an event in line; false if there is no room for it.
+    /// Puts an event in line; false if it stays in the log until there is room.
     fn offer(&mut self, event: Event) -> bool {
-        let bytes = event.bytes();
-        if !self.queue.is_empty() && (self.queued_bytes + bytes) as u64 > self.limits.queue_bytes {
-            self.measured.events_dropped += 1;
+        let full = !self.queue.is_empty() && (self.queued_bytes + event.bytes()) as u64 > self.limits.queue_bytes;
+        if full || !self.backlog.is_empty() {
+            self.leave_in_log(event.tables[0].id);
             return false;
         }
-        self.queued_bytes += bytes;
-        self.queue.push_back(event);
+        self.put_in_line(event);
         true
+    }
+
+    fn put_in_line(&mut self, event: Event) {
+        let EventId { stream, sequence } = event.tables[0].id;
+        // An event that was handed over before is under way.
+        if self.progress.entry(stream).or_default().hand_over(sequence) {
+            self.queued_bytes += event.bytes();
+            self.queue.push_back(event);
+        }
+    }
+
+    fn leave_in_log(&mut self, EventId { stream, sequence }: EventId) {
+        match self.backlog.iter_mut().find(|part| part.stream == stream) {
+            Some(part) => part.to = part.to.max(sequence),
+            None => self.backlog.push_back(Pending { stream, after: Sequence(sequence.0 - 1), to: sequence }),
+        }
+    }
+
+    /// Whether there is room for a part of the backlog.
+    pub fn wants_more(&self) -> bool {
+        self.queued_bytes <= self.chunk_bytes()
+    }
+
+    /// How much of the backlog is read at once.
+    pub fn chunk_bytes(&self) -> usize {
+        usize::try_from(self.limits.queue_bytes / 2).unwrap_or(usize::MAX)
+    }
+
+    /// Takes a part of the backlog. What the log of an earlier life does not hold is lost, and recovery has said so.
+    pub fn take_back(&mut self, stream: Stream, reached: Sequence, events: Vec<Event>, epoch: Epoch) {
+        if let Some(at) = self.backlog.iter().position(|part| part.stream == stream) {
+            let part = &mut self.backlog[at];
+            let stuck = reached <= part.after && stream.epoch != epoch;
+            part.after = part.after.max(reached);
+            if stuck || part.after >= part.to {
+                self.backlog.remove(at);
+            }
+        }
+        events.into_iter().for_each(|event| self.put_in_line(event));
     }
 
     fn may_run(&self) -> bool {
@@ -213,6 +261,14 @@ pub(crate) struct Due {
     pub event: Event,
 }
 
+/// What a new set of triggers changes for a shard.
+pub(crate) struct Changes {
+    /// Write triggers that are new to it.
+    pub begun: Vec<TriggerId>,
+    /// Triggers that are gone.
+    pub ended: Vec<TriggerId>,
+}
+
 /// The triggers that matter to a shard.
 #[derive(Default)]
 pub(crate) struct TriggerSet {
@@ -224,13 +280,15 @@ pub(crate) struct TriggerSet {
 
 impl TriggerSet {
     /// The set of enabled triggers from now on. A trigger whose id stays keeps what waits for it and what was measured.
-    pub fn replace(&mut self, shard: ShardId, placement: Placement, defaults: Limits, set: &[Arc<Trigger>]) {
+    pub fn replace(&mut self, shard: ShardId, placement: Placement, defaults: Limits, set: &[Arc<Trigger>]) -> Changes {
+        let mut begun = Vec::new();
         let mut before: HashMap<TriggerId, _> =
             self.all.drain(..).map(|s| (s.borrow().trigger.def.id, s.clone())).collect();
         self.by_db.clear();
         for trigger in set {
             let home = home_of(placement, trigger);
             let limits = trigger.def.limits.over(defaults);
+            let is_new = !before.contains_key(&trigger.def.id);
             let state = match before.remove(&trigger.def.id) {
                 Some(state) => {
                     let mut inner = state.borrow_mut();
@@ -242,16 +300,26 @@ impl TriggerSet {
             };
             // A trigger on one table matters to its home only; one on all tables matters everywhere.
             if home == shard || trigger.def.spec == TriggerSpec::AllTables {
+                if is_new && matches!(trigger.def.spec, TriggerSpec::Table(_) | TriggerSpec::AllTables) {
+                    begun.push(trigger.def.id);
+                }
                 self.by_db.entry(trigger.def.db.clone()).or_default().push(state.clone());
                 self.all.push(state);
             }
         }
+        let ended = before.keys().copied().collect();
         for (_, gone) in before {
             let gone = gone.borrow();
             if !gone.queue.is_empty() {
                 tracing::warn!(trigger = %gone.trigger.def.name, events = gone.queue.len(), "a trigger was disabled or deleted: what waited for it is given up");
             }
         }
+        Changes { begun, ended }
+    }
+
+    /// The triggers at home on this shard.
+    pub fn at_home(&self, shard: ShardId) -> Vec<Rc<RefCell<TriggerState>>> {
+        self.all.iter().filter(|state| state.borrow().home == shard).cloned().collect()
     }
 
     pub fn find(&self, id: TriggerId) -> Option<Rc<RefCell<TriggerState>>> {
@@ -369,7 +437,7 @@ impl Shard {
         }
     }
 
-    fn line_up(&self, state: &mut TriggerState, event: Event) {
+    fn line_up(self: &Rc<Self>, state: &mut TriggerState, event: Event) {
         if state.stopped {
             self.counters.events_dropped.add(1);
             state.measured.events_dropped += 1;
@@ -379,14 +447,14 @@ impl Shard {
             self.runnable.notify();
             return;
         }
-        self.counters.events_dropped.add(1);
-        if state.measured.events_dropped.is_power_of_two() {
-            self.log_for(&state.trigger, LogLevel::Error, format!(
-                "the trigger lags by more than {} bytes of events: {} were given up so far; make the plugin faster, or raise the trigger's limit queue_size",
+        self.counters.events_left_in_log.add(1);
+        if state.backlog.len() == 1 && state.backlog[0].to.0 == state.backlog[0].after.0 + 1 {
+            self.log_for(&state.trigger, LogLevel::Warn, format!(
+                "the trigger lags by more than {} bytes of events: further ones are read back from the log of writes when there is room; make the plugin faster, or raise the trigger's limit queue_size",
                 state.limits.queue_bytes,
-                state.measured.events_dropped
             ));
         }
+        self.load(state);
     }
 
     fn report_chain(&self, trigger: &Trigger, table: &str) {

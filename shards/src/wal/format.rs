@@ -9,7 +9,7 @@
 //! - Tags and codes are stable for ever. A tag that is not known is an error, never skipped: the reader would
 //!   otherwise drop what a newer writer found worth keeping.
 
-use saltus_core::ids::{Epoch, Sequence, ShardId, Stream, TableId};
+use saltus_core::ids::{Epoch, Sequence, ShardId, Stream, TableId, TriggerId};
 use saltus_core::limits::{DB_NAME_BYTES_MAX, NAME_BYTES_MAX, WAL_ALIGN, WAL_RECORD_BYTES_MAX};
 use saltus_core::line_protocol::Precision;
 use saltus_core::schema::{ColumnDef, ColumnKind};
@@ -37,13 +37,17 @@ const TAG_CREATE_TABLE: u8 = 2;
 const TAG_ADD_COLUMNS: u8 = 3;
 /// Tag of [`Record::DropTable`].
 const TAG_DROP_TABLE: u8 = 4;
-/// Reserved: the cursor of a trigger in a stream.
-pub const TAG_RESERVED_CURSOR: u8 = 16;
+/// Tag of [`Record::Cursor`].
+const TAG_CURSOR: u8 = 16;
 /// Reserved: durable state of a plugin.
 pub const TAG_RESERVED_PLUGIN_STATE: u8 = 17;
 /// Reserved: an event that no run finished.
 pub const TAG_RESERVED_DEAD_LETTER: u8 = 18;
 
+/// Tag of [`Record::TriggerBegin`].
+const TAG_TRIGGER_BEGIN: u8 = 19;
+/// Tag of [`Record::TriggerEnd`].
+const TAG_TRIGGER_END: u8 = 20;
 /// Body bytes of a write record before its text.
 const WRITE_FIXED_BYTES: usize = 8 + 4 + 1 + 1 + 8;
 
@@ -92,6 +96,25 @@ pub enum Record<'a> {
     DropTable {
         /// The table.
         table: TableId,
+    },
+    /// A trigger has finished every event of a stream up to here.
+    Cursor {
+        /// The trigger.
+        trigger: TriggerId,
+        /// The stream that the events are of; the record may be in another.
+        stream: Stream,
+        /// The last event that is finished, or beyond it.
+        sequence: Sequence,
+    },
+    /// From here on a trigger sees this stream.
+    TriggerBegin {
+        /// The trigger.
+        trigger: TriggerId,
+    },
+    /// From here on a trigger does not see this stream.
+    TriggerEnd {
+        /// The trigger.
+        trigger: TriggerId,
     },
 }
 
@@ -215,7 +238,8 @@ impl Record<'_> {
                 }
                 bytes
             }
-            Record::DropTable { .. } => 8,
+            Record::DropTable { .. } | Record::TriggerBegin { .. } | Record::TriggerEnd { .. } => 8,
+            Record::Cursor { .. } => 8 + 4 + 2 + 8,
         };
         let bytes = RECORD_HEADER_BYTES + body;
         if bytes > WAL_RECORD_BYTES_MAX {
@@ -253,6 +277,13 @@ impl Record<'_> {
                 }
             }
             Record::DropTable { table } => sink.put(&table.0.to_le_bytes()),
+            Record::Cursor { trigger, stream, sequence } => {
+                sink.put(&trigger.0.to_le_bytes());
+                sink.put(&stream.epoch.0.to_le_bytes());
+                sink.put(&stream.shard.0.to_le_bytes());
+                sink.put(&sequence.0.to_le_bytes());
+            }
+            Record::TriggerBegin { trigger } | Record::TriggerEnd { trigger } => sink.put(&trigger.0.to_le_bytes()),
         }
         debug_assert!(sink.out.is_empty(), "encoded_len and encode agree");
     }
@@ -263,6 +294,9 @@ impl Record<'_> {
             Record::CreateTable { .. } => TAG_CREATE_TABLE,
             Record::AddColumns { .. } => TAG_ADD_COLUMNS,
             Record::DropTable { .. } => TAG_DROP_TABLE,
+            Record::Cursor { .. } => TAG_CURSOR,
+            Record::TriggerBegin { .. } => TAG_TRIGGER_BEGIN,
+            Record::TriggerEnd { .. } => TAG_TRIGGER_END,
         }
     }
 }
@@ -301,6 +335,13 @@ fn decode_body(tag: u8, body: &[u8]) -> Result<Record<'_>, FormatError> {
             columns: cursor.columns()?,
         },
         TAG_DROP_TABLE => Record::DropTable { table: cursor.table()? },
+        TAG_CURSOR => Record::Cursor {
+            trigger: cursor.trigger()?,
+            stream: Stream { epoch: Epoch(cursor.u32("epoch")?), shard: ShardId(cursor.u16("shard")?) },
+            sequence: Sequence(cursor.u64("sequence")?),
+        },
+        TAG_TRIGGER_BEGIN => Record::TriggerBegin { trigger: cursor.trigger()? },
+        TAG_TRIGGER_END => Record::TriggerEnd { trigger: cursor.trigger()? },
         tag => return Err(FormatError::UnknownTag { tag }),
     };
     if !cursor.bytes.is_empty() {
@@ -416,9 +457,23 @@ impl FrameHeader {
     /// The frame that begins at byte `offset` of `segment` and its records, if there is a sound one that was made for
     /// this very place. Its segment id and sequence are for the caller to judge.
     pub fn decode(segment: &[u8], offset: usize) -> Option<(Self, &[u8])> {
-        let bytes = segment.get(offset..)?;
+        Self::decode_at(segment.get(offset..)?, offset as u64)
+    }
+
+    /// [`FrameHeader::decode`] for bytes that begin with the frame and were read at byte `offset` of their segment.
+    pub fn decode_at(bytes: &[u8], offset: u64) -> Option<(Self, &[u8])> {
         let head = bytes.get(..FRAME_HEADER_BYTES)?;
-        if u32_at(head, 0) != FRAME_MAGIC {
+        let header = Self::peek(head, offset)?;
+        let end = FRAME_HEADER_BYTES.checked_add(header.payload_bytes as usize)?;
+        if u32_at(head, 4) != crc32c::crc32c(bytes.get(8..end)?) {
+            return None;
+        }
+        Some((header, &bytes[FRAME_HEADER_BYTES..end]))
+    }
+
+    /// What the header of a frame at byte `offset` of its segment says, before its checksum is known to be right.
+    pub fn peek(head: &[u8], offset: u64) -> Option<Self> {
+        if head.len() < FRAME_HEADER_BYTES || u32_at(head, 0) != FRAME_MAGIC {
             return None;
         }
         let header = FrameHeader {
@@ -429,14 +484,12 @@ impl FrameHeader {
             first_sequence: Sequence(u64_at(head, 32)),
             offset: u64_at(head, 40),
         };
-        let end = FRAME_HEADER_BYTES.checked_add(header.payload_bytes as usize)?;
-        let covered = bytes.get(8..end)?;
-        if header.offset != offset as u64 || header.records == 0 || u32_at(head, 4) != crc32c::crc32c(covered) {
+        if header.offset != offset || header.records == 0 {
             return None;
         }
         // A sequence that its own records would carry beyond u64 was never written.
         header.first_sequence.0.checked_add(u64::from(header.records))?;
-        (header.first_sequence.0 > 0).then_some((header, &bytes[FRAME_HEADER_BYTES..end]))
+        (header.first_sequence.0 > 0).then_some(header)
     }
 
     /// The sequence of its last record.
@@ -531,6 +584,10 @@ impl<'a> Cursor<'a> {
         Ok(self.take(1, what)?[0])
     }
 
+    fn u16(&mut self, what: &'static str) -> Result<u16, FormatError> {
+        Ok(u16_at(self.take(2, what)?, 0))
+    }
+
     fn u32(&mut self, what: &'static str) -> Result<u32, FormatError> {
         Ok(u32_at(self.take(4, what)?, 0))
     }
@@ -541,6 +598,10 @@ impl<'a> Cursor<'a> {
 
     fn table(&mut self) -> Result<TableId, FormatError> {
         Ok(TableId(self.u64("table id")?))
+    }
+
+    fn trigger(&mut self) -> Result<TriggerId, FormatError> {
+        Ok(TriggerId(self.u64("trigger id")?))
     }
 
     fn name(&mut self, what: &'static str) -> Result<&'a str, FormatError> {

@@ -18,6 +18,7 @@
 pub mod epoch;
 pub mod format;
 mod map;
+pub mod reader;
 pub mod recovery;
 pub mod writer;
 

@@ -80,7 +80,11 @@ fn list_streams_before(data_dir: &Path, before: Option<Epoch>) -> Result<Vec<Str
     Ok(streams)
 }
 
-fn list_segments(dir: &Path) -> Result<Vec<(u32, PathBuf)>, RecoveryError> {
+/// The segments in the directory of a stream: number and file, ascending.
+///
+/// # Errors
+/// [`RecoveryError::Io`].
+pub fn list_segments(dir: &Path) -> Result<Vec<(u32, PathBuf)>, RecoveryError> {
     let mut segments = Vec::new();
     for (name, path) in names_in(dir)? {
         match parse_segment(&name) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures_lite::future::{block_on, poll_once};
 use proptest::prelude::*;
-use saltus_core::ids::{Epoch, Sequence, ShardId, Stream, TableId};
+use saltus_core::ids::{Epoch, Sequence, ShardId, Stream, TableId, TriggerId};
 use saltus_core::limits::WAL_ALIGN;
 use saltus_core::line_protocol::Precision;
 use saltus_core::schema::{ColumnDef, ColumnKind};
@@ -118,6 +118,13 @@ fn every_record_kind_comes_back_as_it_was() {
         write(b"cpu,host=a usage=1.5 1"),
         write(b""),
         Record::DropTable { table: TableId(u64::MAX) },
+        Record::Cursor {
+            trigger: TriggerId(7),
+            stream: Stream { epoch: Epoch(3), shard: ShardId(u16::MAX) },
+            sequence: Sequence(u64::MAX),
+        },
+        Record::TriggerBegin { trigger: TriggerId(u64::MAX) },
+        Record::TriggerEnd { trigger: TriggerId(1) },
     ];
     for record in records {
         let mut bytes = vec![0; record.encoded_len().unwrap()];
@@ -141,8 +148,8 @@ fn a_name_or_record_too_long_to_be_read_again_is_refused() {
 
 #[test]
 fn reserved_and_unknown_tags_are_refused_with_file_and_offset() {
-    let record = [16, 1, 0, 0, 0, 0];
-    assert_eq!(decode_record(&record), Err(FormatError::UnknownTag { tag: 16 }));
+    let record = [18, 1, 0, 0, 0, 0];
+    assert_eq!(decode_record(&record), Err(FormatError::UnknownTag { tag: 18 }));
 
     let log = four_rounds();
     let mut files = log.dir.written();
@@ -676,4 +683,49 @@ proptest! {
             prop_assert_eq!(again, bytes);
         }
     }
+}
+
+/// The sequences that a range gives, and how far it came.
+fn range(data_dir: &Path, after: u64, to: u64, stop_at: u64) -> (Vec<u64>, u64) {
+    let mut seen = Vec::new();
+    let reached = reader::read_range(data_dir, STREAM, Sequence(after), Sequence(to), &mut |sequence, record| {
+        assert!(matches!(record, Record::Write { .. }));
+        seen.push(sequence.0);
+        if sequence.0 == stop_at { reader::Next::Stop } else { reader::Next::More }
+    });
+    (seen, reached.unwrap().0)
+}
+
+#[test]
+fn a_range_of_a_stream_is_read_again_over_frames_and_segments_while_the_stream_grows() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let dir = stream_dir(data_dir.path(), STREAM);
+    let mut log = Log::open(64 * 1024, 1 << 20);
+    for _ in 0..40 {
+        log.commit(&[b"m f=1", &[b'3'; 6000], b"m f=2"]).unwrap();
+    }
+    MemoryDir::store(&log.dir.written(), &dir).unwrap();
+    assert!(std::fs::read_dir(&dir).unwrap().count() > 2, "several segments");
+    for (after, to) in [(0, 120), (0, 1), (7, 8), (50, 50), (50, 51), (31, 95), (119, 120)] {
+        assert_eq!(range(data_dir.path(), after, to, 0), ((after + 1..=to).collect(), to));
+    }
+    assert_eq!(range(data_dir.path(), 10, 100, 15), ((11..=15).collect(), 15), "the visitor has enough");
+    assert_eq!(range(data_dir.path(), 100, 130, 0), ((101..=120).collect(), 120), "there is no more yet");
+    log.commit(&[&b"m f=3"[..]; 10]).unwrap();
+    MemoryDir::store(&log.dir.written(), &dir).unwrap();
+    assert_eq!(range(data_dir.path(), 120, 130, 0), ((121..=130).collect(), 130));
+}
+
+#[test]
+fn a_range_ends_before_a_frame_that_is_damaged() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let log = four_rounds();
+    let mut files = log.dir.written();
+    let segment = first_segment(&mut files);
+    // In the text of the third round.
+    let at = segment.windows(100).position(|bytes| bytes.iter().all(|b| *b == b'3')).unwrap();
+    segment[at + 50] ^= 1;
+    MemoryDir::store(&files, &stream_dir(data_dir.path(), STREAM)).unwrap();
+    assert_eq!(range(data_dir.path(), 0, 8, 0), ((1..=4).collect(), 4));
+    assert_eq!(range(data_dir.path(), 6, 8, 0), (vec![7, 8], 8), "what lies behind is not touched by it");
 }

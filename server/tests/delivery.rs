@@ -1,0 +1,155 @@
+//! At-least-once delivery of write events against a real server: over `kill -9`, beyond the memory bound, and what is not delivered.
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Server, Start};
+use serde_json::{Value, json};
+
+/// Appends what it sees to a file, slowly: a line per row, `n id`.
+const SLOW: &str = r#"
+import time
+
+def process_writes(influxdb3_local, table_batches, args=None):
+    for batch in table_batches:
+        for row in batch["rows"]:
+            time.sleep(float(args["pause"]))
+            with open(args["file"], "a") as out:
+                out.write(f"{row['n']} {batch.event_id}\n")
+"#;
+
+struct Seen {
+    n: u64,
+    id: String,
+}
+
+fn seen(file: &Path) -> Vec<Seen> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = |line: &str| {
+        let (n, id) = line.split_once(' ')?;
+        Some(Seen { n: n.parse().ok()?, id: id.to_owned() })
+    };
+    text.lines().filter_map(line).collect()
+}
+
+fn until(what: &str, right: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !right() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn trigger(server: &Server, file: &Path, pause: &str, settings: Value) {
+    let arguments = json!({"file": file.to_str().unwrap(), "pause": pause});
+    server.create_trigger_with("main", "t", "slow.py", "table:in", settings, arguments);
+}
+
+fn write(server: &Server, n: u64) {
+    assert_eq!(server.write("main", &format!("in n={n}i {}", n + 1)).status, 204);
+}
+
+/// All of `0..count` were seen, each first after the one before; an id belongs to one event for ever.
+fn assert_in_order(seen: &[Seen], count: u64) {
+    let mut first = Vec::new();
+    let mut ids = std::collections::HashMap::new();
+    for Seen { n, id } in seen {
+        if !first.contains(n) {
+            first.push(*n);
+        }
+        assert_eq!(ids.entry(id.clone()).or_insert(*n), n, "{id} is two events");
+    }
+    assert_eq!(first, (0..count).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_acknowledged_row_is_seen_over_kills_and_only_the_edge_twice() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("seen");
+    let start = Start::new(root.path());
+    start.plugin("slow.py", SLOW);
+    let mut server = start.run();
+    server.create_database("main");
+    trigger(&server, &file, "0.005", json!({"execution": "deferred"}));
+    let mut n = 0;
+    for round in 0..6 {
+        for _ in 0..60 {
+            write(&server, n);
+            n += 1;
+        }
+        // At the start, in the middle, and after the last one.
+        let wanted = [0, n / 3, n][round % 3];
+        until("some are seen", || seen(&file).len() as u64 >= wanted);
+        server.kill();
+        server = start.run();
+    }
+    until("all are seen", || seen(&file).last().is_some_and(|last| last.n + 1 == n));
+    assert_in_order(&seen(&file), n);
+    // A run of many events that was under way, and what was finished in the last 50 ms.
+    let twice = seen(&file).len() as u64 - n;
+    assert!(twice <= 6 * 80, "{twice} events were given again");
+    assert!(server.terminate(Duration::from_secs(20)));
+    let before = seen(&file).len();
+    let server = start.run();
+    write(&server, n);
+    until("the new one is seen", || seen(&file).last().is_some_and(|last| last.n == n));
+    assert_eq!(seen(&file).len(), before + 1, "after an orderly stop nothing is given again");
+}
+
+#[test]
+fn a_trigger_that_lags_gets_its_events_from_the_log_once_and_in_order() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("seen");
+    let start = Start::new(root.path());
+    start.plugin("slow.py", SLOW);
+    let server = start.run();
+    server.create_database("main");
+    trigger(&server, &file, "0.001", json!({"execution": "deferred", "limits": {"queue_size": "2kb"}}));
+    for n in 0..1000 {
+        write(&server, n);
+    }
+    until("all are seen", || seen(&file).len() >= 1000);
+    let seen = seen(&file);
+    assert_eq!(seen.iter().map(|s| s.n).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
+    let metrics = server.get("/metrics").body;
+    let total = |name: &str| -> f64 {
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    assert!(total("saltus_shard_events_left_in_log_total") > 100.0, "the queue was never full");
+    assert_eq!(total("saltus_shard_events_read_back_total"), total("saltus_shard_events_left_in_log_total"));
+    assert_eq!(total("saltus_trigger_events_dropped_total"), 0.0);
+}
+
+#[test]
+fn what_is_written_while_a_trigger_is_disabled_is_not_delivered_even_over_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("seen");
+    let start = Start::new(root.path());
+    start.plugin("slow.py", SLOW);
+    let mut server = start.run();
+    server.create_database("main");
+    write(&server, 100);
+    trigger(&server, &file, "0", json!({"execution": "deferred"}));
+    write(&server, 0);
+    until("the first is seen", || seen(&file).len() == 1);
+    let set = |server: &Server, what: &str| {
+        let path = format!("/api/v3/configure/processing_engine_trigger/{what}?db=main&trigger_name=t");
+        assert_eq!(server.post(&path, "").status, 200);
+    };
+    set(&server, "disable");
+    write(&server, 101);
+    server.kill();
+    server = start.run();
+    write(&server, 102);
+    set(&server, "enable");
+    write(&server, 1);
+    until("the second is seen", || seen(&file).len() >= 2);
+    server.kill();
+    server = start.run();
+    write(&server, 2);
+    until("the third is seen", || seen(&file).last().is_some_and(|last| last.n == 2));
+    assert_in_order(&seen(&file), 3);
+}

@@ -1,0 +1,299 @@
+//! Which events a trigger has finished, and which it has to be given after a crash (design, "Delivery").
+//!
+//! Three records of the log make it durable. In the stream of the shard on which rows are written: `TriggerBegin`, from here
+//! on the trigger sees this stream, and `TriggerEnd`, from here on it does not. In the log of the trigger's home:
+//! `Cursor`, everything of that stream up to there is finished or given up. So a stream alone says what a trigger sees of
+//! it, whoever enabled or disabled it and when; and a cursor may be lost, or read before the rows that it speaks of:
+//! it only ever takes away from what is delivered again.
+//!
+//! **Invariants.**
+//! 1. A cursor never passes an event that is not finished: [`Progress::cursor`].
+//! 2. What is pending after a crash holds every event that was handed over and not covered by a durable cursor:
+//!    [`Ledger::pending`].
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use saltus_core::ids::{Sequence, Stream, TriggerId};
+
+/// What one trigger has finished of one stream, as its home sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Events in the order of the stream from the first that is not finished; whether each is.
+    open: VecDeque<(Sequence, bool)>,
+    /// The last event that was handed over.
+    last: Sequence,
+    /// The cursor that was recorded last.
+    recorded: Sequence,
+}
+
+impl Progress {
+    /// Nothing up to `at` is of interest any more.
+    pub fn begin(at: Sequence) -> Self {
+        Progress { open: VecDeque::new(), last: at, recorded: at }
+    }
+
+    /// An event is the trigger's to run; they come in ascending order. False for one that was handed over before.
+    pub fn hand_over(&mut self, event: Sequence) -> bool {
+        if event <= self.last {
+            return false;
+        }
+        self.last = event;
+        self.open.push_back((event, false));
+        true
+    }
+
+    /// The event needs no run any more.
+    pub fn finish(&mut self, event: Sequence) {
+        if let Ok(at) = self.open.binary_search_by_key(&event, |(sequence, _)| *sequence) {
+            self.open[at].1 = true;
+        }
+        while let Some((_, true)) = self.open.front() {
+            self.open.pop_front();
+        }
+    }
+
+    /// The highest sequence such that every event up to it is finished.
+    pub fn cursor(&self) -> Sequence {
+        match self.open.front() {
+            Some((first, _)) => Sequence(first.0 - 1).max(self.recorded),
+            None => self.last,
+        }
+    }
+
+    /// The cursor, if it stands further than the one that was taken before.
+    pub fn take_cursor(&mut self) -> Option<Sequence> {
+        let cursor = self.cursor();
+        (cursor > std::mem::replace(&mut self.recorded, cursor)).then_some(cursor)
+    }
+}
+
+/// A part of a stream whose events a trigger has to be given: beyond `after`, up to `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The stream.
+    pub stream: Stream,
+    /// The last sequence that is not part of it.
+    pub after: Sequence,
+    /// The last one that is.
+    pub to: Sequence,
+}
+
+/// What the logs of earlier lives say of triggers. Filled by recovery, asked when the triggers are known.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    seen: HashMap<TriggerId, BTreeMap<Stream, Vec<Seen>>>,
+    cursors: HashMap<(TriggerId, Stream), Sequence>,
+    /// The last write of each stream.
+    last_write: HashMap<Stream, Sequence>,
+}
+
+/// A trigger sees a stream beyond `after`, up to `to` if it was ended.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    after: Sequence,
+    to: Option<Sequence>,
+}
+
+impl Ledger {
+    /// A `TriggerBegin` at `at`. One that has begun already goes on.
+    pub fn begin(&mut self, trigger: TriggerId, stream: Stream, at: Sequence) {
+        let seen = self.seen.entry(trigger).or_default().entry(stream).or_default();
+        if seen.last().is_none_or(|last| last.to.is_some()) {
+            seen.push(Seen { after: at, to: None });
+        }
+    }
+
+    /// A `TriggerEnd` at `at`.
+    pub fn end(&mut self, trigger: TriggerId, stream: Stream, at: Sequence) {
+        let last = self.seen.get_mut(&trigger).and_then(|streams| streams.get_mut(&stream)).and_then(|s| s.last_mut());
+        if let Some(last) = last {
+            last.to.get_or_insert(at);
+        }
+    }
+
+    /// A `Cursor`; wherever it stands in whichever log, the furthest counts.
+    pub fn cursor(&mut self, trigger: TriggerId, stream: Stream, sequence: Sequence) {
+        let cursor = self.cursors.entry((trigger, stream)).or_default();
+        *cursor = sequence.max(*cursor);
+    }
+
+    /// A write; they come in the order of their stream.
+    pub fn write(&mut self, stream: Stream, at: Sequence) {
+        self.last_write.insert(stream, at);
+    }
+
+    /// What the trigger has to be given, oldest life first. What it did not see because it was disabled is no part of it, and
+    /// neither is what it had not finished when it was: disabled triggers do not accumulate.
+    pub fn pending(&self, trigger: TriggerId) -> Vec<Pending> {
+        let mut pending = Vec::new();
+        for (stream, seen) in self.seen.get(&trigger).into_iter().flatten() {
+            let Some(Seen { after, to: None }) = seen.last().copied() else { continue };
+            let after = self.cursors.get(&(trigger, *stream)).copied().unwrap_or_default().max(after);
+            let to = self.last_write.get(stream).copied().unwrap_or_default();
+            if after < to {
+                pending.push(Pending { stream: *stream, after, to });
+            }
+        }
+        pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use saltus_core::ids::{Epoch, ShardId};
+
+    use super::*;
+
+    const STREAM: Stream = Stream { epoch: Epoch(3), shard: ShardId(1) };
+    const TRIGGER: TriggerId = TriggerId(7);
+
+    #[test]
+    fn a_cursor_waits_for_the_oldest_event_that_is_not_finished() {
+        let mut progress = Progress::begin(Sequence(10));
+        assert_eq!(progress.take_cursor(), None);
+        for event in [12, 15, 20] {
+            assert!(progress.hand_over(Sequence(event)));
+        }
+        assert!(!progress.hand_over(Sequence(15)), "it has been handed over");
+        progress.finish(Sequence(15));
+        assert_eq!(progress.take_cursor(), Some(Sequence(11)), "what lies between is nobody's");
+        progress.finish(Sequence(12));
+        assert_eq!((progress.take_cursor(), progress.take_cursor()), (Some(Sequence(19)), None));
+        progress.finish(Sequence(20));
+        assert_eq!(progress.take_cursor(), Some(Sequence(20)));
+        assert!(progress.open.is_empty());
+    }
+
+    #[test]
+    fn what_was_written_while_a_trigger_was_disabled_is_not_pending() {
+        let mut ledger = Ledger::default();
+        let write = |ledger: &mut Ledger, at| ledger.write(STREAM, Sequence(at));
+        write(&mut ledger, 5);
+        assert_eq!(ledger.pending(TRIGGER), []);
+        ledger.begin(TRIGGER, STREAM, Sequence(6));
+        write(&mut ledger, 7);
+        let pending = |after, to| [Pending { stream: STREAM, after: Sequence(after), to: Sequence(to) }];
+        assert_eq!(ledger.pending(TRIGGER), pending(6, 7));
+        ledger.end(TRIGGER, STREAM, Sequence(8));
+        write(&mut ledger, 9);
+        assert_eq!(ledger.pending(TRIGGER), []);
+        ledger.begin(TRIGGER, STREAM, Sequence(10));
+        assert_eq!(ledger.pending(TRIGGER), []);
+        write(&mut ledger, 11);
+        assert_eq!(ledger.pending(TRIGGER), pending(10, 11));
+        ledger.cursor(TRIGGER, STREAM, Sequence(11));
+        ledger.cursor(TRIGGER, STREAM, Sequence(10));
+        assert_eq!(ledger.pending(TRIGGER), []);
+        assert_eq!(ledger.pending(TriggerId(8)), []);
+    }
+
+    #[test]
+    fn streams_are_pending_in_the_order_of_their_lives() {
+        let mut ledger = Ledger::default();
+        let streams = [(2, 1), (1, 0), (2, 0)].map(|(e, s)| Stream { epoch: Epoch(e), shard: ShardId(s) });
+        for stream in streams {
+            ledger.begin(TRIGGER, stream, Sequence(1));
+            ledger.write(stream, Sequence(2));
+        }
+        let order: Vec<_> = ledger.pending(TRIGGER).iter().map(|p| (p.stream.epoch.0, p.stream.shard.0)).collect();
+        assert_eq!(order, [(1, 0), (2, 0), (2, 1)]);
+    }
+
+    /// What may happen to one trigger and one stream.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A write, of the trigger's table or of another.
+        Write(bool),
+        /// The run of one of the open events ends: which, by its place.
+        Finish(usize),
+        /// The cursor is put into the log.
+        Record,
+        /// The log is durable up to here.
+        Commit,
+        /// The process ends and begins again.
+        Crash,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => any::<bool>().prop_map(Step::Write),
+            4 => (0_usize..8).prop_map(Step::Finish),
+            2 => Just(Step::Record),
+            2 => Just(Step::Commit),
+            1 => Just(Step::Crash),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_is_lost_and_none_is_given_again_that_a_durable_cursor_covers(steps in prop::collection::vec(step(), 0..200)) {
+            // One life's log: (sequence, is it an event, or the cursor that it holds).
+            let mut log: Vec<(Sequence, Option<bool>, Option<Sequence>)> = Vec::new();
+            let mut durable = 0;
+            let mut progress = Progress::begin(Sequence(0));
+            let mut finished = BTreeSet::new();
+            let mut next = 1;
+            for step in steps.into_iter().chain([Step::Crash]) {
+                match step {
+                    Step::Write(wanted) => {
+                        log.push((Sequence(next), Some(wanted), None));
+                        if wanted {
+                            prop_assert!(progress.hand_over(Sequence(next)));
+                        }
+                        next += 1;
+                    }
+                    Step::Finish(at) => {
+                        let open: Vec<_> = progress.open.iter().filter(|(_, done)| !done).map(|(s, _)| *s).collect();
+                        if let Some(event) = open.get(at) {
+                            progress.finish(*event);
+                            finished.insert(*event);
+                        }
+                    }
+                    Step::Record => {
+                        if let Some(cursor) = progress.take_cursor() {
+                            let passed = log.iter().filter(|(s, wanted, _)| *s <= cursor && *wanted == Some(true));
+                            for (event, ..) in passed {
+                                prop_assert!(finished.contains(event), "{cursor:?} passes {event:?}");
+                            }
+                            log.push((Sequence(next), None, Some(cursor)));
+                            next += 1;
+                        }
+                    }
+                    Step::Commit => durable = log.len(),
+                    Step::Crash => {
+                        log.truncate(durable);
+                        next = log.last().map_or(1, |(s, ..)| s.0 + 1);
+                        let mut ledger = Ledger::default();
+                        ledger.begin(TRIGGER, STREAM, Sequence(0));
+                        let mut covered = Sequence(0);
+                        for (at, write, cursor) in &log {
+                            if write.is_some() {
+                                ledger.write(STREAM, *at);
+                            }
+                            if let Some(cursor) = cursor {
+                                ledger.cursor(TRIGGER, STREAM, *cursor);
+                                covered = covered.max(*cursor);
+                            }
+                        }
+                        let pending = ledger.pending(TRIGGER);
+                        progress = Progress::begin(covered);
+                        for (at, wanted, _) in &log {
+                            let given = pending.iter().any(|p| p.after < *at && *at <= p.to) && *wanted == Some(true);
+                            prop_assert_eq!(given, *wanted == Some(true) && *at > covered);
+                            if given {
+                                prop_assert!(progress.hand_over(*at));
+                            } else if *wanted == Some(true) {
+                                prop_assert!(finished.contains(at), "{:?} is lost", at);
+                            }
+                        }
+                        // A sequence that was lost with the crash is used again, by another write.
+                        finished.retain(|event| *event < Sequence(next));
+                    }
+                }
+            }
+        }
+    }
+}
