@@ -221,7 +221,7 @@ pub struct Limits {
     pub output_rows: u64,
     /// Log lines per second; more are counted and left out.
     pub log_lines_per_second: u32,
-    /// Bytes of events that wait for the trigger in memory.
+    /// Bytes of events that wait for the trigger in memory; more wait in the log of writes.
     pub queue_bytes: u64,
 }
 
