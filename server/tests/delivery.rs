@@ -153,3 +153,32 @@ fn what_is_written_while_a_trigger_is_disabled_is_not_delivered_even_over_a_rest
     until("the third is seen", || seen(&file).last().is_some_and(|last| last.n == 2));
     assert_in_order(&seen(&file), 3);
 }
+
+#[test]
+fn what_a_trigger_had_not_finished_when_it_was_disabled_is_given_up() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("seen");
+    let start = Start::new(root.path());
+    start.plugin("slow.py", SLOW);
+    let mut server = start.run();
+    server.create_database("main");
+    trigger(&server, &file, "3", json!({"execution": "deferred"}));
+    write(&server, 0);
+    server.kill();
+    server = start.run();
+    let set = |server: &Server, what: &str| {
+        let path = format!("/api/v3/configure/processing_engine_trigger/{what}?db=main&trigger_name=t");
+        assert_eq!(server.post(&path, "").status, 200);
+    };
+    // It is being given again, and takes its time.
+    set(&server, "disable");
+    server.kill();
+    server = start.run();
+    set(&server, "enable");
+    write(&server, 1);
+    server.kill();
+    server = start.run();
+    until("the one that was written after it was enabled", || !seen(&file).is_empty());
+    assert_eq!(seen(&file)[0].n, 1);
+    drop(server);
+}

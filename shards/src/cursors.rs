@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use saltus_core::ids::{Sequence, Stream, TriggerId};
+use saltus_core::ids::{Epoch, Sequence, Stream, TriggerId};
 
 /// What one trigger has finished of one stream, as its home sees it.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +83,8 @@ pub struct Pending {
 pub struct Ledger {
     seen: HashMap<TriggerId, BTreeMap<Stream, Vec<Seen>>>,
     cursors: HashMap<(TriggerId, Stream), Sequence>,
+    /// The last life in which each trigger was ended.
+    ended: HashMap<TriggerId, Epoch>,
     /// The last write of each stream.
     last_write: HashMap<Stream, Sequence>,
 }
@@ -103,8 +105,10 @@ impl Ledger {
         }
     }
 
-    /// A `TriggerEnd` at `at`.
+    /// A `TriggerEnd` at `at`. It ends what the trigger has seen of all earlier lives as well.
     pub fn end(&mut self, trigger: TriggerId, stream: Stream, at: Sequence) {
+        let ended = self.ended.entry(trigger).or_insert(stream.epoch);
+        *ended = stream.epoch.max(*ended);
         let last = self.seen.get_mut(&trigger).and_then(|streams| streams.get_mut(&stream)).and_then(|s| s.last_mut());
         if let Some(last) = last {
             last.to.get_or_insert(at);
@@ -126,7 +130,11 @@ impl Ledger {
     /// neither is what it had not finished when it was: disabled triggers do not accumulate.
     pub fn pending(&self, trigger: TriggerId) -> Vec<Pending> {
         let mut pending = Vec::new();
+        let ended = self.ended.get(&trigger).copied();
         for (stream, seen) in self.seen.get(&trigger).into_iter().flatten() {
+            if ended.is_some_and(|ended| stream.epoch < ended) {
+                continue;
+            }
             let Some(Seen { after, to: None }) = seen.last().copied() else { continue };
             let after = self.cursors.get(&(trigger, *stream)).copied().unwrap_or_default().max(after);
             let to = self.last_write.get(stream).copied().unwrap_or_default();
@@ -143,7 +151,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
-    use saltus_core::ids::{Epoch, ShardId};
+    use saltus_core::ids::ShardId;
 
     use super::*;
 
@@ -188,6 +196,22 @@ mod tests {
         ledger.cursor(TRIGGER, STREAM, Sequence(10));
         assert_eq!(ledger.pending(TRIGGER), []);
         assert_eq!(ledger.pending(TriggerId(8)), []);
+    }
+
+    #[test]
+    fn what_was_not_finished_when_a_trigger_was_disabled_in_a_later_life_is_not_pending() {
+        let mut ledger = Ledger::default();
+        let stream = |epoch| Stream { epoch: Epoch(epoch), shard: ShardId(0) };
+        for epoch in [1, 2] {
+            ledger.begin(TRIGGER, stream(epoch), Sequence(1));
+            ledger.write(stream(epoch), Sequence(2));
+        }
+        assert_eq!(ledger.pending(TRIGGER).len(), 2);
+        ledger.end(TRIGGER, stream(2), Sequence(3));
+        assert_eq!(ledger.pending(TRIGGER), []);
+        ledger.begin(TRIGGER, stream(2), Sequence(4));
+        ledger.write(stream(2), Sequence(5));
+        assert_eq!(ledger.pending(TRIGGER), [Pending { stream: stream(2), after: Sequence(4), to: Sequence(5) }]);
     }
 
     #[test]

@@ -159,9 +159,12 @@ fn event(table: TableBatch) -> Event {
 impl Shard {
     /// Triggers came into force on this shard, or went: says so in its log.
     pub fn note_triggers(&self, begun: &[TriggerId], ended: &[TriggerId]) {
+        // A trigger that comes into force while the server runs has given up what it had not finished in earlier lives,
+        // and its end may have been lost with one of them.
+        let afresh = begun.iter().filter(|_| self.resumed.get());
+        let ended = ended.iter().chain(afresh).map(|trigger| Record::TriggerEnd { trigger: *trigger });
         let begun = begun.iter().map(|trigger| Record::TriggerBegin { trigger: *trigger });
-        let ended = ended.iter().map(|trigger| Record::TriggerEnd { trigger: *trigger });
-        for record in begun.chain(ended) {
+        for record in ended.chain(begun) {
             if let Err(error) = self.log.append(&record) {
                 tracing::warn!(shard = self.id.0, %error, "after a crash, triggers may be given events again");
                 return;
