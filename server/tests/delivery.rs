@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{Server, Start};
@@ -42,6 +42,21 @@ fn until(what: &str, right: impl Fn() -> bool) {
     }
 }
 
+/// A server with the plugin and a database, and the file that the plugin writes.
+fn serve(root: &Path) -> (Start, Server, PathBuf) {
+    let start = Start::new(root);
+    start.plugin("slow.py", SLOW);
+    let server = start.run();
+    server.create_database("main");
+    (start, server, root.join("seen"))
+}
+
+/// `enable` or `disable`.
+fn set(server: &Server, what: &str) {
+    let path = format!("/api/v3/configure/processing_engine_trigger/{what}?db=main&trigger_name=t");
+    assert_eq!(server.post(&path, "").status, 200);
+}
+
 fn trigger(server: &Server, file: &Path, pause: &str, settings: Value) {
     let arguments = json!({"file": file.to_str().unwrap(), "pause": pause});
     server.create_trigger_with("main", "t", "slow.py", "table:in", settings, arguments);
@@ -67,11 +82,7 @@ fn assert_in_order(seen: &[Seen], count: u64) {
 #[test]
 fn every_acknowledged_row_is_seen_over_kills_and_only_the_edge_twice() {
     let root = tempfile::tempdir().unwrap();
-    let file = root.path().join("seen");
-    let start = Start::new(root.path());
-    start.plugin("slow.py", SLOW);
-    let mut server = start.run();
-    server.create_database("main");
+    let (start, mut server, file) = serve(root.path());
     trigger(&server, &file, "0.005", json!({"execution": "deferred"}));
     let mut n = 0;
     for round in 0..6 {
@@ -101,11 +112,7 @@ fn every_acknowledged_row_is_seen_over_kills_and_only_the_edge_twice() {
 #[test]
 fn a_trigger_that_lags_gets_its_events_from_the_log_once_and_in_order() {
     let root = tempfile::tempdir().unwrap();
-    let file = root.path().join("seen");
-    let start = Start::new(root.path());
-    start.plugin("slow.py", SLOW);
-    let server = start.run();
-    server.create_database("main");
+    let (_start, server, file) = serve(root.path());
     trigger(&server, &file, "0.001", json!({"execution": "deferred", "limits": {"queue_size": "2kb"}}));
     for n in 0..1000 {
         write(&server, n);
@@ -126,19 +133,11 @@ fn a_trigger_that_lags_gets_its_events_from_the_log_once_and_in_order() {
 #[test]
 fn what_is_written_while_a_trigger_is_disabled_is_not_delivered_even_over_a_restart() {
     let root = tempfile::tempdir().unwrap();
-    let file = root.path().join("seen");
-    let start = Start::new(root.path());
-    start.plugin("slow.py", SLOW);
-    let mut server = start.run();
-    server.create_database("main");
+    let (start, mut server, file) = serve(root.path());
     write(&server, 100);
     trigger(&server, &file, "0", json!({"execution": "deferred"}));
     write(&server, 0);
     until("the first is seen", || seen(&file).len() == 1);
-    let set = |server: &Server, what: &str| {
-        let path = format!("/api/v3/configure/processing_engine_trigger/{what}?db=main&trigger_name=t");
-        assert_eq!(server.post(&path, "").status, 200);
-    };
     set(&server, "disable");
     write(&server, 101);
     server.kill();
@@ -157,19 +156,11 @@ fn what_is_written_while_a_trigger_is_disabled_is_not_delivered_even_over_a_rest
 #[test]
 fn what_a_trigger_had_not_finished_when_it_was_disabled_is_given_up() {
     let root = tempfile::tempdir().unwrap();
-    let file = root.path().join("seen");
-    let start = Start::new(root.path());
-    start.plugin("slow.py", SLOW);
-    let mut server = start.run();
-    server.create_database("main");
+    let (start, mut server, file) = serve(root.path());
     trigger(&server, &file, "3", json!({"execution": "deferred"}));
     write(&server, 0);
     server.kill();
     server = start.run();
-    let set = |server: &Server, what: &str| {
-        let path = format!("/api/v3/configure/processing_engine_trigger/{what}?db=main&trigger_name=t");
-        assert_eq!(server.post(&path, "").status, 200);
-    };
     // It is being given again, and takes its time.
     set(&server, "disable");
     server.kill();
