@@ -10,9 +10,12 @@ use serde_json::{Value, json};
 
 /// Appends what it sees to a file, slowly: a line per row, `n id`.
 const SLOW: &str = r#"
+import os
 import time
 
 def process_writes(influxdb3_local, table_batches, args=None):
+    while os.path.exists(args["file"] + ".wait"):
+        time.sleep(0.01)
     for batch in table_batches:
         for row in batch["rows"]:
             time.sleep(float(args["pause"]))
@@ -113,10 +116,13 @@ fn every_acknowledged_row_is_seen_over_kills_and_only_the_edge_twice() {
 fn a_trigger_that_lags_gets_its_events_from_the_log_once_and_in_order() {
     let root = tempfile::tempdir().unwrap();
     let (_start, server, file) = serve(root.path());
+    let wait = file.with_extension("wait");
+    std::fs::write(&wait, "").unwrap();
     trigger(&server, &file, "0.001", json!({"execution": "deferred", "limits": {"queue_size": "2kb"}}));
     for n in 0..1000 {
         write(&server, n);
     }
+    std::fs::remove_file(&wait).unwrap();
     until("all are seen", || seen(&file).len() >= 1000);
     let seen = seen(&file);
     assert_eq!(seen.iter().map(|s| s.n).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
