@@ -1,6 +1,7 @@
 //! Identifiers. One type per thing that is counted, so that two numbers cannot be swapped.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// A shard's index in this life of the process, `0..shards`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,6 +47,22 @@ impl fmt::Display for EventId {
     }
 }
 
+impl FromStr for EventId {
+    type Err = String;
+
+    /// # Errors
+    /// What is expected.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let (epoch, rest) = text.split_once('-')?;
+            let (shard, sequence) = rest.split_once('-')?;
+            let stream = Stream { epoch: Epoch(epoch.parse().ok()?), shard: ShardId(shard.parse().ok()?) };
+            Some(EventId { stream, sequence: Sequence(sequence.parse().ok()?) })
+        };
+        parse().ok_or_else(|| format!("'{text}' is no id: expected epoch-shard-sequence, such as 3-0-17"))
+    }
+}
+
 /// A table's identity with its generation in one number: never used again, so a dropped and recreated table
 /// never meets old records. Layout: epoch (24 bits), shard (16), counter (24).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +79,26 @@ impl TableId {
 /// A trigger's identity; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TriggerId(pub u64);
+
+impl TriggerId {
+    const TEST: u64 = 1 << 63;
+    const GLOBAL: u64 = 1 << 62;
+
+    /// What stands in for a trigger in test runs whose cache is known by a name of this hash. No trigger in the catalog has it.
+    pub fn of_test(name_hash: u64) -> Self {
+        TriggerId(Self::TEST | (name_hash & !Self::GLOBAL))
+    }
+
+    /// Whether it stands for test runs.
+    pub fn is_test(self) -> bool {
+        self.0 & Self::TEST != 0
+    }
+
+    /// The cache that stands in for the global one in such test runs.
+    pub fn global_of_test(self) -> Self {
+        TriggerId(self.0 | Self::GLOBAL)
+    }
+}
 
 /// One run of a plugin in this life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,11 +7,17 @@
 
 pub mod batch;
 pub mod catalog;
+pub mod cpu_share;
 pub mod ids;
 pub mod limits;
 pub mod line_protocol;
 pub mod names;
 pub mod policy;
 pub mod ports;
+pub mod query_param;
+pub mod request;
+pub mod route;
+pub mod schedule;
 pub mod schema;
+pub mod state;
 pub mod trigger;

@@ -16,6 +16,8 @@ pub const TAG_VALUE_BYTES_MAX: usize = 64 * 1024 - 1;
 pub const STRING_FIELD_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a database name (reference, 3.3).
 pub const DB_NAME_BYTES_MAX: usize = 511;
+/// Bytes of a trigger's name.
+pub const TRIGGER_NAME_BYTES_MAX: usize = 1024;
 /// Bytes of a request body after decompression, default of `--max-http-request-size`.
 pub const HTTP_REQUEST_BYTES_MAX: usize = 10 * 1024 * 1024;
 /// Values of one table in one request, absent ones counted: columns are dense, so rows times columns is what memory pays for.
@@ -67,13 +69,55 @@ pub const RUN_ROWS_MAX: usize = 100_000;
 pub const RUN_OUTPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Lines that one run of a plugin may write.
 pub const RUN_OUTPUT_ROWS_MAX: u64 = 1_000_000;
-/// Bytes that the worker process of one trigger may take beyond what it needs to start. Libraries of linear algebra take some
-/// of it per processor.
+/// Bytes that the runs of one trigger may hold. In the process lane: what its worker may take beyond what it needs to start, of
+/// which libraries of linear algebra take some per processor.
 pub const TRIGGER_MEMORY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Log lines per second of one trigger: as many as are kept of all.
 pub const TRIGGER_LOG_LINES_PER_SECOND_MAX: u32 = LOG_ROWS_MAX as u32;
 /// Events waiting in memory for one trigger, in bytes of their batches.
 pub const TRIGGER_BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Runs of one trigger under way at once, where it lets them overlap (`run_async`).
+pub const TRIGGER_CONCURRENCY_MAX: u32 = 16;
+/// Requests that wait for one trigger; more are refused with 503. The trigger's `queue_size` bounds their bytes as well.
+pub const REQUESTS_WAITING_MAX: usize = 256;
+/// Bytes of a plugin's answer that is not streamed.
+pub const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of one piece of a streamed answer; longer ones are cut.
+pub const RESPONSE_PIECE_BYTES_MAX: usize = 64 * 1024;
+/// Pieces of a streamed answer that wait for their reader; then the plugin waits.
+pub const RESPONSE_PIECES_MAX: usize = 8;
+/// Test runs of plugins at once; more are refused with 503.
+pub const PLUGIN_TESTS_MAX: usize = 8;
+/// Seconds that an entry of a test run's cache is kept if its plugin does not say.
+pub const PLUGIN_TEST_CACHE_SECS: u64 = 30 * 60;
+/// Bytes of log lines, and of an answer, that one test run gives back.
+pub const PLUGIN_TEST_OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of the result of one query of a plugin, as Arrow columns.
+pub const PLUGIN_QUERY_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of the durable state of one trigger, keys and values together.
+pub const STATE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a key of it.
+pub const STATE_KEY_BYTES_MAX: usize = 1024;
+/// Bytes of changes of a state in the log before all of it is written again, at least: recovery needs nothing older.
+pub const STATE_CHECKPOINT_BYTES_MIN: usize = 64 * 1024;
+/// Bytes of the global cache's plain values; beyond, those that were put longest ago go.
+pub const GLOBAL_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of one value of it that other interpreters see.
+pub const GLOBAL_CACHE_VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Seconds between two searches for expired entries of caches.
+pub const CACHE_SWEEP_SECS: u64 = 10;
+/// Bytes of one trigger's cache that are kept for the next start.
+pub const CACHE_SAVED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of all triggers' caches that are kept for the next start.
+pub const CACHES_SAVED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Milliseconds that a shard or a worker process has to give its caches at the stop.
+pub const CACHE_SAVE_MS: u64 = 2_000;
+/// Per cent of one core that the runs of one trigger may use outside of the inline lane, over time.
+pub const TRIGGER_CPU_SHARE_PERCENT: u32 = 100;
+/// Milliseconds whose share of CPU time a trigger may save up.
+pub const CPU_SHARE_WINDOW_MS: u64 = 1_000;
+/// Deferred workers that a shard has from the start; more are hired when all of them are busy.
+pub const DEFERRED_WORKERS_MIN: usize = 2;
 /// Runs waiting for the deferred workers of one shard.
 pub const DEFERRED_QUEUE_MAX: usize = 1024;
 /// Milliseconds an inline run may take before it is interrupted.
@@ -84,8 +128,23 @@ pub const INLINE_RUN_BUDGET_US: u64 = 250;
 pub const INLINE_TURN_BUDGET_US: u64 = 1_000;
 /// Of a shard's time that inline runs may take, in per cent.
 pub const INLINE_SHARE_PERCENT_MAX: u64 = 30;
+/// Runs that are due begin before a write that does not wait for the disk is acknowledged, if together they take less than this:
+/// about what the acknowledgement itself takes.
+pub const RUNS_BEFORE_ANSWER_US: u64 = 20;
 /// Milliseconds a deferred run may take before it is interrupted.
 pub const DEFERRED_DEADLINE_MS: u64 = 60_000;
+/// Milliseconds of an inline run that cannot be interrupted after which its code goes into quarantine.
+pub const STALL_LIMIT_MS: u64 = 2_000;
+/// Milliseconds of such a run after which the process is aborted.
+pub const STALL_ABORT_MS: u64 = 10_000;
+/// Milliseconds after a deferred run's deadline, which interrupts it, until it is left behind.
+pub const DEFERRED_GRACE_MS: u64 = 5_000;
+/// Milliseconds that an interpreter has to show that it is sound.
+pub const CANARY_MS: u64 = 5_000;
+/// Deferred interpreters that the process may give up before it asks for a restart.
+pub const INTERPRETERS_GIVEN_UP_MAX: usize = 3;
+/// Threads that a shard may leave behind in runs that wait for ever, before its deferred interpreter is given up for them.
+pub const THREADS_LEFT_BEHIND_MAX: usize = 16;
 /// Worker processes of the process lane at once.
 pub const PROCESS_WORKERS_MAX: usize = 64;
 /// Runs that may wait for one worker process, the one under way included.
@@ -110,10 +169,26 @@ pub const PROCESS_STDERR_BYTES_MAX: usize = 8 * 1024;
 pub const CHAIN_DEPTH_MAX: u8 = 8;
 /// How often an event is tried again with `error_behavior=retry` before it is given up.
 pub const RETRIES_MAX: u32 = 5;
+/// Bytes of dead letters that a shard keeps at hand; beyond it the oldest are forgotten, and that is said.
+pub const DEAD_LETTERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of an event's rows, as line protocol, in the dead letter that it becomes.
+pub const DEAD_LETTER_EVENT_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of a traceback in a dead letter.
+pub const DEAD_LETTER_TRACEBACK_BYTES_MAX: usize = 16 * 1024;
 /// Milliseconds before the first repetition; twice as long before each further one.
 pub const RETRY_PAUSE_MIN_MS: u64 = 100;
 /// Milliseconds between two attempts at most.
 pub const RETRY_PAUSE_MAX_MS: u64 = 60_000;
+/// Times of a schedule that are made up for at most, with `missed_runs=all`.
+pub const SCHEDULE_CATCH_UP_MAX: u64 = 1_000;
+/// Missed times of a cron expression that are counted; beyond it their number is a lower bound.
+pub const SCHEDULE_COUNTED_MAX: u64 = 1_000;
+/// Milliseconds after which a time of a schedule counts as missed although nothing stood against its run.
+pub const SCHEDULE_LATE_MS: u64 = 60_000;
+/// Milliseconds by which the clock may be set back before schedules start over from the new time.
+pub const SCHEDULE_CLOCK_BACK_MS: u64 = 60_000;
+/// Milliseconds after which schedules look whether the clock was set, and write down how far they have come.
+pub const SCHEDULE_LOOK_MS: u64 = 1_000;
 /// Column names that an interpreter keeps as Python strings, per thread; a table has up to `COLUMNS_PER_TABLE_MAX`.
 pub const INTERNED_NAMES_MAX: usize = 2 * COLUMNS_PER_TABLE_MAX;
 /// Rows of `system.processing_engine_logs` kept per node: so many that plugins said, and as many that the engine says of runs.
@@ -133,6 +208,14 @@ const _: () = assert!(RUN_OUTPUT_BYTES_MAX <= LINE_BODY_BYTES_MAX, "what a run m
 const _: () = assert!(
     RUN_OUTPUT_BYTES_MAX * 2 < PROCESS_MESSAGE_BYTES_MAX,
     "what a run may queue fits a message when it is quoted"
+);
+const _: () = assert!(RESPONSE_BYTES_MAX < PROCESS_MESSAGE_BYTES_MAX, "an answer fits what a worker process may send");
+const _: () = assert!(STATE_BYTES_MAX * 8 < PROCESS_MESSAGE_BYTES_MAX, "a state fits a message when it is quoted");
+const _: () = assert!(STATE_BYTES_MAX + RUN_OUTPUT_BYTES_MAX < WAL_RECORD_BYTES_MAX, "rows and state fit one frame");
+const _: () = assert!(
+    GLOBAL_CACHE_VALUE_BYTES_MAX * 8 < PROCESS_MESSAGE_BYTES_MAX
+        && CACHE_SAVED_BYTES_MAX * 8 < PROCESS_MESSAGE_BYTES_MAX,
+    "what a cache gives or gets fits a message"
 );
 const _: () = assert!(HTTP_REQUEST_BYTES_MAX < WAL_RECORD_BYTES_MAX, "a body always fits one record");
 const _: () = assert!(

@@ -6,7 +6,8 @@
 //! **Invariants.**
 //! 1. With `execution=auto` a trigger is inline only while all of this holds: its code passed the static check, its cache
 //!    holds plain values only, nothing bars it, and its recent runs fitted the budget when it was promoted.
-//! 2. What the operator chose stays: an explicit lane never changes, and `isolation=interpreter` is never left.
+//! 2. What the operator chose stays: an explicit lane never changes, and `isolation=interpreter` is never left. The one exception is
+//!    code that has held up a shard: it leaves the inline lane even if the operator put it there.
 //! 3. A trigger does not flap. Every demotion doubles the time and the number of runs until the next promotion, and
 //!    the cost that promotes is lower than the cost that demotes. New code starts without that past.
 //! 4. Every change of lane is a decision with a reason, and decisions form a chain: one ends in the lane in which the next begins.
@@ -92,6 +93,8 @@ pub enum Observation {
     },
     /// This code has held up a shard until the watchdog gave up on it.
     Quarantined,
+    /// A run could not be ended, and was left behind.
+    Stuck,
 }
 
 /// What a run cost.
@@ -158,6 +161,8 @@ pub enum Reason {
     ImportRefused(Arc<str>),
     /// The code held up a shard before.
     Quarantined,
+    /// A run could not be ended.
+    Stuck,
 }
 
 impl fmt::Display for Reason {
@@ -179,6 +184,7 @@ impl fmt::Display for Reason {
                 write!(f, "module {module} does not load in an interpreter with a GIL of its own")
             }
             Reason::Quarantined => f.write_str("this code has held up a shard before"),
+            Reason::Stuck => f.write_str("a run of this code could not be ended"),
         }
     }
 }
@@ -292,7 +298,8 @@ impl Policy {
             }
             Observation::OverBudget { share_percent } => self.demote(Reason::OverBudget { share_percent }, now),
             Observation::ImportRefused(module) => self.isolate(Reason::ImportRefused(module), now),
-            Observation::Quarantined => self.isolate(Reason::Quarantined, now),
+            Observation::Quarantined => self.put_away(Reason::Quarantined, now),
+            Observation::Stuck => self.put_away(Reason::Stuck, now),
         }
     }
 
@@ -359,6 +366,12 @@ impl Policy {
     fn isolate(&mut self, reason: Reason, now: MonoNs) -> Option<Decision> {
         let may = self.isolation == Isolation::Auto && self.execution != Execution::Inline;
         (may && self.lane != Lane::Process).then(|| self.change(Lane::Process, reason, now))
+    }
+
+    /// As [`Policy::isolate`], even if the operator has chosen the lane.
+    fn put_away(&mut self, reason: Reason, now: MonoNs) -> Option<Decision> {
+        let may = self.isolation == Isolation::Auto && self.lane != Lane::Process;
+        may.then(|| self.change(Lane::Process, reason, now))
     }
 
     fn change(&mut self, to: Lane, reason: Reason, now: MonoNs) -> Decision {

@@ -8,9 +8,12 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 
 use crate::batch::Batch;
-use crate::ids::{EventId, MonoNs, RunId, ShardId};
+use crate::ids::{EventId, MonoNs, RunId, ShardId, TriggerId};
 use crate::policy::{Decision, Lane};
-use crate::trigger::{Limits, TriggerDef};
+use crate::query_param::QueryParam;
+use crate::request::{PluginRequest, PluginResponse};
+use crate::state::{State, StateChange};
+use crate::trigger::{Limits, TriggerDef, TriggerKind};
 
 /// One version of a plugin's source.
 #[derive(Clone, Debug)]
@@ -48,6 +51,26 @@ pub struct TableBatch {
     pub batch: Arc<Batch>,
     /// The write that they come from.
     pub id: EventId,
+    /// For a trigger that wants rows with every column of the table: their names in the table's order.
+    pub all_columns: Option<Arc<[Arc<str>]>>,
+}
+
+/// A time that a schedule has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ScheduledCall {
+    /// The exact time of the schedule, nanoseconds since the epoch.
+    pub scheduled_ns: i64,
+    /// Times of the schedule since the last run that were passed over.
+    pub missed: u64,
+    /// What the trigger's own time zone is ahead of UTC then; `None` without such a zone: the server's local time is told.
+    pub utc_offset_secs: Option<i32>,
+}
+
+/// The scheduled time, as the reference writes it (1.4).
+impl fmt::Display for ScheduledCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", chrono::DateTime::from_timestamp_nanos(self.scheduled_ns))
+    }
 }
 
 /// What a run is for.
@@ -55,9 +78,56 @@ pub struct TableBatch {
 pub enum RunEvent {
     /// Rows were written; in order per table.
     Writes(Vec<TableBatch>),
+    /// It is time.
+    Schedule(ScheduledCall),
+    /// Somebody asks.
+    Request(Arc<PluginRequest>),
+}
+
+impl RunEvent {
+    /// Which entry function it is for.
+    pub fn kind(&self) -> TriggerKind {
+        match self {
+            RunEvent::Writes(_) => TriggerKind::Write,
+            RunEvent::Schedule(_) => TriggerKind::Schedule,
+            RunEvent::Request(_) => TriggerKind::Request,
+        }
+    }
+
+    /// The rows that it brings, by table; none if it is of another kind.
+    pub fn tables(&self) -> &[TableBatch] {
+        match self {
+            RunEvent::Writes(tables) => tables,
+            RunEvent::Schedule(_) | RunEvent::Request(_) => &[],
+        }
+    }
+
+    /// How many rows it brings.
+    pub fn rows(&self) -> usize {
+        self.tables().iter().map(|table| table.batch.rows()).sum()
+    }
+
+    /// Bytes that it holds in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            RunEvent::Writes(tables) => tables.iter().map(|table| table.batch.bytes()).sum(),
+            RunEvent::Schedule(_) => 0,
+            RunEvent::Request(request) => request.bytes(),
+        }
+    }
+
+    /// What is said when its run begins.
+    pub fn started(&self) -> Started {
+        match self {
+            RunEvent::Writes(_) => Started::Write,
+            RunEvent::Schedule(call) => Started::Schedule { scheduled_ns: call.scheduled_ns },
+            RunEvent::Request(_) => Started::Request,
+        }
+    }
 }
 
 /// One run to be made.
+#[derive(Clone)]
 pub struct RunRequest {
     /// Identity of the run.
     pub run_id: RunId,
@@ -79,6 +149,10 @@ pub struct RunRequest {
     pub depth: u8,
     /// How often this event was tried before.
     pub attempt: u32,
+    /// A test run: this takes the place of the process's host, and catches what the plugin does.
+    pub test_host: Option<Arc<dyn PluginHost>>,
+    /// The trigger's durable state as the run sees it.
+    pub state: Arc<State>,
 }
 
 /// Lines that a run wants written when it succeeds.
@@ -88,6 +162,21 @@ pub struct QueuedWrite {
     pub db: Arc<str>,
     /// Line protocol, nanosecond timestamps.
     pub lines: String,
+    /// `write_sync(no_sync=True)` of an inline run, which was held: applied at once, and even if the run failed.
+    pub no_sync: bool,
+}
+
+/// What `write_sync` writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncWrite {
+    /// The database.
+    pub db: Arc<str>,
+    /// Line protocol, nanosecond timestamps.
+    pub lines: String,
+    /// Done when it is applied, not when it is durable.
+    pub no_sync: bool,
+    /// Plugin runs between the client's write and this one.
+    pub depth: u8,
 }
 
 /// A failure in the plugin or in loading it, as plain strings (no Python object leaves its interpreter).
@@ -103,6 +192,12 @@ pub struct PluginError {
 }
 
 impl PluginError {
+    /// The kind of a run that did not end although it was interrupted, and was left behind.
+    pub const STUCK: &str = "PluginStuck";
+
+    /// The kind of a run that was interrupted because the server stops: its trigger is not to blame, and its event not finished.
+    pub const STOPPED: &str = "PluginStopped";
+
     /// The module whose import an interpreter with a GIL of its own has refused, if that was the failure: libraries wrap
     /// CPython's words into their own, so the whole account is searched.
     pub fn refused_import(&self) -> Option<Arc<str>> {
@@ -129,6 +224,10 @@ pub enum Unwound {
     Overran,
     /// It needs a module that does not load in an interpreter with a GIL of its own, and moves to a process.
     ImportRefused(Arc<str>),
+    /// A deferred run, not to blame: its interpreter was given up because of another one.
+    InterpreterLost,
+    /// The server stops, and had no time for it to end.
+    Stopped,
 }
 
 impl fmt::Display for Unwound {
@@ -139,6 +238,8 @@ impl fmt::Display for Unwound {
             Unwound::CacheNotPlain => f.write_str("a cache value cannot move between interpreters"),
             Unwound::Overran => f.write_str("it was interrupted at its deadline"),
             Unwound::ImportRefused(module) => write!(f, "module {module} needs a process of its own"),
+            Unwound::Stopped => f.write_str("it was interrupted because the server stops"),
+            Unwound::InterpreterLost => f.write_str("its interpreter was given up because of another plugin's run"),
         }
     }
 }
@@ -158,8 +259,12 @@ pub struct RunReport {
     pub request: RunRequest,
     /// Success, or why not.
     pub result: Result<(), PluginError>,
-    /// To be applied if the run succeeded.
+    /// To be applied if the run succeeded, but for those that say otherwise.
     pub writes: Vec<QueuedWrite>,
+    /// What a request is answered, if the run succeeded.
+    pub response: Option<PluginResponse>,
+    /// What it changes of its trigger's state, if it succeeded.
+    pub state: Vec<StateChange>,
     /// When the plugin's entry function was entered (glossary: activation); `None` if it never was.
     pub entered: Option<MonoNs>,
     /// When it was over.
@@ -172,6 +277,17 @@ pub struct RunReport {
     pub reached: Option<Arc<str>>,
     /// If the run was discarded: why. Then `result` is an error that nobody needs to see.
     pub unwound: Option<Unwound>,
+    /// What its trigger holds of memory, where that is counted.
+    pub memory: Option<MemoryUse>,
+}
+
+/// Memory of a trigger in an interpreter, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// After the run.
+    pub held: u64,
+    /// At most, since the run began.
+    pub peak: u64,
 }
 
 impl RunReport {
@@ -181,12 +297,15 @@ impl RunReport {
             request,
             result: Err(error),
             writes: Vec::new(),
+            response: None,
+            state: Vec::new(),
             entered: None,
             finished: at,
             cost_ns: 0,
             code: None,
             reached: None,
             unwound: None,
+            memory: None,
         }
     }
 }
@@ -234,9 +353,37 @@ pub enum LogText {
     /// A plugin's own words, or a failure with its traceback.
     Said(String),
     /// A run begins.
-    RunStarted,
+    RunStarted(Started),
     /// A run ended well after so long.
     RunFinished(Duration),
+}
+
+/// What a run begins for, as far as the log says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Started {
+    /// Rows were written.
+    Write,
+    /// It is time.
+    Schedule {
+        /// [`ScheduledCall::scheduled_ns`]
+        scheduled_ns: i64,
+    },
+    /// Somebody asks.
+    Request,
+}
+
+/// The text of the reference, 1.4.
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Started::Write => f.write_str("starting execution of wal plugin."),
+            Started::Schedule { scheduled_ns } => {
+                let time = chrono::DateTime::from_timestamp_nanos(*scheduled_ns);
+                write!(f, "starting execution with scheduled time {time}")
+            }
+            Started::Request => f.write_str("starting execution of request plugin."),
+        }
+    }
 }
 
 /// What the engine keeps of a run, and of each change of a trigger's lane: a row of `system.trigger_runs`.
@@ -263,10 +410,14 @@ pub enum RunOutcome {
         attempt: u32,
         /// Rows that the plugin was given.
         rows: usize,
+        /// When the last byte of the write was received that it is for; `None` of schedules, requests and what was read back.
+        received: Option<MonoNs>,
         /// Nanoseconds from the last byte of the request to the entry of the plugin, if it was entered.
         activation_ns: Option<u64>,
         /// Nanoseconds from entry to end.
         run_ns: u64,
+        /// Memory of the trigger, where it is counted.
+        memory: Option<MemoryUse>,
         /// The error's text, if it failed.
         error: Option<String>,
     },
@@ -283,6 +434,21 @@ pub enum RunOutcome {
 
 /// What plugins reach outside themselves; implemented by `server`.
 pub trait PluginHost: Send + Sync {
+    /// A shard does not come back from an inline run: told once, by the watchdog's thread or one of its own. May block: when it
+    /// returns, the code is in quarantine whatever becomes of the process.
+    fn stalled(&self, _stall: &Stall) {}
+
+    /// The shard has come back.
+    fn stall_over(&self, _shard: ShardId) {}
+
+    /// The process has lost something that only a restart brings back: what. Never blocks.
+    fn ask_restart(&self, _reason: String) {}
+
+    /// Whether code of this content hash has held up a shard before. Never blocks.
+    fn quarantined(&self, _code: u64) -> bool {
+        false
+    }
+
     /// Keeps a log line. Lock-free, never blocks; lines that find no room are counted.
     fn log(&self, line: LogLine);
 
@@ -296,7 +462,34 @@ pub trait PluginHost: Send + Sync {
     ///
     /// # Errors
     /// The text of the failure as the reference, 1.4, gives it.
-    fn query(&self, db: &str, sql: &str, params: &[(String, String)]) -> Result<Vec<RecordBatch>, String>;
+    fn query(&self, db: &str, sql: &str, params: &[(String, QueryParam)]) -> Result<Vec<RecordBatch>, String>;
+
+    /// Writes and waits. Blocks: not for the inline lane.
+    ///
+    /// # Errors
+    /// The cause as the reference, 1.4, gives it.
+    fn write(&self, write: SyncWrite) -> Result<(), String>;
+
+    /// Whether all of a write would go to tables of this shard, and would be taken as things are. Never blocks: on the shard's thread.
+    ///
+    /// # Errors
+    /// The cause, as of [`PluginHost::write`].
+    fn check_write(&self, shard: ShardId, db: &str, lines: &str) -> Result<bool, String>;
+}
+
+/// A shard that does not come back from an inline run, which cannot be interrupted.
+#[derive(Clone, Copy, Debug)]
+pub struct Stall {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Whose run.
+    pub trigger: TriggerId,
+    /// The run.
+    pub run_id: RunId,
+    /// Content hash of its code.
+    pub code: u64,
+    /// Since its begin.
+    pub lasts: Duration,
 }
 
 /// Where a finished run of the deferred or the process lane is reported; implemented by `shards`. Never blocks.
@@ -333,6 +526,12 @@ pub trait ShardPlugins {
     /// # Errors
     /// The request, when the bounded queue is full; the caller keeps it and tries again after a completion.
     fn submit(&mut self, request: RunRequest) -> Result<(), Box<RunRequest>>;
+
+    /// The trigger was disabled or deleted: what its cache holds is dropped. Never blocks.
+    fn forget(&mut self, _trigger: TriggerId) {}
+
+    /// No run is made any more: what caches hold is kept for the next start, as far as it can be. Waits for workers, shortly.
+    fn rest(&mut self) {}
 }
 
 /// The process's Python; implemented by `python-bridge`.
@@ -350,6 +549,15 @@ pub trait PluginRuntime: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_beginning_of_a_run_is_said_as_the_reference_does() {
+        let at = |scheduled_ns| Started::Schedule { scheduled_ns }.to_string();
+        assert_eq!(Started::Write.to_string(), "starting execution of wal plugin.");
+        assert_eq!(at(1_767_225_600_000_000_000), "starting execution with scheduled time 2026-01-01 00:00:00 UTC");
+        assert_eq!(at(1_767_225_600_001_000_000), "starting execution with scheduled time 2026-01-01 00:00:00.001 UTC");
+        assert_eq!(Started::Request.to_string(), "starting execution of request plugin.");
+    }
 
     #[test]
     fn a_refused_import_is_found_behind_a_librarys_own_words() {

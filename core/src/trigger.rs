@@ -24,6 +24,77 @@ pub enum TriggerSpec {
     Request(String),
 }
 
+/// What kind of event starts a plugin; each has an entry function of its own (reference, 1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TriggerKind {
+    /// Rows are written: `process_writes`.
+    Write,
+    /// It is time: `process_scheduled_call`.
+    Schedule,
+    /// Somebody asks: `process_request`.
+    Request,
+}
+
+impl TriggerKind {
+    /// All of them; a kind's place is its number (`as usize`).
+    pub const ALL: [TriggerKind; 3] = [TriggerKind::Write, TriggerKind::Schedule, TriggerKind::Request];
+
+    /// The name of the entry function.
+    pub fn entry(self) -> &'static str {
+        match self {
+            TriggerKind::Write => "process_writes",
+            TriggerKind::Schedule => "process_scheduled_call",
+            TriggerKind::Request => "process_request",
+        }
+    }
+
+    /// What is said of a plugin without it: the reference's text, 1.2.
+    pub fn entry_missing(self) -> &'static str {
+        match self {
+            TriggerKind::Write => {
+                "the process_writes function is not present in the plugin. Should be defined as: \
+                 process_writes(influxdb3_local, table_batches, args=None)"
+            }
+            TriggerKind::Schedule => {
+                "the process_scheduled_call function is not present in the plugin. Should be defined as: \
+                 process_scheduled_call(influxdb3_local, call_time, args=None)"
+            }
+            TriggerKind::Request => {
+                "the process_request function is not present in the plugin. Should be defined as: \
+                 process_request(influxdb3_local, query_parameters, request_headers, request_body, args=None) -> \
+                 Tuple[str, Optional[Dict[str, str]]]"
+            }
+        }
+    }
+
+    /// In `influxdb3_local.event.kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TriggerKind::Write => "write",
+            TriggerKind::Schedule => "schedule",
+            TriggerKind::Request => "request",
+        }
+    }
+
+    /// What the reference calls such a plugin in its log (1.4).
+    pub fn plugin(self) -> &'static str {
+        match self {
+            TriggerKind::Write => "wal plugin",
+            TriggerKind::Schedule => "schedule plugin",
+            TriggerKind::Request => "request plugin",
+        }
+    }
+
+    /// What stands before the error of a run (reference, 1.4).
+    pub fn failure(self) -> &'static str {
+        match self {
+            TriggerKind::Write => "error executing wal plugin",
+            TriggerKind::Schedule => "error executing schedule plugin",
+            TriggerKind::Request => "error running request plugin",
+        }
+    }
+}
+
 /// The shortest `every:`.
 const EVERY_MIN: Duration = Duration::from_millis(1);
 /// The longest `every:`: a year of 365.25 days.
@@ -37,6 +108,23 @@ pub struct TriggerSpecError {
     pub spec: String,
     /// What is wrong with it; cron expressions and paths have none.
     pub context: Option<&'static str>,
+}
+
+impl TriggerSpecError {
+    /// What is expected, to stand behind the text where that does not say it.
+    pub fn remedy(&self) -> &'static str {
+        let spec = self.spec.trim();
+        if self.context.is_some_and(|context| context.starts_with("couldn't")) {
+            "; expected numbers with units, such as 500ms, 10s or 1h 30m"
+        } else if spec.starts_with("cron:") {
+            ": expected five fields (minute hour day month weekday), six (second first) or seven (year last), such as \
+             */5 * * * *"
+        } else if spec.starts_with("request:") {
+            ": expected a path behind request:"
+        } else {
+            ""
+        }
+    }
 }
 
 impl TriggerSpec {
@@ -59,7 +147,7 @@ impl TriggerSpec {
             };
         }
         if let Some(expression) = payload(trimmed, "cron:") {
-            return cron_schedule(expression)
+            return cron_schedules(expression)
                 .map(|_| TriggerSpec::Cron(expression.to_owned()))
                 .ok_or_else(|| refuse(None));
         }
@@ -73,6 +161,15 @@ impl TriggerSpec {
                 "expect one of the following forms: 'table:<TABLE_NAME>', 'all_tables', 'cron:<CRON_EXPRESSION>', \
                  'every:<DURATION>', or 'request:<PATH>'",
             ))),
+        }
+    }
+
+    /// What kind of event it is about.
+    pub fn kind(&self) -> TriggerKind {
+        match self {
+            TriggerSpec::Table(_) | TriggerSpec::AllTables => TriggerKind::Write,
+            TriggerSpec::Every(_) | TriggerSpec::Cron(_) => TriggerKind::Schedule,
+            TriggerSpec::Request(_) => TriggerKind::Request,
         }
     }
 
@@ -128,16 +225,22 @@ fn every(text: &str) -> Result<Duration, &'static str> {
     }
 }
 
-/// The schedule of a cron expression, `None` if it is malformed. Six and seven fields are read as the `cron` crate does
-/// (1 is Sunday); five fields are those of Unix cron (0 and 7 are Sunday), at second 0.
-pub fn cron_schedule(expression: &str) -> Option<cron::Schedule> {
+/// The schedules that a cron expression stands for, whose times are those of all of them; `None` if it is malformed. Six and
+/// seven fields are read as the `cron` crate does (1 is Sunday); five fields are those of Unix cron, at second 0: 0 and 7 are
+/// Sunday, and if both day fields are given, either is enough.
+pub fn cron_schedules(expression: &str) -> Option<Vec<cron::Schedule>> {
     let fields: Vec<&str> = expression.split_whitespace().collect();
-    match fields.as_slice() {
-        [minute, hour, day, month, weekday] => {
-            let weekday: Vec<String> = weekday.split(',').map(unix_weekday).collect::<Option<_>>()?;
-            format!("0 {minute} {hour} {day} {month} {}", weekday.join(",")).parse().ok()
-        }
-        _ => expression.parse().ok(),
+    let [minute, hour, day, month, weekday] = fields.as_slice() else {
+        return Some(vec![expression.parse().ok()?]);
+    };
+    let numbers: Vec<String> = weekday.split(',').map(unix_weekday).collect::<Option<_>>()?;
+    let read = |day: &str, weekday: &str| format!("0 {minute} {hour} {day} {month} {weekday}").parse().ok();
+    let numbers = numbers.join(",");
+    // As in Unix cron, a field that begins with a star gives no days.
+    let is_open = |field: &str| field.starts_with(['*', '?']);
+    match is_open(day) || is_open(weekday) {
+        true => Some(vec![read(day, &numbers)?]),
+        false => Some(vec![read(day, "*")?, read("*", &numbers)?]),
     }
 }
 
@@ -209,13 +312,40 @@ pub enum Isolation {
     Process,
 }
 
+/// What becomes of the times of a schedule that were missed: because the run before took too long, because the server was down,
+/// or because it was late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedRuns {
+    /// They are passed over.
+    #[default]
+    Skip,
+    /// One run makes up for all of them, with the last of the times.
+    Once,
+    /// Each is made up for, the oldest first, up to a bound.
+    All,
+}
+
+/// How a schedule trigger keeps time.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Timing {
+    /// The IANA name of the zone whose local times a cron expression names and the plugin is told; without one, UTC and the
+    /// server's.
+    pub time_zone: Option<String>,
+    /// What becomes of missed times.
+    pub missed_runs: MissedRuns,
+    /// When it came into force with this schedule, nanoseconds since the epoch: no time before was missed.
+    pub since_ns: i64,
+}
+
 /// What runs of a trigger may use; the server's defaults, and with what the trigger says over them, those of a trigger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
     /// How long a run may take, outside of the inline lane, before it is interrupted.
     pub run_time: Duration,
-    /// Bytes that the worker process of a trigger may take beyond what it needs to start; beyond, allocations fail with
-    /// `MemoryError`. Process lane only.
+    /// Bytes that the trigger may hold; beyond, allocations fail with `MemoryError`. In the interpreter lanes: of Python's memory,
+    /// what its runs and their threads have allocated and not freed. In the process lane: of private memory, what its worker
+    /// takes beyond what it needs to start.
     pub memory_bytes: u64,
     /// Lines that one run may write.
     pub output_rows: u64,
@@ -223,6 +353,10 @@ pub struct Limits {
     pub log_lines_per_second: u32,
     /// Bytes of events that wait for the trigger in memory; more wait in the log of writes.
     pub queue_bytes: u64,
+    /// Runs under way at once, where they may overlap.
+    pub concurrency: u32,
+    /// Per cent of one core that its runs may use outside of the inline lane, over time; the next run waits ([`crate::cpu_share`]).
+    pub cpu_share: u32,
 }
 
 impl Default for Limits {
@@ -233,6 +367,8 @@ impl Default for Limits {
             output_rows: limits::RUN_OUTPUT_ROWS_MAX,
             log_lines_per_second: limits::TRIGGER_LOG_LINES_PER_SECOND_MAX,
             queue_bytes: limits::TRIGGER_BACKLOG_BYTES_MAX as u64,
+            concurrency: limits::TRIGGER_CONCURRENCY_MAX,
+            cpu_share: limits::TRIGGER_CPU_SHARE_PERCENT,
         }
     }
 }
@@ -256,6 +392,12 @@ pub struct TriggerLimits {
     /// [`Limits::queue_bytes`]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_bytes: Option<u64>,
+    /// [`Limits::concurrency`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// [`Limits::cpu_share`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_share: Option<u32>,
 }
 
 impl TriggerLimits {
@@ -267,8 +409,32 @@ impl TriggerLimits {
             output_rows: self.output_rows.unwrap_or(defaults.output_rows),
             log_lines_per_second: self.log_lines_per_second.unwrap_or(defaults.log_lines_per_second),
             queue_bytes: self.queue_bytes.unwrap_or(defaults.queue_bytes),
+            concurrency: self.concurrency.unwrap_or(defaults.concurrency),
+            cpu_share: self.cpu_share.unwrap_or(defaults.cpu_share),
         }
     }
+}
+
+/// What a row has for a column that its line does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingColumns {
+    /// No key, as in InfluxDB 3.10.
+    #[default]
+    Absent,
+    /// A key with the value `None`, for every column of the table, as in InfluxDB 3.11.
+    None,
+}
+
+/// How the plugin API is for one trigger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct ApiSettings {
+    /// What rows look like.
+    pub missing_columns: MissingColumns,
+    /// Whether plain values of its cache are there again after a restart; the server's default if it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore_cache: Option<bool>,
 }
 
 /// A trigger as the catalog keeps it.
@@ -294,6 +460,10 @@ pub struct TriggerDef {
     pub isolation: Isolation,
     /// Limits of its own.
     pub limits: TriggerLimits,
+    /// How it keeps time, if it has a schedule.
+    pub timing: Timing,
+    /// How the plugin API is for it.
+    pub api: ApiSettings,
     /// `None` is passed to the plugin as `None`.
     pub arguments: Option<BTreeMap<String, String>>,
     /// Not to be run.
@@ -373,9 +543,15 @@ mod tests {
         assert_eq!(retry_pause(50, 0).as_millis() as u64, RETRY_PAUSE_MAX_MS / 2);
     }
 
+    fn only_one(expression: &str) -> cron::Schedule {
+        let mut schedules = cron_schedules(expression).expect(expression);
+        assert_eq!(schedules.len(), 1, "{expression}");
+        schedules.remove(0)
+    }
+
     fn weekdays(expression: &str) -> Vec<Weekday> {
         let start: DateTime<Utc> = DateTime::from_timestamp(1_704_067_199, 0).expect("a valid instant");
-        let schedule = cron_schedule(expression).expect(expression);
+        let schedule = only_one(expression);
         let days = schedule.after(&start).take(7).map(|at| at.weekday());
         let mut days: Vec<_> = days.collect();
         days.sort_by_key(|day| day.num_days_from_sunday());
@@ -396,8 +572,19 @@ mod tests {
         assert_eq!(weekdays("0 0 0 * * 2 *"), [Mon]);
         assert_eq!(weekdays("0 0 * * *").len(), 7);
         for bad in ["0 0 * * 8", "* * * *", "0 0 0 * * 0", "0 0 * * 3-1", "0 0 * * 1/0"] {
-            assert!(cron_schedule(bad).is_none(), "{bad}");
+            assert!(cron_schedules(bad).is_none(), "{bad}");
         }
-        assert!(cron_schedule("@daily").is_some());
+        assert!(cron_schedules("@daily").is_some());
+    }
+
+    #[test]
+    fn two_day_fields_of_unix_cron_mean_either() {
+        let both = cron_schedules("0 0 13 * 5").expect("well-formed");
+        let at: DateTime<Utc> = DateTime::from_timestamp(1_704_067_200, 0).expect("a valid instant");
+        let firsts: Vec<_> = both.iter().map(|s| s.after(&at).next().expect("there is one").day()).collect();
+        assert_eq!(firsts, [13, 5], "the 13th, and the first Friday of 2024");
+        for one in ["0 0 13 * *", "0 0 * * 5", "0 0 */2 * 5", "0 0 0 13 * 6"] {
+            assert_eq!(cron_schedules(one).expect(one).len(), 1, "{one}");
+        }
     }
 }

@@ -18,6 +18,7 @@ mod errors;
 mod freeze;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod oracle;
+mod render;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use self::build::{BatchBuilder, Mark, value_kind};
 use self::cache::{Cache, NONE, SeriesTag};
 use self::errors::{Element, Fault, Place};
 pub(crate) use self::freeze::freeze;
+pub use self::render::render;
 use self::scan::{Value, logical_end, physical_end, unescaped_space};
 use crate::batch::PendingBatch;
 use crate::limits::{LINE_BODY_BYTES_MAX, LINE_CACHE_BYTES_MAX, LINE_ERRORS_REPORTED_MAX};

@@ -156,6 +156,16 @@ fn a_trigger_that_became_slow_is_demoted_and_a_hiccup_is_not() {
 }
 
 #[test]
+fn code_that_has_held_up_a_shard_leaves_it_whatever_the_operator_chose_if_there_is_another_place() {
+    for (isolation, lane) in [(Isolation::Auto, Lane::Process), (Isolation::Interpreter, Lane::Inline)] {
+        let mut policy = Policy::new(Execution::Inline, isolation, MonoNs(0));
+        let decision = policy.observe(Observation::Quarantined, MonoNs(MS));
+        assert_eq!(decision.map(|decision| decision.to), (lane == Lane::Process).then_some(Lane::Process));
+        assert_eq!(policy.lane(), lane);
+    }
+}
+
+#[test]
 fn what_the_operator_chose_stays() {
     let trouble = || {
         [
@@ -165,7 +175,6 @@ fn what_the_operator_chose_stays() {
             Observation::CachePlain(false),
             Observation::OverBudget { share_percent: 90 },
             Observation::ImportRefused("numpy".into()),
-            Observation::Quarantined,
             Observation::CodeChanged,
             Observation::Checked(Ok(())),
         ]
