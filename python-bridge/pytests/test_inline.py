@@ -14,6 +14,9 @@ PASS = {
     "            seen[row['host']] += row['usage'] * 1.8\n    for host, value in sorted(seen.items()):\n"
     "        api.write(LineBuilder('out').tag('host', host).float64_field('v', value))\n    api.info(f'{len(seen)} hosts, {value:.2f}')\n",
     "cache": "def f(api):\n    api.cache.put('n', api.cache.get('n', 0) + 1, ttl=60)\n",
+    "state": "def f(api):\n    api.state.put('n', api.state.get('n', 0) + 1)\n    return api.state.items()\n",
+    "writes that do not wait": "def f(api, line):\n    api.write_sync(line, no_sync=True)\n    api.write_sync(line, True)\n"
+    "    api.write_sync_to_db('other', line, True)\n    api.write_sync_to_db('other', line, no_sync=True)\n",
     "loops": "def f(rows):\n    while rows:\n        rows.pop()\n    return [x for x in range(len(rows))], sum(range(100))\n",
     "environment": "import os\nLIMIT = os.environ.get('LIMIT', '1')\nname = os.path.join('a', 'b')\n",
     "anchored pattern": "import re\ndef f(x):\n    return re.fullmatch(r'[a-z]+', x) or re.match(r'\\d{1,3}', x)\n",
@@ -21,11 +24,16 @@ PASS = {
     "text": "def f(x):\n    return '%5.1f' % x + '-' * 20 + x.rjust(8) + '{:>8}'.format(x) + ', '.join(map(str, x))\n",
     "exceptions": "def f(x):\n    try:\n        return int(x)\n    except (ValueError, TypeError) as error:\n        raise RuntimeError(x) from error\n",
     "a class": "class Window:\n    def __init__(self):\n        self.n = 0\n    def add(self, x):\n        self.n += x\n",
+    "types": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\n",
     "logging": "import logging\nlog = logging.getLogger('p')\ndef f(x):\n    log.info('%s', x)\n",
 }
 
 REFUSED = {
     "an unknown module": ("import requests\n", "import of requests"),
+    "types that are not only types": (
+        "from typing import TYPE_CHECKING\nTYPE_CHECKING = 1\nif TYPE_CHECKING:\n    import pandas\n",
+        "import of pandas",
+    ),
     "threads": ("import threading\n", "import of threading"),
     "a queue": ("from queue import Queue\n", "import of queue"),
     "select": ("def f():\n    import select\n", "import of select, which is not known to be harmless (line 2)"),
@@ -38,6 +46,9 @@ REFUSED = {
     "sleep": ("import time\ntime.sleep(1)\n", "sleep"),
     "sleep, from": ("from time import sleep\n", "time.sleep"),
     "a query": ("def f(api):\n    return api.query('x')\n", "query() waits"),
+    "a write that waits": ("def f(api, line):\n    api.write_sync(line, no_sync=False)\n", "write_sync() waits"),
+    "a write that may wait": ("def f(api, line, x):\n    api.write_sync_to_db('d', line, x)\n", "write_sync_to_db() waits"),
+    "a write that waits, by another name": ("def f(api):\n    return api.write_sync\n", "write_sync() waits"),
     "a lock": ("def f(x):\n    x.acquire()\n", "acquire() waits"),
     "power": ("def f(x, y):\n    return x ** y\n", "** with"),
     "power in place": ("def f(x, y):\n    x **= y\n", "** with"),
@@ -69,7 +80,7 @@ REFUSED = {
     "classes of objects": ("def f(x):\n    return x.__class__.__subclasses__()\n", "__"),
     "frames": ("def f(x):\n    return x.gi_frame\n", "gi_frame"),
     "finalizers": ("class A:\n    def __del__(self):\n        pass\n", "__del__"),
-    "await": ("async def f(x):\n    await x\n", "await"),
+    "await": ("async def f(x):\n    await x\n", "async def"),
     "the global cache": ("def f(api):\n    api.cache.get('x', use_global=True)\n", "the global cache"),
     "a relative import": ("from . import x\n", "relative"),
 }

@@ -99,3 +99,80 @@ class Identity(unittest.TestCase):
     def test_builtin(self) -> None:
         self.assertIs(builtins.LineBuilder, saltus.LineBuilder)
         self.assertIs(builtins.LineBuilder, LineBuilder)
+
+
+class Quirks(unittest.TestCase):
+    """What plugins may rely on though nobody would have wished for it (reference, 1.5)."""
+
+    def field(self, name: str, value: object) -> str:
+        line = LineBuilder("m")
+        getattr(line, name)("x", value)
+        return line.build().removeprefix("m x=")
+
+    def test_an_empty_measurement_is_not_refused(self) -> None:
+        self.assertEqual(LineBuilder("").int64_field("x", 1).build(), " x=1i")
+
+    def test_integers_are_not_checked_for_their_type(self) -> None:
+        self.assertEqual([self.field("int64_field", v) for v in (1.5, True, "a")], ["1.5i", "Truei", "ai"])
+        self.assertEqual([self.field("uint64_field", v) for v in (2**70, 1.5)], [f"{2**70}u", "1.5u"])
+
+    def test_floats_without_a_line_protocol_form_are_written_as_python_prints_them(self) -> None:
+        self.assertEqual([self.field("float64_field", float(v)) for v in ("nan", "inf", "-inf")], ["nan", "inf", "-inf"])
+
+    def test_huge_integral_floats_are_written_in_full(self) -> None:
+        self.assertEqual(self.field("float64_field", 1e25), f"{int(1e25)}.0")
+        self.assertEqual([self.field("float64_field", v) for v in (-0.0, True, 10**20)], ["0.0", "1.0", f"{10**20}.0"])
+
+    def test_booleans_are_the_truth_of_anything(self) -> None:
+        self.assertEqual([self.field("bool_field", v) for v in ([], "no", None, 2)], ["f", "t", "f", "t"])
+
+    def test_strings_must_be_strings_and_keep_their_newlines(self) -> None:
+        self.assertEqual(self.field("string_field", "a\nb\tc"), '"a\nb\tc"')
+        with self.assertRaises(AttributeError):
+            LineBuilder("m").string_field("x", 5)
+
+    def test_tag_values_are_str_of_anything_and_a_newline_injects_a_line(self) -> None:
+        line = LineBuilder("m").tag("a", 1.5).tag("b", "x\ny").tag("c", "").int64_field("f", 1)
+        self.assertEqual(line.build(), "m,a=1.5,b=x\ny,c= f=1i")
+
+    def test_tag_keys_are_not_escaped_and_field_keys_are(self) -> None:
+        line = LineBuilder("m\\").tag("t\\", "v").int64_field("f\\", 1)
+        self.assertEqual(line.build(), "m\\,t\\=v f\\\\=1i")
+
+    def test_keys_are_checked_for_emptiness_spaces_commas_and_equals_signs_in_this_order(self) -> None:
+        for key, words in ((" ,=", "spaces"), (",=", "commas"), ("=", "equals signs")):
+            with self.assertRaisesRegex(InvalidKeyError, f"^tag key '{key}' cannot contain {words}$"):
+                LineBuilder("m").tag(key, 1)
+
+    def test_the_timestamp_is_written_as_it_is(self) -> None:
+        self.assertEqual(LineBuilder("m").int64_field("x", 1).time_ns("later").build(), "m x=1i later")
+        self.assertEqual(LineBuilder("m").int64_field("x", 1).time_ns(0).build(), "m x=1i 0")
+
+    def test_setters_return_the_builder(self) -> None:
+        line = LineBuilder("m")
+        for again in (
+            line.tag("t", 1),
+            line.uint64_field("a", 1),
+            line.int64_field("b", 1),
+            line.float64_field("c", 1),
+            line.string_field("d", ""),
+            line.bool_field("e", 1),
+            line.time_ns(1),
+        ):
+            self.assertIs(again, line)
+
+    def test_attributes_hold_raw_tags_and_encoded_fields_in_order(self) -> None:
+        line = LineBuilder("m").tag("t", "a b").int64_field("x", 1).string_field("s", "q")
+        self.assertEqual((line.measurement, line._timestamp_ns), ("m", None))
+        self.assertEqual((list(line.tags.items()), list(line.fields.items())), ([("t", "a b")], [("x", "1i"), ("s", '"q"')]))
+        self.assertEqual((type(line.tags).__name__, type(line.fields).__name__), ("OrderedDict", "OrderedDict"))
+
+    def test_helpers_are_visible_and_nothing_else_is_there(self) -> None:
+        line = LineBuilder("m")
+        self.assertEqual(line._escape_measurement("a,b c\\"), "a\\,b\\ c\\")
+        self.assertEqual(line._escape_tag_value("a,b=c d\\"), "a\\,b\\=c\\ d\\\\")
+        self.assertEqual(line._escape_field_key("a\\"), "a\\\\")
+        line._validate_key("k", "tag")
+        public = sorted(name for name in dir(line) if not name.startswith("_"))
+        methods = "bool_field build fields float64_field int64_field measurement string_field tag tags time_ns uint64_field"
+        self.assertEqual(public, methods.split())

@@ -6,7 +6,7 @@ import unittest
 from collections import OrderedDict
 from typing import Any
 
-from saltus._plain import NotPlain, copy, dump, dump_what_can_be, load
+from saltus._plain import NotPlain, copy, dump, dump_what_can_be, load, sweep
 
 PLAIN: list[Any] = [
     None,
@@ -60,3 +60,19 @@ class Plain(unittest.TestCase):
         self.assertEqual(lost, ["c"])
         self.assertEqual(kept, {"a": ([1], 5), "b": ({"c": [1]}, None)})
         self.assertIs(kept["a"][0], kept["b"][0]["c"])
+
+
+class Sweep(unittest.TestCase):
+    """What has expired goes, whoever's it is."""
+
+    def test_the_sweep_removes_what_has_expired_and_spaces_that_are_empty(self) -> None:
+        def spaces() -> dict[int, dict[str, tuple[object, int | None]]]:
+            return {1: {"old": (1, 5), "new": (2, 6), "kept": (3, None)}, 2: {"old": (1, 4)}, -1: {"old": (1, 5, 7, True)}}
+
+        swept = spaces()
+        sweep(swept, 5, None)
+        self.assertEqual(swept, {1: {"new": (2, 6), "kept": (3, None)}})
+        swept = spaces()
+        sweep(swept, 5, 2)
+        self.assertEqual((swept[2], len(swept[1])), ({}, 3))
+        sweep(swept, 5, 9)

@@ -15,25 +15,34 @@
 //! 5. As long as the run goes on, 3 is repeated, faster each time. From [`REPEAT_AFTER`] interrupts on, each call queues
 //!    the next before it raises, so that a plugin which catches everything in a loop is hit outside its `try` as well.
 //!
-//! What this cannot interrupt: a single C call that does not come back, such as `sum(range(10**12))`; it ends after it.
+//! 6. What this cannot interrupt: a single C call that does not come back, such as `sum(range(10**12))`; it ends after it. In the
+//!    inline lane that is a stall: after [`StallPolicy::limit`] the host is told, which keeps the code out of that lane over
+//!    restarts, and after [`StallPolicy::abort`] the process is aborted: what started it may start it again.
+//!
 //! Where libpython does not export `_PyEval_AddPendingCall`, the runtime refuses to start; 3.13 and 3.14 do.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use saltus_core::ids::{RunId, ShardId, TriggerId};
+use saltus_core::ports::{PluginError, PluginHost, Stall};
 
 use crate::ffi::ceval::{self, Interrupt};
 use crate::ffi::pystate::{self, InterpreterId};
 use crate::ffi::{Py, time};
+use crate::interpreter::failure;
 
 /// Interrupts after which a run is interrupted at every chance.
 const REPEAT_AFTER: u32 = 3;
 /// Pause between two interrupts of the same run: at first, and at least.
 const AGAIN_NS: u64 = 10_000_000;
 const AGAIN_NS_MIN: u64 = 1_000_000;
+/// Interrupts after which a run that does not end is interrupted now and then only.
+const PATIENCE: u32 = 2_000;
+const AGAIN_NS_LATE: u64 = 100_000_000;
 /// The watchdog's shortest and longest sleep while there are runs.
 const SLEEP_NS_MIN: u64 = 500_000;
 const SLEEP_NS_MAX: u64 = 100_000_000;
@@ -41,6 +50,8 @@ const SLEEP_NS_MAX: u64 = 100_000_000;
 const WALL_FACTOR: u64 = 10;
 /// The shortest pause between two looks at a run that has had no CPU time.
 const DOUBT_NS_MIN: u64 = 200_000;
+/// The watchdog's priority: above the shards, so that one that spins on its core does not keep it off.
+const WATCHDOG_NICE: i32 = -15;
 /// Without runs for this long, the watchdog sleeps until it is woken.
 const QUIET_NS: u64 = 1_000_000_000;
 
@@ -65,7 +76,46 @@ struct Slot {
     again_ticket: AtomicU64,
     again_ns: AtomicU64,
     fired: AtomicU32,
+    /// A shard's thread waits for the run.
+    inline: AtomicBool,
+    run: AtomicU64,
+    trigger: AtomicU64,
+    code: AtomicU64,
+    shard: AtomicU16,
+    /// The run that was told as a stall, and since when.
+    stalled_ticket: AtomicU64,
 }
+
+/// Whose run it is.
+#[derive(Clone, Copy)]
+pub struct Whose {
+    /// The run.
+    pub run: RunId,
+    /// Its trigger.
+    pub trigger: TriggerId,
+    /// Content hash of its code.
+    pub code: u64,
+    /// The shard that it is made for.
+    pub shard: ShardId,
+}
+
+impl Whose {
+    /// No run: work of the engine that has a deadline.
+    pub const NOBODY: Whose = Whose { run: RunId(0), trigger: TriggerId(0), code: 0, shard: ShardId(0) };
+}
+
+/// What is done about an inline run that cannot be interrupted.
+#[derive(Clone)]
+pub struct StallPolicy {
+    /// Who is told after how long.
+    pub host: Arc<dyn PluginHost>,
+    /// See there.
+    pub limit: Duration,
+    /// The process is aborted after so long; never, if `None`.
+    pub abort: Option<Duration>,
+}
+
+static STALL_POLICY: OnceLock<StallPolicy> = OnceLock::new();
 
 #[derive(Default)]
 struct Watchdog {
@@ -78,13 +128,25 @@ struct Watchdog {
     tickets: AtomicU64,
 }
 
+/// Starts the watchdog's thread, on every CPU that the process may use, and above the shards where the system allows it.
+pub fn start(policy: StallPolicy) {
+    // A second runtime in one process does not exist.
+    let _first = STALL_POLICY.set(policy);
+    let _started = watchdog();
+}
+
 fn watchdog() -> &'static Watchdog {
     static WATCHDOG: OnceLock<Watchdog> = OnceLock::new();
     WATCHDOG.get_or_init(|| {
         ceval::set_decide(decide);
         std::thread::Builder::new()
             .name("saltus-watchdog".to_owned())
-            .spawn(|| watch(watchdog()))
+            .spawn(|| {
+                if let Err(error) = rustix::process::nice(WATCHDOG_NICE) {
+                    tracing::debug!(%error, "the watchdog has the priority of the shards");
+                }
+                watch(watchdog());
+            })
             .expect("a thread can be started while the process starts");
         Watchdog { shortest_ns: AtomicU64::new(SLEEP_NS_MAX), tickets: AtomicU64::new(1), ..Watchdog::default() }
     })
@@ -105,6 +167,7 @@ impl Watched {
         let slot = Arc::new(Slot::default());
         let clock = if counts_cpu { time::cpu_clock_of_this_thread() } else { None };
         slot.cpu_clock.store(clock.unwrap_or(0), Ordering::Relaxed);
+        slot.inline.store(counts_cpu, Ordering::Relaxed);
         slot.interpreter.store(pystate::current_interpreter(py).as_usize(), Ordering::Relaxed);
         slot.thread.store(pystate::current_thread(py), Ordering::Relaxed);
         watchdog().slots.lock().push(slot.clone());
@@ -113,8 +176,12 @@ impl Watched {
     }
 
     /// A run begins; it may take `limit`.
-    pub fn begin(&self, limit: Duration) {
+    pub fn begin(&self, limit: Duration, whose: Whose) {
         let watchdog = watchdog();
+        self.slot.run.store(whose.run.0, Ordering::Relaxed);
+        self.slot.trigger.store(whose.trigger.0, Ordering::Relaxed);
+        self.slot.code.store(whose.code, Ordering::Relaxed);
+        self.slot.shard.store(whose.shard.0, Ordering::Relaxed);
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         let deadline_ns = time::now().0.saturating_add(limit_ns);
         if limit_ns < watchdog.shortest_ns.load(Ordering::Relaxed) {
@@ -156,6 +223,13 @@ pub struct Interrupted {
     pub text: String,
     /// The process ends; the run is not to blame.
     pub stopping: bool,
+}
+
+impl Interrupted {
+    /// What a run that was interrupted so has come to.
+    pub fn error(&self) -> PluginError {
+        failure(if self.stopping { PluginError::STOPPED } else { "PluginTimeout" }, &self.text)
+    }
 }
 
 /// Interrupts every run that is under way, as if its time were up.
@@ -207,6 +281,7 @@ impl Watchdog {
         let mut next: Option<u64> = None;
         for slot in self.slots.lock().iter() {
             let ticket = slot.ticket.load(Ordering::SeqCst);
+            stall(slot, ticket, now);
             if ticket == 0 {
                 continue;
             }
@@ -220,6 +295,46 @@ impl Watchdog {
             next = Some(next.map_or(due, |n| n.min(due)));
         }
         next
+    }
+}
+
+/// An inline run that does not end, although it is interrupted: its shard does nothing else meanwhile.
+fn stall(slot: &Slot, ticket: u64, now: u64) {
+    let Some(policy) = STALL_POLICY.get() else { return };
+    let told = slot.stalled_ticket.load(Ordering::Relaxed);
+    let shard = ShardId(slot.shard.load(Ordering::Relaxed));
+    if told != 0 && told != ticket {
+        slot.stalled_ticket.store(0, Ordering::Relaxed);
+        policy.host.stall_over(shard);
+    }
+    let deadline = slot.deadline_ns.load(Ordering::Relaxed);
+    if ticket == 0 || deadline == 0 || !slot.inline.load(Ordering::Relaxed) {
+        return;
+    }
+    let began = deadline.saturating_sub(slot.limit_ns.load(Ordering::Relaxed));
+    let lasts = Duration::from_nanos(now.saturating_sub(began));
+    if lasts < policy.limit {
+        return;
+    }
+    let stall = Stall {
+        shard,
+        trigger: TriggerId(slot.trigger.load(Ordering::Relaxed)),
+        run_id: RunId(slot.run.load(Ordering::Relaxed)),
+        code: slot.code.load(Ordering::Relaxed),
+        lasts,
+    };
+    if told != ticket {
+        slot.stalled_ticket.store(ticket, Ordering::Relaxed);
+        let host = policy.host.clone();
+        // It writes to the disk; other runs have deadlines meanwhile.
+        let tell = std::thread::Builder::new().name("saltus-stall".to_owned());
+        if tell.spawn(move || host.stalled(&stall)).is_err() {
+            policy.host.stalled(&stall);
+        }
+    }
+    if policy.abort.is_some_and(|abort| lasts >= abort) {
+        tracing::error!(?stall, "the process is aborted: the shard does not come back from a plugin's run");
+        std::process::abort();
     }
 }
 
@@ -246,7 +361,8 @@ fn interrupt(slot: &Slot, ticket: u64, now: u64) -> u64 {
     let fired = if first { 1 } else { slot.fired.load(Ordering::Relaxed).saturating_add(1) };
     slot.fired.store(fired, Ordering::Relaxed);
     ceval::interrupt_soon(InterpreterId::from_usize(slot.interpreter.load(Ordering::Relaxed)), ticket);
-    let again = now + (AGAIN_NS / u64::from(fired)).max(AGAIN_NS_MIN);
+    let pause = if fired < PATIENCE { AGAIN_NS / u64::from(fired) } else { AGAIN_NS_LATE };
+    let again = now + pause.max(AGAIN_NS_MIN);
     slot.again_ns.store(again, Ordering::Relaxed);
     again
 }

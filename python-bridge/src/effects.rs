@@ -6,27 +6,32 @@
 //!   is *unwound* by a private `BaseException`, one that was told to run inline gets a `LaneError`.
 //! - Unwinding is sticky: whoever swallows the exception meets it again at the next event and the next call of the API,
 //!   and the run is discarded even if it returns.
-//! - So that a discarded run leaves nothing behind: log lines of an inline run are held until it ends; what it does to
-//!   its cache is recorded, and undone in reverse order; writes leave with a run that succeeded only. A mutable value is
-//!   copied when it is first taken from the cache.
+//! - So that a discarded run leaves nothing behind: log lines and synchronous writes of an inline run are held until it ends;
+//!   what it does to its cache is recorded, and undone in reverse order; writes leave with a run that succeeded only. A mutable
+//!   value is copied when it is first taken from the cache.
+//! - Changes of the trigger's state leave with a run that succeeded, whichever lane it took ([`StateView`]).
+//! - When the server stops, calls of the API that reach outside raise `KeyboardInterrupt` (reference, 0.3).
 //! - An import of a module that is not there yet unwinds as well, whoever chose the lane: the module is imported on
 //!   another thread, and the run is made again. What could not be imported there fails here with the same words, at once.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use saltus_core::ids::{RunId, TriggerId};
+use saltus_core::ids::{RunId, ShardId, TriggerId};
 use saltus_core::limits::{INLINE_LOG_BYTES_MAX, INLINE_LOG_LINES_MAX};
-use saltus_core::ports::{LogLevel, LogLine, LogText, PluginError, PluginHost, Unwound};
+use saltus_core::ports::{LogLevel, LogLine, LogText, PluginError, PluginHost, QueuedWrite, Unwound};
+use saltus_core::state::{State, StateChange};
 
 use crate::ffi::pyerrors::Builtin;
 use crate::ffi::{Object, Py, PyResult, Raised, audit, time};
 use crate::log_rate::LogRate;
 use crate::native::Natives;
 use crate::output;
+use crate::refusals;
 
 /// How long a failed import is believed.
 const IMPORT_BELIEVED: Duration = Duration::from_secs(30);
@@ -42,6 +47,54 @@ pub enum Lane {
 
 /// Modules that could not be imported into an inline interpreter: when, and what was said.
 pub type FailedImports = Rc<RefCell<HashMap<String, (Instant, PluginError)>>>;
+
+/// Where a run stands, and what its trigger has kept.
+pub struct Scope {
+    /// The trigger's home.
+    pub shard: ShardId,
+    /// Plugin runs between the client's write and this run.
+    pub depth: u8,
+    /// The trigger's durable state when the run began.
+    pub state: Arc<State>,
+}
+
+/// The trigger's state as the run sees it: as it was, with its own changes.
+pub struct StateView {
+    base: Arc<State>,
+    changes: BTreeMap<Arc<str>, Option<Arc<str>>>,
+    bytes: usize,
+}
+
+impl StateView {
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<Arc<str>> {
+        match self.changes.get(key) {
+            Some(changed) => changed.clone(),
+            None => self.base.get(key).cloned(),
+        }
+    }
+
+    /// All entries, in the order of their keys.
+    pub fn entries(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let mut all: BTreeMap<_, _> = self.base.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+        all.extend(self.changes.iter().map(|(key, value)| (key.clone(), value.clone())));
+        all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+
+    /// Bytes of keys and values if `key` had a value of `value_bytes`.
+    pub fn bytes_with(&self, key: &str, value_bytes: usize) -> usize {
+        let before = self.get(key).map_or(0, |value| key.len() + value.len());
+        self.bytes - before + key.len() + value_bytes
+    }
+
+    /// Changes a key; whether it had a value.
+    pub fn set(&mut self, key: &str, value: Option<Arc<str>>) -> bool {
+        let before = self.get(key).map(|value| key.len() + value.len());
+        self.bytes = self.bytes - before.unwrap_or(0) + value.as_ref().map_or(0, |value| key.len() + value.len());
+        self.changes.insert(key.into(), value);
+        before.is_some()
+    }
+}
 
 /// Which run it is, where its words go, and what it has done. Shared by the plugin's object and the thread's output.
 pub struct RunInfo {
@@ -59,6 +112,12 @@ pub struct RunInfo {
     pub lane: Lane,
     /// Its lane was chosen by the policy, which can choose another.
     pub auto: bool,
+    /// The trigger's home.
+    pub shard: ShardId,
+    /// Plugin runs between the client's write and this run.
+    pub depth: u8,
+    /// The trigger's durable state.
+    pub state: RefCell<StateView>,
     /// Its interpreter's classes.
     pub natives: Rc<Natives>,
     /// Of its interpreter.
@@ -73,9 +132,20 @@ pub struct RunInfo {
     reached: RefCell<Option<Arc<str>>>,
     held: RefCell<Vec<(LogLevel, LogText)>>,
     held_bytes: Cell<usize>,
+    held_writes: RefCell<Vec<QueuedWrite>>,
     undo: RefCell<Vec<Undo>>,
     /// Something cannot be undone, so the run cannot be made again.
     final_: Cell<bool>,
+}
+
+/// How a run has ended.
+pub struct Ending {
+    /// Why it is discarded.
+    pub unwound: Option<Unwound>,
+    /// The module whose refusal it has caught; its effects are undone, too.
+    pub refused: Option<Arc<str>>,
+    /// The first thing that could have blocked.
+    pub reached: Option<Arc<str>>,
 }
 
 /// How an entry of the cache was before.
@@ -90,7 +160,7 @@ impl RunInfo {
     pub fn new(
         host: Arc<dyn PluginHost>,
         (db, trigger, trigger_id): (Arc<str>, Arc<str>, TriggerId),
-        run_id: RunId,
+        (run_id, scope): (RunId, Scope),
         (lane, auto): (Lane, bool),
         natives: Rc<Natives>,
         failed_imports: FailedImports,
@@ -106,12 +176,16 @@ impl RunInfo {
             run_id,
             lane,
             auto,
+            shard: scope.shard,
+            depth: scope.depth,
+            state: RefCell::new(StateView { bytes: scope.state.bytes(), base: scope.state, changes: BTreeMap::new() }),
             natives,
             failed_imports,
             unwound: RefCell::default(),
             reached: RefCell::default(),
             held: RefCell::default(),
             held_bytes: Cell::new(0),
+            held_writes: RefCell::default(),
             undo: RefCell::default(),
             final_: Cell::new(false),
         }
@@ -129,7 +203,7 @@ impl RunInfo {
         }
         let bytes = match &text {
             LogText::Said(text) => text.len(),
-            LogText::RunStarted | LogText::RunFinished(_) => 0,
+            LogText::RunStarted(_) | LogText::RunFinished(_) => 0,
         };
         let mut held = self.held.borrow_mut();
         self.held_bytes.set(self.held_bytes.get() + bytes);
@@ -175,6 +249,31 @@ impl RunInfo {
         }
     }
 
+    /// Meets every call of the API that reaches outside: not while the server stops.
+    pub fn alive(&self, py: Py) -> PyResult<()> {
+        self.go_on(py)?;
+        if STOPPING.load(Ordering::Relaxed) {
+            return Err(Raised::new(py, Builtin::KeyboardInterrupt, STOPPED));
+        }
+        Ok(())
+    }
+
+    /// Keeps a synchronous write of an inline run until the run has ended.
+    pub fn hold_write(&self, write: QueuedWrite) {
+        self.held_writes.borrow_mut().push(write);
+    }
+
+    /// What was held, of a run that counts: like those of other lanes, these writes do not depend on its success.
+    pub fn take_held_writes(&self) -> Vec<QueuedWrite> {
+        self.held_writes.take()
+    }
+
+    /// What the run changes of its trigger's state.
+    pub fn take_state_changes(&self) -> Vec<StateChange> {
+        let changes = std::mem::take(&mut self.state.borrow_mut().changes);
+        changes.into_iter().map(|(key, value)| StateChange { key, value }).collect()
+    }
+
     /// The run is about to do `what`, which can block.
     pub fn reach(&self, py: Py, what: &str) -> PyResult<()> {
         self.go_on(py)?;
@@ -211,6 +310,9 @@ impl RunInfo {
         }
         let failed = self.failed_imports.borrow().get(module).filter(|(at, _)| at.elapsed() < IMPORT_BELIEVED).cloned();
         if let Some((_, error)) = failed {
+            if let Some(refused) = error.refused_import() {
+                refusals::note(py, &refused, module)?;
+            }
             let class = if error.kind == "ModuleNotFoundError" { Builtin::ModuleNotFound } else { Builtin::Import };
             // An exception of another kind keeps its name in the words of an ImportError.
             let import = matches!(error.kind.as_str(), "ImportError" | "ModuleNotFoundError");
@@ -243,8 +345,13 @@ impl RunInfo {
         self.final_.set(true);
     }
 
+    /// The run has caught the refusal of a module that it needs: what it has done without it is not what its plugin is for.
+    pub fn was_refused(&self, module: Arc<str>) {
+        self.note_unwound(Unwound::ImportRefused(module));
+    }
+
     /// The run has ended. If it is to be discarded, its effects are undone and forgotten; else its log lines are sent.
-    pub fn end(&self, py: Py, overran: bool) -> (Option<Unwound>, Option<Arc<str>>) {
+    pub fn end(&self, py: Py, overran: bool) -> Ending {
         if overran && self.auto && self.lane == Lane::Inline {
             self.note_unwound(Unwound::Overran);
         }
@@ -252,6 +359,7 @@ impl RunInfo {
         let undo = self.undo.take();
         if unwound.is_some() {
             self.held.take();
+            self.held_writes.take();
             for Undo { space, key, before } in undo.into_iter().rev() {
                 let undone = match before {
                     Some(before) => space.dict_set(py, &key, &before),
@@ -262,7 +370,12 @@ impl RunInfo {
                 }
             }
         }
-        (unwound, self.reached.take())
+        let (unwound, refused) = match unwound {
+            // A failure in the words of the refusal, so that the shard learns of it as of one that was not caught.
+            Some(Unwound::ImportRefused(module)) => (None, Some(module)),
+            other => (other, None),
+        };
+        Ending { unwound, refused, reached: self.reached.take() }
     }
 
     /// Sends what was held.
@@ -273,6 +386,21 @@ impl RunInfo {
     }
 }
 
+/// The server stops: from now on calls of the API raise.
+pub fn stop() {
+    STOPPING.store(true, Ordering::Relaxed);
+}
+
+/// Whether calls of the API raise, because the server stops.
+pub fn is_stopping() -> bool {
+    STOPPING.load(Ordering::Relaxed)
+}
+
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// The reference's words, 0.3.
+const STOPPED: &str = "influxdb3 is shutting down; aborting plugin execution";
+
 /// Installs the look-out; before the runtime is initialised.
 ///
 /// # Errors
@@ -281,8 +409,55 @@ pub fn install() -> Result<(), String> {
     audit::install(heard)
 }
 
-/// An audit event on a thread that makes a run.
+/// Modules by which Python code reaches memory that is not its own, or interpreters that are not. What imports them is moved
+/// to a process of its own by the words of the refusal, which are CPython's for a module that knows no subinterpreters.
+const NATIVE: &[&str] = &[
+    "_cffi_backend",
+    "_ctypes",
+    "_ctypes_test",
+    "_interpchannels",
+    "_interpqueues",
+    "_interpreters",
+    "_testcapi",
+    "_testinternalcapi",
+    "_testlimitedcapi",
+    "cffi",
+    "ctypes",
+];
+
+/// From now on no interpreter of this process loads what reaches beyond it (`--python-hardened`).
+pub fn harden() {
+    HARDENED.store(true, Ordering::Relaxed);
+    audit::hear_imports_everywhere();
+}
+
+static HARDENED: AtomicBool = AtomicBool::new(false);
+
+fn refuse_native(py: Py, event: &str, subject: Option<&str>) -> PyResult<()> {
+    if !HARDENED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let module = match (event, subject) {
+        ("import", Some(module)) if NATIVE.contains(&module) => module,
+        _ if event.starts_with("ctypes.") => "_ctypes",
+        _ => return Ok(()),
+    };
+    let text = format!(
+        "module {module} does not support loading in subinterpreters: --python-hardened keeps it out of the server's process"
+    );
+    refusals::note(py, module, module)?;
+    Err(Raised::new(py, Builtin::Import, &text))
+}
+
+/// An audit event on a thread that makes a run, or an import on any.
 fn heard(py: Py, event: &str, arguments: &Object) -> PyResult<()> {
+    if event == "import" || event.starts_with("ctypes.") {
+        let subject = arguments.sequence_items(py).ok().and_then(|all| all.first()?.extract_str(py, "").ok());
+        refuse_native(py, event, subject.as_deref())?;
+        if !audit::is_listening(py) {
+            return Ok(());
+        }
+    }
     let Some(kind) = kind_of(event) else { return Ok(()) };
     let Some(run) = output::current() else { return Ok(()) };
     let first = || arguments.sequence_items(py).ok().and_then(|all| all.first()?.extract_str(py, "").ok());

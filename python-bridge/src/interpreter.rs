@@ -16,22 +16,31 @@ use std::time::Duration;
 use saltus_core::ids::TriggerId;
 use saltus_core::limits::INLINE_CACHE_ITEMS_MAX;
 use saltus_core::ports::{
-    CodeVerdict, LogLevel, LogText, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest,
+    CodeVerdict, LogLevel, LogText, MemoryUse, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport,
+    RunRequest,
 };
-use saltus_core::trigger::Execution;
+use saltus_core::request::PluginResponse;
+use saltus_core::trigger::{Execution, Isolation, TriggerKind};
+use serde::{Deserialize, Serialize};
 
-use crate::deadline::Watched;
-use crate::effects::{FailedImports, Lane, RunInfo};
+use crate::coroutine;
+use crate::deadline::{Interrupted, Watched, Whose};
+use crate::effects::{self, Ending, FailedImports, Lane, RunInfo, Scope};
+use crate::entry::{self, Entries};
 use crate::ffi::audit;
-use crate::ffi::pyerrors::{self, Builtin};
+use crate::ffi::pyerrors;
 use crate::ffi::pylifecycle::{self, DaemonThreads};
+use crate::ffi::pymem::{self, Account};
 use crate::ffi::pystate::{self, InterpreterId};
 use crate::ffi::{Object, Py, PyResult, Raised, time};
 use crate::log_rate::LogRate;
+use crate::memory_limit;
+use crate::native::Natives;
+use crate::native::answer::AnswerStream;
 use crate::native::local::{EventInfo, Local};
-use crate::native::{Natives, table_batch};
 use crate::output;
 use crate::prepare::{Prepared, error_of};
+use crate::refusals::{self, Refusals};
 use std::sync::Arc;
 
 /// Compiled plugins kept per thread; beyond it the cache starts again.
@@ -41,20 +50,36 @@ const CODE_CACHE_MAX: usize = 1024;
 const API: &[(&str, &str)] = &[
     ("saltus.errors", include_str!("../python/saltus/errors.py")),
     ("saltus.event", include_str!("../python/saltus/event.py")),
+    ("saltus.request", include_str!("../python/saltus/request.py")),
+    ("saltus._response", include_str!("../python/saltus/_response.py")),
     ("saltus.line_builder", include_str!("../python/saltus/line_builder.py")),
     ("saltus._report", include_str!("../python/saltus/_report.py")),
+    ("saltus._type_checking", include_str!("../python/saltus/_type_checking.py")),
     ("saltus._reuse", include_str!("../python/saltus/_reuse.py")),
     ("saltus._inline", include_str!("../python/saltus/_inline.py")),
     ("saltus._plain", include_str!("../python/saltus/_plain.py")),
     ("saltus._prepare", include_str!("../python/saltus/_prepare.py")),
+    ("saltus._refusals", include_str!("../python/saltus/_refusals.py")),
     ("saltus._loader", include_str!("../python/saltus/_loader.py")),
+    ("saltus._builtins", include_str!("../python/saltus/_builtins.py")),
+    ("saltus._async", include_str!("../python/saltus/_async.py")),
+    ("saltus._query", include_str!("../python/saltus/_query.py")),
+    ("saltus._state", include_str!("../python/saltus/_state.py")),
+    ("saltus._sleep", include_str!("../python/saltus/_sleep.py")),
+    ("saltus._threads", include_str!("../python/saltus/_threads.py")),
+    ("saltus._canary", include_str!("../python/saltus/_canary.py")),
     ("saltus._setup", include_str!("../python/saltus/_setup.py")),
     ("saltus", include_str!("../python/saltus/__init__.py")),
 ];
 
-/// The reference's text, 1.2.
-const NO_PROCESS_WRITES: &str = "the process_writes function is not present in the plugin. Should be defined as: \
-                                 process_writes(influxdb3_local, table_batches, args=None)";
+/// What an interpreter finds around it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Surroundings {
+    /// Added to `sys.path`.
+    pub site_packages: Vec<String>,
+    /// Variables for `os.environ`, over those of the process.
+    pub environment: Vec<(String, String)>,
+}
 
 /// An interpreter as one thread uses it; never leaves the thread.
 pub struct Interpreter {
@@ -65,10 +90,14 @@ pub struct Interpreter {
     /// What could not be imported here.
     failed_imports: FailedImports,
     log_rates: HashMap<TriggerId, Arc<LogRate>>,
+    /// The memory of triggers, if it is counted in this process.
+    accounts: HashMap<TriggerId, Option<&'static Account>>,
     describe: Object,
     load_directory: Object,
     marshal_loads: Object,
-    process_writes: Object,
+    restore_builtins: Object,
+    refusals: Refusals,
+    entries: Entries,
 }
 
 /// An interpreter whose GIL another thread may have. It can only be taken back.
@@ -90,8 +119,15 @@ struct Compiled {
     code: Object,
     /// Nobody can tell kept globals from fresh ones.
     reusable: bool,
-    /// The entry function with the globals that it keeps alive, once they were made.
-    kept: Option<Object>,
+    /// The entry functions with the globals that they keep alive, by kind, once they were made.
+    kept: [Option<Object>; TriggerKind::ALL.len()],
+}
+
+/// What a run that went well leaves.
+#[derive(Default)]
+struct Outcome {
+    writes: Vec<QueuedWrite>,
+    response: Option<PluginResponse>,
 }
 
 /// The module of an import as `saltus._prepare` writes it.
@@ -122,13 +158,13 @@ impl Interpreter {
     ///
     /// # Errors
     /// What Python said.
-    pub fn create(lane: Lane, site_packages: &[String]) -> Result<Self, PluginError> {
+    pub fn create(lane: Lane, surroundings: &Surroundings) -> Result<Self, PluginError> {
         let daemons = match lane {
             Lane::Inline => DaemonThreads::Refused,
             Lane::Deferred => DaemonThreads::Allowed,
         };
         let py = pylifecycle::new_interpreter(daemons).map_err(|text| failure("RuntimeError", &text))?;
-        prepare(py, site_packages).map_err(|raised| plain_error(py, raised))?;
+        prepare(py, surroundings).map_err(|raised| plain_error(py, raised))?;
         Interpreter::over(py, lane)
     }
 
@@ -136,8 +172,8 @@ impl Interpreter {
     ///
     /// # Errors
     /// What Python said.
-    pub fn of_worker(py: Py, site_packages: &[String]) -> Result<Self, PluginError> {
-        prepare_in(py, site_packages, true).map_err(|raised| plain_error(py, raised))?;
+    pub fn of_worker(py: Py, surroundings: &Surroundings) -> Result<Self, PluginError> {
+        prepare_in(py, surroundings, true).map_err(|raised| plain_error(py, raised))?;
         Interpreter::over(py, Lane::Deferred)
     }
 
@@ -160,8 +196,11 @@ impl Interpreter {
                 load_directory: Object::import(py, "saltus._loader")?.getattr(py, "load_directory")?,
                 failed_imports: FailedImports::default(),
                 log_rates: HashMap::new(),
+                accounts: HashMap::new(),
                 marshal_loads: Object::import(py, "marshal")?.getattr(py, "loads")?,
-                process_writes: Object::interned(py, "process_writes")?,
+                restore_builtins: Object::import(py, "saltus._builtins")?.getattr(py, "restore")?,
+                refusals: Refusals::find(py)?,
+                entries: Entries::find(py)?,
             })
         };
         find().map_err(|raised| plain_error(py, raised))
@@ -199,7 +238,7 @@ impl Interpreter {
         if self.code.len() >= CODE_CACHE_MAX {
             self.code.clear();
         }
-        self.code.insert(hash, Compiled { code, reusable: prepared.reusable, kept: None });
+        self.code.insert(hash, Compiled { code, reusable: prepared.reusable, kept: Default::default() });
         Ok(())
     }
 
@@ -213,62 +252,170 @@ impl Interpreter {
         lane: Lane,
     ) -> RunReport {
         let py = self.py;
+        let host = request.test_host.as_ref().unwrap_or(host);
         let def = &request.trigger.def;
         let auto = def.execution == Execution::Auto;
         let whose = (def.db.clone(), def.name.clone(), def.id);
         let (natives, failed_imports) = (self.natives.clone(), self.failed_imports.clone());
-        let run_id = request.run_id;
+        let (run_id, def_id) = (request.run_id, def.id);
         let rate = self.log_rates.entry(def.id).or_insert_with(|| LogRate::of(def.id)).clone();
         let rate = (rate, request.limits.log_lines_per_second);
-        let info = Rc::new(RunInfo::new(host.clone(), whose, run_id, (lane, auto), natives, failed_imports, rate));
-        info.tell(LogLevel::Info, LogText::RunStarted);
+        let scope = Scope { shard: request.shard, depth: request.depth, state: request.state.clone() };
+        let run = (run_id, scope);
+        let info = Rc::new(RunInfo::new(host.clone(), whose, run, (lane, auto), natives, failed_imports, rate));
+        info.tell(LogLevel::Info, LogText::RunStarted(request.event.started()));
         let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
         if let Err(error) = self.install(code.hash, prepared) {
             info.flush();
             return RunReport { code: Some(verdict), ..RunReport::not_run(request, error, time::now()) };
         }
+        let account = self.account(def_id, request.limits.memory_bytes);
         output::begin(info.clone());
         let mut entered = None;
         // Others may run on this CPU, or in this interpreter, while a deferred run does.
         let began = if lane == Lane::Inline { time::now().0 } else { time::thread_cpu() };
-        self.watched.begin(request.deadline);
-        let outcome = self.call(&request, code, &info, || entered = Some(time::now()));
+        self.watched
+            .begin(request.deadline, Whose { run: run_id, trigger: def_id, code: code.hash, shard: request.shard });
+        let mut call = || self.call(&request, code, &info, || entered = Some(time::now()));
+        let outcome = match account {
+            Some(account) => pymem::charge(account, call),
+            None => call(),
+        };
+        let outcome = outcome.map_err(|raised| raised.take(py));
         audit::listen(py, false);
         let interrupted = self.watched.end(py);
         let finished = time::now();
         let ended = if lane == Lane::Inline { finished.0 } else { time::thread_cpu() };
         let overran = interrupted.as_ref().is_some_and(|interrupted| !interrupted.stopping);
-        let (unwound, reached) = info.end(py, overran);
-        let result = match (outcome, interrupted) {
-            (Ok(writes), None) => Ok(writes),
-            (Ok(_), Some(interrupted)) => Err(failure("PluginTimeout", &interrupted.text)),
-            (Err(raised), interrupted) => {
-                let mut error = self.describe(raised, &request, code);
-                if let Some(interrupted) = interrupted {
-                    let traceback = std::mem::take(&mut error.traceback);
-                    error = PluginError { traceback, ..failure("PluginTimeout", &interrupted.text) };
-                }
-                Err(error)
-            }
-        };
-        let result = match result {
+        if lane == Lane::Deferred {
+            self.restore_builtins(&info);
+        }
+        // A trigger that is told to stay has what its plugin makes of it.
+        let def = &request.trigger.def;
+        let stays = def.isolation == Isolation::Interpreter || def.execution == Execution::Inline;
+        let may_move = !stays && interrupted.is_none();
+        if let Some(module) = self.refusals.of_run(py, code).filter(|_| may_move) {
+            info.was_refused(module);
+        }
+        let Ending { unwound, refused, reached } = info.end(py, overran);
+        let result = match self.account_for(outcome, interrupted, &request, code) {
             Ok(_) if unwound.is_some() => Err(failure("Unwound", "the run is discarded")),
-            result => result,
+            result => refusals::instead(result, refused),
         };
+        let result = self.say_limit_of_memory(result, account, request.limits.memory_bytes, &info);
         output::end();
-        let (result, writes) = match result {
-            Ok(writes) => {
+        let mut writes = info.take_held_writes();
+        let (result, response, state) = match result {
+            Ok(Outcome { writes: queued, response }) => {
                 let took = entered.map_or(Duration::ZERO, |entered| Duration::from_nanos(finished.since(entered)));
                 info.tell(LogLevel::Info, LogText::RunFinished(took));
-                (Ok(()), writes)
+                writes.extend(queued);
+                (Ok(()), response, info.take_state_changes())
             }
-            Err(error) => (Err(error), Vec::new()),
+            Err(error) => (Err(error), None, Vec::new()),
         };
         if unwound.is_none() {
             info.flush();
         }
         let cost_ns = ended.saturating_sub(began);
-        RunReport { request, result, writes, entered, finished, cost_ns, code: Some(verdict), reached, unwound }
+        let memory = account.map(|account| MemoryUse { held: account.held(), peak: account.peak() });
+        let code = Some(verdict);
+        RunReport {
+            request,
+            result,
+            writes,
+            response,
+            state,
+            entered,
+            finished,
+            cost_ns,
+            code,
+            reached,
+            unwound,
+            memory,
+        }
+    }
+
+    /// What came of a run, in words if it failed: an interrupt is the reason, whatever the plugin made of it.
+    fn account_for<T>(
+        &self,
+        outcome: Result<T, Object>,
+        interrupted: Option<Interrupted>,
+        request: &RunRequest,
+        code: &PluginCode,
+    ) -> Result<T, PluginError> {
+        match (outcome, interrupted) {
+            (Ok(outcome), None) => Ok(outcome),
+            (Ok(_), Some(interrupted)) => Err(interrupted.error()),
+            (Err(exception), None) => {
+                let error = self.describe(&exception, request, code);
+                let told = error.kind == "KeyboardInterrupt" && effects::is_stopping();
+                Err(if told { PluginError { kind: PluginError::STOPPED.to_owned(), ..error } } else { error })
+            }
+            (Err(exception), Some(interrupted)) => {
+                let PluginError { traceback, .. } = self.describe(&exception, request, code);
+                Err(PluginError { traceback, ..interrupted.error() })
+            }
+        }
+    }
+
+    fn account(&mut self, trigger: TriggerId, limit: u64) -> Option<&'static Account> {
+        let interpreter = self.id();
+        let account = *self.accounts.entry(trigger).or_insert_with(|| memory_limit::account_of(interpreter, trigger));
+        account.inspect(|account| account.begin(limit))
+    }
+
+    /// Says by how much a run has met the limit of its trigger's memory, whatever it made of that.
+    fn say_limit_of_memory<T>(
+        &self,
+        result: Result<T, PluginError>,
+        account: Option<&'static Account>,
+        limit: u64,
+        info: &RunInfo,
+    ) -> Result<T, PluginError> {
+        let refused = account.map_or(0, Account::take_refused);
+        // CPython loses the exception where not even that can be made, for instance when a frame of a deep recursion is unwound.
+        let lost = |error: &PluginError| refused > 0 && error.message.ends_with("error return without exception set");
+        let failed = result.as_ref().is_err_and(|error| error.kind == "MemoryError" || lost(error));
+        if refused == 0 && !failed {
+            return result;
+        }
+        if account.is_some() {
+            memory_limit::count_met();
+        }
+        let holds = account.map(|account| format!("; it holds {} bytes after the run", account.held()));
+        let figure =
+            format!("the trigger may hold {limit} bytes of memory (limits: memory){}", holds.unwrap_or_default());
+        if info.lane == Lane::Deferred && refused > 0 {
+            // What is left in cycles of references is not to stand in the way of the next run.
+            pymem::collect_garbage(self.py);
+        }
+        match result {
+            Err(error) if failed => {
+                let own_words = error.message.strip_prefix("MemoryError: ").filter(|words| !words.is_empty());
+                let own_words = own_words.map(|words| format!("{words}; ")).unwrap_or_default();
+                let PluginError { traceback, .. } = error;
+                Err(PluginError { traceback, ..failure("MemoryError", &format!("{own_words}{figure}")) })
+            }
+            result => {
+                info.tell(LogLevel::Warn, LogText::Said(format!("{refused} allocations of the run failed: {figure}")));
+                result
+            }
+        }
+    }
+
+    /// Others run in this interpreter as well.
+    fn restore_builtins(&self, info: &RunInfo) {
+        let py = self.py;
+        match self.restore_builtins.call(py, []).and_then(|names| names.extract_str(py, "names")) {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => {
+                let text =
+                    format!("the plugin has changed builtins, which are not its own: {names}; they are put back");
+                info.tell(LogLevel::Warn, LogText::Said(text));
+            }
+            Err(raised) => pyerrors::write_unraisable(py, raised),
+        }
     }
 
     fn call(
@@ -277,62 +424,55 @@ impl Interpreter {
         code: &PluginCode,
         info: &Rc<RunInfo>,
         entered: impl FnOnce(),
-    ) -> PyResult<Vec<QueuedWrite>> {
+    ) -> PyResult<Outcome> {
         let py = self.py;
+        let kind = request.event.kind();
         let entry = match &code.directory {
             None => {
                 audit::listen(py, true);
-                self.load_file(code.hash)?
+                self.load_file(code.hash, kind)?
             }
             // A package reads its files when it is imported: in the inline lane, on the thread that prepares it.
             Some(directory) => {
-                let entry = self.load_directory(directory, code.hash)?;
+                let module = self.load_directory(directory, code.hash)?;
+                let entry = self.entries.in_module(py, &module, kind)?;
                 audit::listen(py, true);
                 entry
             }
         };
-        let RunEvent::Writes(tables) = &request.event;
-        let batches = tables
-            .iter()
-            .map(|table| table_batch::make(py, &self.natives, table.clone()))
-            .collect::<PyResult<Vec<_>>>()?;
-        let batches = Object::list(py, batches)?;
-        let arguments = match &request.trigger.def.arguments {
-            None => Object::none(py),
-            Some(arguments) => {
-                let dict = Object::dict(py)?;
-                for (key, value) in arguments {
-                    dict.dict_set(py, &Object::text(py, key)?, &Object::text(py, value)?)?;
-                }
-                dict
-            }
-        };
-        let ids = tables.iter().map(|table| table.id).collect();
-        let output_rows_max = request.limits.output_rows;
-        let event = EventInfo { ids, attempt: request.attempt, shard: request.shard, output_rows_max };
-        let local = self.natives.local.instance(py, Local::new(info.clone(), event))?;
+        let event = self.entries.event_arguments(py, &self.natives, &request.event)?;
+        let arguments = entry::trigger_arguments(py, request)?;
+        let local = self.natives.local.instance(py, Local::new(info.clone(), EventInfo::of(request)))?;
         entered();
-        // Whatever it returns is ignored, as in InfluxDB 3.
-        drop(entry.call(py, [&local, &batches, &arguments])?);
-        match local.payload(&self.natives.local) {
-            Some(local) => local.take_writes(py),
-            None => Ok(Vec::new()),
-        }
+        let returned = entry::call(py, &entry, &local, &event, &arguments)?;
+        let returned = coroutine::settle(py, info, returned)?;
+        let response = match &request.event {
+            RunEvent::Request(asked) => {
+                let stream = AnswerStream::new(info.clone(), asked.answer.clone());
+                Some(self.entries.response(py, &self.natives, &returned, stream)?)
+            }
+            // Whatever they return is ignored, as in InfluxDB 3.
+            RunEvent::Writes(_) | RunEvent::Schedule(_) => None,
+        };
+        let writes = match local.payload(&self.natives.local) {
+            Some(local) => local.take_writes(py)?,
+            None => Vec::new(),
+        };
+        Ok(Outcome { writes, response })
     }
 
     /// The entry function: kept, or out of the module body executed in fresh globals.
-    fn load_file(&mut self, hash: u64) -> PyResult {
+    fn load_file(&mut self, hash: u64, kind: TriggerKind) -> PyResult {
         let py = self.py;
         let compiled = self.code.get_mut(&hash).expect("installed before the run");
-        if let Some(entry) = &compiled.kept {
+        if let Some(entry) = &compiled.kept[kind as usize] {
             return Ok(entry.clone());
         }
         let globals = Object::dict(py)?;
         drop(Object::eval(py, &compiled.code, &globals)?);
-        let entry = globals.dict_get(py, &self.process_writes)?;
-        let entry = entry.ok_or_else(|| Raised::new(py, Builtin::Runtime, NO_PROCESS_WRITES))?;
+        let entry = self.entries.in_globals(py, &globals, kind)?;
         if compiled.reusable {
-            compiled.kept = Some(entry.clone());
+            compiled.kept[kind as usize] = Some(entry.clone());
         }
         Ok(entry)
     }
@@ -340,11 +480,7 @@ impl Interpreter {
     fn load_directory(&self, directory: &std::path::Path, hash: u64) -> PyResult {
         let py = self.py;
         let path = Object::text(py, &directory.to_string_lossy())?;
-        let module = self.load_directory.call(py, [&path, &Object::uint(py, hash)?])?;
-        module.getattr_key(py, &self.process_writes).map_err(|raised| {
-            drop(raised.take(py));
-            Raised::new(py, Builtin::Runtime, NO_PROCESS_WRITES)
-        })
+        self.load_directory.call(py, [&path, &Object::uint(py, hash)?])
     }
 
     /// Those of `imports` that this interpreter does not have, and has not lately failed to get.
@@ -410,6 +546,38 @@ impl Interpreter {
         take().map_err(|raised| plain_error(py, raised).message)
     }
 
+    /// What of all triggers' caches can be kept: per trigger the bytes, and the keys of the rest.
+    pub fn dump_caches(&self) -> Vec<(TriggerId, Vec<u8>, Vec<String>)> {
+        let py = self.py;
+        let dump = || {
+            let plain = Object::import(py, "saltus._plain")?;
+            let mut all = Vec::new();
+            for (trigger, space) in self.natives.cache_spaces.dict_items(py)? {
+                // The global space is below 0, and its plain values are in `global_cache`.
+                let Ok(trigger) = u64::try_from(trigger.extract_i64(py)?) else { continue };
+                let dumped = plain.call_method(py, "dump_what_can_be", [&space])?.sequence_items(py)?;
+                let live = dumped[1].sequence_items(py)?;
+                let live = live.iter().map(|key| key.extract_str(py, "a key")).collect::<PyResult<_>>()?;
+                all.push((TriggerId(trigger), dumped[0].as_bytes(py).unwrap_or_default().to_vec(), live));
+            }
+            Ok(all)
+        };
+        dump().unwrap_or_else(|raised| {
+            pyerrors::write_unraisable(py, raised);
+            Vec::new()
+        })
+    }
+
+    /// Drops a trigger's cache.
+    pub fn drop_cache(&self, trigger: TriggerId) {
+        let py = self.py;
+        let dropped = Object::uint(py, trigger.0)
+            .and_then(|key| self.natives.cache_spaces.call_method(py, "pop", [&key, &Object::none(py)]));
+        if let Err(raised) = dropped {
+            pyerrors::write_unraisable(py, raised);
+        }
+    }
+
     /// Puts a trigger's cache in, as another interpreter gave it.
     ///
     /// # Errors
@@ -426,12 +594,28 @@ impl Interpreter {
         put().map_err(|raised| plain_error(py, raised))
     }
 
+    /// Whether importing, logging and threads work here; interrupted after `within`.
+    ///
+    /// # Errors
+    /// What does not work.
+    pub fn check(&self, within: Duration) -> Result<(), String> {
+        let py = self.py;
+        self.watched.begin(within, Whose::NOBODY);
+        let checked = Object::import(py, "saltus._canary").and_then(|canary| canary.call_method(py, "check", []));
+        let interrupted = self.watched.end(py);
+        match (checked, interrupted) {
+            (Ok(_), None) => Ok(()),
+            (Err(raised), _) => Err(plain_error(py, raised).message),
+            (Ok(_), Some(interrupted)) => Err(interrupted.text),
+        }
+    }
+
     /// Brings imports, as a helper of the thread whose interpreter this is; what became of each.
     pub fn import_all(&self, modules: &[String], within: Duration) -> Vec<(String, PluginError)> {
         let py = self.py;
         let mut failed = Vec::new();
         for what in modules {
-            self.watched.begin(within);
+            self.watched.begin(within, Whose::NOBODY);
             let bring = || {
                 let loader = Object::import(py, "saltus._loader")?;
                 loader.call_method(py, "bring", [&Object::text(py, what)?])
@@ -448,7 +632,7 @@ impl Interpreter {
     /// Imports a directory plugin, likewise.
     pub fn import_directory(&self, directory: &std::path::Path, hash: u64, within: Duration) {
         let py = self.py;
-        self.watched.begin(within);
+        self.watched.begin(within, Whose::NOBODY);
         let loaded = self.load_directory(directory, hash);
         self.watched.end(py);
         if let Err(raised) = loaded {
@@ -463,13 +647,12 @@ impl Interpreter {
         Lent { interpreter: self, let_go }
     }
 
-    fn describe(&self, raised: Raised, request: &RunRequest, code: &PluginCode) -> PluginError {
+    fn describe(&self, exception: &Object, request: &RunRequest, code: &PluginCode) -> PluginError {
         let py = self.py;
-        let exception = raised.take(py);
         let described = (|| {
             let file_name = Object::text(py, &request.trigger.def.plugin_filename)?;
             let source = Object::text(py, &code.source)?;
-            error_of(py, &self.describe.call(py, [&exception, &file_name, &source])?)
+            error_of(py, &self.describe.call(py, [exception, &file_name, &source])?)
         })();
         let mut error = described.unwrap_or_else(|raised: Raised| {
             // For instance a second MemoryError: the type's name is all that can be had.
@@ -477,8 +660,9 @@ impl Interpreter {
             failure(&exception.type_name(py), "the exception could not be printed")
         });
         // The reference shows its own messages about entry functions without a type name.
-        if error.message == format!("RuntimeError: {NO_PROCESS_WRITES}") {
-            NO_PROCESS_WRITES.clone_into(&mut error.message);
+        let missing = request.event.kind().entry_missing();
+        if error.message.strip_prefix("RuntimeError: ") == Some(missing) {
+            missing.clone_into(&mut error.message);
             error.traceback.clear();
         }
         error
@@ -486,12 +670,12 @@ impl Interpreter {
 }
 
 /// Loads the plugin API into this thread's new interpreter and closes what must be closed.
-pub fn prepare(py: Py, site_packages: &[String]) -> PyResult<()> {
-    prepare_in(py, site_packages, false)
+pub fn prepare(py: Py, surroundings: &Surroundings) -> PyResult<()> {
+    prepare_in(py, surroundings, false)
 }
 
 /// `own_process`: nobody but the plugin is hurt by what it does to the process.
-fn prepare_in(py: Py, site_packages: &[String], own_process: bool) -> PyResult<()> {
+fn prepare_in(py: Py, surroundings: &Surroundings, own_process: bool) -> PyResult<()> {
     for (name, source) in API {
         let code = Object::compile(py, source, &format!("<{name}>"))?;
         Object::exec_module(py, name, &code)?;
@@ -503,9 +687,14 @@ fn prepare_in(py: Py, site_packages: &[String], own_process: bool) -> PyResult<(
             package.setattr(py, child, &Object::import(py, name)?)?;
         }
     }
-    let paths = site_packages.iter().map(|p| Object::text(py, p)).collect::<PyResult<Vec<_>>>()?;
+    let texts = |texts: &mut dyn Iterator<Item = &String>| {
+        let texts = texts.map(|text| Object::text(py, text)).collect::<PyResult<Vec<_>>>()?;
+        Object::list(py, texts)
+    };
+    let paths = texts(&mut surroundings.site_packages.iter())?;
+    let environment = texts(&mut surroundings.environment.iter().flat_map(|(name, value)| [name, value]))?;
     let own_process = Object::bool(py, own_process);
-    Object::import(py, "saltus._setup")?.call_method(py, "install", [&Object::list(py, paths)?, &own_process])?;
+    Object::import(py, "saltus._setup")?.call_method(py, "install", [&paths, &environment, &own_process])?;
     Ok(())
 }
 

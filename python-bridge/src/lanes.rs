@@ -2,31 +2,34 @@
 //!
 //! **Inline**: an interpreter that is made on the shard's thread and whose plugins run only there. Its GIL is given up for
 //! one purpose: a helper thread takes it to import what a plugin needs, since imports read files; inline runs wait
-//! meanwhile, the shard does not. **Deferred**: a second interpreter, shared by a few worker threads that take runs from
-//! one bounded queue. A worker gives the GIL up while it waits for work and while a query runs. The caller sees to it that
-//! the runs of one trigger follow each other. **Process**: in [`crate::process`].
+//! meanwhile, the shard does not. **Deferred**: a second interpreter, shared by a few worker threads ([`crate::deferred`]). A worker
+//! gives the GIL up while it waits for work and while a query runs. The caller sees to it that the runs of one trigger
+//! follow each other. **Process**: in [`crate::process`].
 //!
 //! The cache of a trigger that is left to the policy is in the interpreter in which it ran last, and moves with it: as
-//! bytes, taken out under the GIL of the one and put in under that of the other.
+//! bytes, taken out under the GIL of the one and put in under that of the other. In an interpreter of a new life it is what
+//! [`crate::cache_vault`] has kept; a trigger that was disabled begins with an empty one.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::{self, Receiver, Sender, TrySendError};
+use crossbeam::channel::{self, Receiver, Sender};
 use saltus_core::ids::{RunId, ShardId, TriggerId};
-use saltus_core::limits::{DEFERRED_DEADLINE_MS, INLINE_IMPORTS_MAX};
+use saltus_core::limits::{CACHE_SAVE_MS, DEFERRED_DEADLINE_MS, INLINE_IMPORTS_MAX};
 use saltus_core::policy;
 use saltus_core::ports::{
     Completions, LogLevel, LogLine, LogText, PluginCode, PluginError, PluginHost, Readiness, RunReport, RunRequest,
     ShardPlugins, Trigger, Unwound,
 };
-use saltus_core::trigger::Execution;
+use saltus_core::trigger::{Execution, TriggerDef};
 
+use crate::cache_vault::CacheVault;
+use crate::deferred::{CacheIn, Deferred, Job};
 use crate::effects::Lane;
 use crate::ffi::pystate::InterpreterId;
-use crate::interpreter::{Interpreter, Lent, failure};
+use crate::interpreter::{Interpreter, Lent, Surroundings, failure};
 use crate::prepare::{Prepared, Preparer};
 use crate::process::ProcessLane;
 use crate::runtime::Scheduling;
@@ -41,14 +44,18 @@ const VERSIONS_MAX: usize = 4096;
 pub struct Shared {
     /// The way out for plugins.
     pub host: Arc<dyn PluginHost>,
-    /// Added to `sys.path` of every interpreter.
-    pub site_packages: Vec<String>,
+    /// What every interpreter finds.
+    pub surroundings: Surroundings,
     /// How workers are scheduled.
     pub scheduling: Scheduling,
     /// Compiles plugins.
     pub preparer: Preparer,
+    /// Caches of earlier lives, and for the next.
+    pub vault: CacheVault,
     /// No run is begun any more.
     pub stopping: AtomicBool,
+    /// After its deadline and this, a deferred run is left behind.
+    pub deferred_grace: Duration,
     /// Runs under way in the deferred and the process lane.
     pub running: AtomicUsize,
 }
@@ -58,9 +65,17 @@ pub struct Lanes {
     shared: Arc<Shared>,
     completions: Arc<dyn Completions>,
     inline: Option<Inline>,
-    queue: Sender<Job>,
+    deferred: Deferred,
     helper: Sender<Errand>,
+    /// The generation of the deferred interpreter in which a trigger ran last.
+    ran: HashMap<TriggerId, u64>,
     caches: HashMap<TriggerId, CacheHome>,
+    /// Triggers that were disabled since they ran: their caches begin empty.
+    forgotten: HashSet<TriggerId>,
+    /// Of those, the ones that the inline interpreter does not know yet, as the helper had it.
+    to_forget: Vec<TriggerId>,
+    /// Inline by order: those whose cache of an earlier life was seen to.
+    restored: HashSet<TriggerId>,
     /// By content hash: what runs wanted to import late.
     wanted: HashMap<u64, Wanted>,
     /// Content hashes of code whose imports were seen to.
@@ -94,18 +109,11 @@ enum CacheHome {
     Moving(Receiver<Result<Vec<u8>, String>>),
 }
 
-/// What a deferred worker does.
-enum Job {
-    /// A run; its cache if it was in the inline interpreter.
-    Run(Box<RunRequest>, Vec<u8>),
-    /// Takes a trigger's cache out of the deferred interpreter.
-    TakeCache(TriggerId, Sender<Result<Vec<u8>, String>>),
-}
-
 /// What the helper does for the inline interpreter.
 struct Errand {
     modules: Vec<String>,
     directory: Option<Arc<PluginCode>>,
+    cache: Option<(TriggerId, Arc<[u8]>)>,
     done: Sender<Imported>,
 }
 
@@ -122,19 +130,8 @@ impl Lanes {
         completions: Arc<dyn Completions>,
         process: ProcessLane,
     ) -> Result<Self, PluginError> {
-        let inline = Interpreter::create(Lane::Inline, &shared.site_packages)?;
-        let (queue, jobs) = channel::bounded(queue_max.max(1));
-        let mut deferred = None;
-        for number in 0..workers.max(1) {
-            let worker = Worker { shared: shared.clone(), jobs: jobs.clone(), completions: completions.clone() };
-            let (ready, is_ready) = channel::bounded(1);
-            std::thread::Builder::new()
-                .name(format!("saltus-py-{shard}-{number}"))
-                .spawn(move || worker.live(deferred, &ready))
-                .map_err(|e| failure("OSError", &format!("cannot start a plugin worker: {e}")))?;
-            let answer = is_ready.recv().unwrap_or_else(|_| Err(failure("RuntimeError", "a plugin worker died")));
-            deferred = Some(answer?);
-        }
+        let inline = Interpreter::create(Lane::Inline, &shared.surroundings)?;
+        let deferred = Deferred::start(shared.clone(), shard, workers, queue_max, completions.clone())?;
         let (helper, errands) = channel::bounded(1);
         let (interpreter, wake, scheduling) = (inline.id(), completions.clone(), shared.scheduling.clone());
         std::thread::Builder::new()
@@ -142,8 +139,23 @@ impl Lanes {
             .spawn(move || help(interpreter, &errands, wake.as_ref(), &scheduling))
             .map_err(|e| failure("OSError", &format!("cannot start an import helper: {e}")))?;
         let inline = Some(Inline::Here(inline));
-        let (caches, wanted, imported) = Default::default();
-        Ok(Lanes { shared, completions, inline, queue, helper, caches, wanted, imported, process })
+        let (caches, wanted, imported, ran) = Default::default();
+        let (forgotten, to_forget, restored) = Default::default();
+        Ok(Lanes {
+            shared,
+            completions,
+            inline,
+            deferred,
+            helper,
+            caches,
+            forgotten,
+            to_forget,
+            restored,
+            wanted,
+            imported,
+            ran,
+            process,
+        })
     }
 
     /// The inline interpreter, unless the helper has it.
@@ -166,15 +178,21 @@ impl Lanes {
             tracing::info!(module, error = %error.message, "a module could not be imported for the inline lane");
             interpreter.import_failed(module, error);
         }
+        self.to_forget.drain(..).for_each(|trigger| interpreter.drop_cache(trigger));
         self.inline = Some(Inline::Here(interpreter));
     }
 
-    /// Has the helper import; true if it will.
-    fn lend(&mut self, modules: Vec<String>, directory: Option<Arc<PluginCode>>) -> bool {
+    /// Has the helper import and fill a cache; true if it will.
+    fn lend(
+        &mut self,
+        modules: Vec<String>,
+        directory: Option<Arc<PluginCode>>,
+        cache: Option<(TriggerId, Arc<[u8]>)>,
+    ) -> bool {
         let (done, is_done) = channel::bounded(1);
         let Some(Inline::Here(interpreter)) = self.inline.take() else { unreachable!("asked while it is here") };
         // The helper waits for the GIL, or finds it free.
-        if self.helper.try_send(Errand { modules, directory, done }).is_err() {
+        if self.helper.try_send(Errand { modules, directory, cache, done }).is_err() {
             self.inline = Some(Inline::Here(interpreter));
             return false;
         }
@@ -193,7 +211,7 @@ impl Lanes {
             },
             None => {
                 let (tell, answer) = channel::bounded(1);
-                if self.queue.try_send(Job::TakeCache(trigger, tell)).is_ok() {
+                if self.deferred.send(Job::TakeCache(trigger, tell)).is_ok() {
                     self.caches.insert(trigger, CacheHome::Moving(answer));
                 }
                 return Readiness::Wait;
@@ -241,6 +259,40 @@ impl Lanes {
         Some(bytes)
     }
 
+    /// Fills the cache of a trigger that was told to run inline, in its first run of this life.
+    fn restore_inline(&mut self, def: &TriggerDef) -> Readiness {
+        if !self.restored.insert(def.id) || !self.shared.vault.wants(def) {
+            return Readiness::Ready;
+        }
+        let Some(cache) = self.shared.vault.get(def.id) else { return Readiness::Ready };
+        if self.lend(Vec::new(), None, Some((def.id, cache))) {
+            self.shared.vault.forget(def.id);
+        } else {
+            self.restored.remove(&def.id);
+        }
+        Readiness::Wait
+    }
+
+    /// What a deferred run finds in its cache, given what was taken from the inline interpreter.
+    fn cache_for(&mut self, def: &TriggerDef, taken: Vec<u8>) -> CacheIn {
+        let wants = self.shared.vault.wants(def);
+        if self.forgotten.remove(&def.id) {
+            return CacheIn::Fresh(Arc::new([]));
+        }
+        if !taken.is_empty() {
+            return CacheIn::Fresh(taken.into());
+        }
+        if self.ran.contains_key(&def.id) {
+            // It has ended a run with it, or runs where it is again.
+            self.shared.vault.forget(def.id);
+            return CacheIn::Stays;
+        }
+        match self.shared.vault.get(def.id).filter(|_| wants) {
+            Some(kept) => CacheIn::Fresh(kept),
+            None => CacheIn::Stays,
+        }
+    }
+
     /// What is to be done before the code of a trigger can run inline.
     fn ready_code(&mut self, trigger: &Trigger, code: &Arc<PluginCode>, prepared: &Prepared) -> Readiness {
         let wanted =
@@ -262,7 +314,7 @@ impl Lanes {
             return Readiness::Ready;
         }
         tracing::debug!(trigger = %trigger.def.name, ?modules, "modules are imported for the inline lane");
-        if self.lend(modules, directory) {
+        if self.lend(modules, directory, None) {
             self.imported.insert(code.hash);
         }
         Readiness::Wait
@@ -278,7 +330,7 @@ impl Drop for Lanes {
     }
 }
 
-fn tell(host: &dyn PluginHost, request: &RunRequest, text: String) {
+pub fn tell(host: &dyn PluginHost, request: &RunRequest, text: String) {
     let def = &request.trigger.def;
     let (db, trigger, run_id) = (def.db.clone(), def.name.clone(), RunId(0));
     host.log(LogLine { db, trigger, run_id, level: LogLevel::Warn, text: LogText::Said(text) });
@@ -305,7 +357,8 @@ impl ShardPlugins for Lanes {
         }
         match trigger.def.execution {
             Execution::Auto => self.fetch_cache(trigger.def.id),
-            Execution::Inline | Execution::Deferred => Readiness::Ready,
+            Execution::Inline => self.restore_inline(&trigger.def),
+            Execution::Deferred => Readiness::Ready,
         }
     }
 
@@ -343,17 +396,60 @@ impl ShardPlugins for Lanes {
         if request.lane == policy::Lane::Process {
             return self.process.submit(request);
         }
-        if self.queue.is_full() {
+        if self.deferred.is_full() {
             return Err(Box::new(request));
         }
-        let Some(cache) = self.give_cache(&request) else { return Err(Box::new(request)) };
-        match self.queue.try_send(Job::Run(Box::new(request), cache)) {
+        let Some(taken) = self.give_cache(&request) else { return Err(Box::new(request)) };
+        let cache = self.cache_for(&request.trigger.def, taken);
+        let generation = self.deferred.generation();
+        let before = self.ran.insert(request.trigger.def.id, generation);
+        if before.is_some_and(|before| before != generation) {
+            let text = "the interpreter that the trigger ran in was given up because of another plugin's run: what its cache held there is lost";
+            tell(self.shared.host.as_ref(), &request, text.to_owned());
+        }
+        match self.deferred.send(Job::Run(Box::new(request), cache)) {
             Ok(()) => Ok(()),
-            // This thread alone sends, and it has seen room: only the workers' end is left.
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => match job {
-                Job::Run(request, _) => Err(request),
-                Job::TakeCache(..) => unreachable!("sent a run"),
-            },
+            // This thread has seen room; a worker may have given a job back since.
+            Err(Job::Run(request, _)) => Err(request),
+            Err(_) => unreachable!("sent a run"),
+        }
+    }
+
+    fn forget(&mut self, trigger: TriggerId) {
+        self.shared.vault.forget(trigger);
+        let here = self.here().map(|interpreter| interpreter.drop_cache(trigger)).is_some();
+        if !here {
+            self.to_forget.push(trigger);
+        }
+        self.restored.insert(trigger);
+        self.caches.remove(&trigger);
+        if self.ran.remove(&trigger).is_some() {
+            self.forgotten.insert(trigger);
+            // If there is no room, the next run sees to it.
+            let _full = self.deferred.send(Job::DropCache(trigger));
+        }
+        self.process.forget(trigger);
+    }
+
+    fn rest(&mut self) {
+        let until = Instant::now() + Duration::from_millis(CACHE_SAVE_MS);
+        if let Some(Inline::Lent(_, done)) = &self.inline
+            && let Ok(failed) = done.recv_deadline(until)
+        {
+            self.take_back(failed);
+        }
+        let mut kept = self.here().map(|interpreter| interpreter.dump_caches()).unwrap_or_default();
+        let (tell, told) = channel::bounded(1);
+        let asked = self.deferred.send(Job::DumpCaches(tell)).is_ok();
+        match told.recv_deadline(until) {
+            Ok(deferred) if asked => kept.extend(deferred),
+            _ => tracing::warn!("caches of the deferred lane are not kept for the next start: its workers are busy"),
+        }
+        for trigger in self.ran.keys() {
+            self.shared.vault.forget(*trigger);
+        }
+        for (trigger, cache, live) in kept {
+            self.shared.vault.put(trigger, cache, &live);
         }
     }
 }
@@ -361,7 +457,7 @@ impl ShardPlugins for Lanes {
 /// The helper's life: imports into an interpreter that another thread runs plugins in.
 fn help(interpreter: InterpreterId, errands: &Receiver<Errand>, wake: &dyn Completions, scheduling: &Scheduling) {
     scheduling.apply();
-    while let Ok(Errand { modules, directory, done }) = errands.recv() {
+    while let Ok(Errand { modules, directory, cache, done }) = errands.recv() {
         // Attached for one errand only: the GIL belongs to the shard.
         let failed = match Interpreter::join(interpreter) {
             Ok(helper) => {
@@ -371,6 +467,11 @@ fn help(interpreter: InterpreterId, errands: &Receiver<Errand>, wake: &dyn Compl
                     helper.import_directory(path, code.hash, IMPORT_DEADLINE);
                 }
                 let failed = helper.import_all(&modules, IMPORT_DEADLINE);
+                if let Some((trigger, bytes)) = cache
+                    && let Err(error) = helper.put_cache(trigger, &bytes)
+                {
+                    tracing::warn!(trigger = trigger.0, error = %error.message, "the cache of an earlier life is lost");
+                }
                 helper.abandon();
                 failed
             }
@@ -379,73 +480,4 @@ fn help(interpreter: InterpreterId, errands: &Receiver<Errand>, wake: &dyn Compl
         let _gone = done.send(failed);
         wake.prepared();
     }
-}
-
-/// One deferred worker.
-struct Worker {
-    shared: Arc<Shared>,
-    jobs: Receiver<Job>,
-    completions: Arc<dyn Completions>,
-}
-
-impl Worker {
-    fn live(self, shared_interpreter: Option<InterpreterId>, ready: &Sender<Result<InterpreterId, PluginError>>) {
-        self.shared.scheduling.apply();
-        let made = match shared_interpreter {
-            None => Interpreter::create(Lane::Deferred, &self.shared.site_packages),
-            Some(id) => Interpreter::join(id),
-        };
-        let mut interpreter = match made {
-            Ok(interpreter) => interpreter,
-            Err(error) => {
-                let _gone = ready.send(Err(error));
-                return;
-            }
-        };
-        let id = interpreter.id();
-        while let Some(next) = interpreter.while_waiting(|| {
-            let _first_time_only = ready.try_send(Ok(id));
-            self.next()
-        }) {
-            match next {
-                Next::TakeCache(trigger, answer) => {
-                    let _gone = answer.send(interpreter.take_cache(trigger));
-                    self.completions.prepared();
-                }
-                Next::Run { request, cache, code, prepared } => {
-                    if let Err(error) = interpreter.put_cache(request.trigger.def.id, &cache) {
-                        tell(self.shared.host.as_ref(), &request, format!("the cache is lost: {}", error.message));
-                    }
-                    let report = interpreter.run(&self.shared.host, *request, &code, &prepared, Lane::Deferred);
-                    interpreter.while_waiting(|| {
-                        self.completions.completed(report);
-                        self.shared.running.fetch_sub(1, Ordering::SeqCst);
-                    });
-                }
-            }
-        }
-        // The interpreter lives on, but nobody runs in it: its GIL must not stay with a thread that ends.
-        interpreter.abandon();
-    }
-
-    /// What to do next, a run with its newest code; `None` when the runtime stops.
-    fn next(&self) -> Option<Next> {
-        let (request, cache) = match self.jobs.recv().ok()? {
-            Job::TakeCache(trigger, answer) => return Some(Next::TakeCache(trigger, answer)),
-            Job::Run(request, cache) => (request, cache),
-        };
-        self.shared.running.fetch_add(1, Ordering::SeqCst);
-        if self.shared.stopping.load(Ordering::SeqCst) {
-            self.shared.running.fetch_sub(1, Ordering::SeqCst);
-            return None;
-        }
-        let code = request.trigger.code.refresh();
-        let prepared = self.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
-        Some(Next::Run { request, cache, code, prepared })
-    }
-}
-
-enum Next {
-    TakeCache(TriggerId, Sender<Result<Vec<u8>, String>>),
-    Run { request: Box<RunRequest>, cache: Vec<u8>, code: Arc<PluginCode>, prepared: Arc<Prepared> },
 }

@@ -9,19 +9,30 @@
 //! What it is not: PyO3's safe layer is not used, as it keeps process-wide objects and does not know subinterpreters.
 #![deny(unsafe_code)]
 
+mod cache_vault;
+mod coroutine;
 mod deadline;
+mod deferred;
 mod effects;
+mod entry;
 mod ffi;
+mod global_cache;
 mod interpreter;
 mod lanes;
 mod log_rate;
+mod memory_limit;
 mod native;
 mod output;
 mod prepare;
 mod process;
+mod refusals;
 mod runtime;
+mod stack;
 
+pub use cache_vault::VaultCounts;
 pub use log_rate::log_lines_left_out;
+pub use memory_limit::memory_limits_met;
 pub use output::dropped_bytes;
 pub use process::{ProcessConfig, ProcessCounts, worker_main};
-pub use runtime::{PythonConfig, PythonRuntime};
+pub use runtime::{CacheCounts, PythonConfig, PythonRuntime};
+pub use stack::Stack;

@@ -14,6 +14,7 @@ use saltus_core::ports::{PluginCode, PluginError};
 use crate::ffi::pystate::InterpreterId;
 use crate::ffi::{Object, Py, PyResult};
 use crate::interpreter::{failure, plain_error};
+use crate::runtime::Scheduling;
 
 /// Versions kept; beyond it the collection starts again.
 const KEPT_MAX: usize = 4096;
@@ -51,13 +52,16 @@ impl Preparer {
     ///
     /// # Errors
     /// What the system said about a new thread.
-    pub fn start(main: InterpreterId) -> Result<Self, PluginError> {
+    pub fn start(main: InterpreterId, scheduling: Scheduling) -> Result<Self, PluginError> {
         let known = Arc::new(ArcSwap::from_pointee(HashMap::new()));
         let (jobs, queue) = channel::bounded(QUEUE_MAX);
         let kept = known.clone();
         std::thread::Builder::new()
             .name("saltus-py-prep".to_owned())
-            .spawn(move || live(main, &queue, &kept))
+            .spawn(move || {
+                scheduling.apply();
+                live(main, &queue, &kept);
+            })
             .map_err(|e| failure("OSError", &format!("cannot start the thread that compiles plugins: {e}")))?;
         Ok(Preparer { known, jobs })
     }

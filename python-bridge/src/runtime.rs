@@ -9,11 +9,13 @@ use rustix::thread::CpuSet;
 use saltus_core::ids::ShardId;
 use saltus_core::ports::{Completions, PluginError, PluginHost, PluginRuntime, ShardPlugins};
 
-use crate::deadline;
+use crate::cache_vault::{CacheVault, VaultCounts};
+use crate::deadline::{self, StallPolicy};
 use crate::effects;
 use crate::ffi::pystate::{self, InterpreterId};
 use crate::ffi::{Object, Py, PyResult, ceval, pylifecycle};
-use crate::interpreter::{self, failure, plain_error};
+use crate::global_cache;
+use crate::interpreter::{self, Surroundings, failure, plain_error};
 use crate::lanes::{Lanes, Shared};
 use crate::native;
 use crate::prepare::Preparer;
@@ -26,12 +28,32 @@ pub struct PythonConfig {
     pub plugin_dir: Option<PathBuf>,
     /// Added to `sys.path` of every interpreter, `.pth` files included.
     pub site_packages: Vec<PathBuf>,
-    /// Worker threads of each shard's deferred lane; at least one is made.
+    /// Variables for `os.environ` of every interpreter, over those of the process.
+    pub environment: Vec<(String, String)>,
+    /// Worker threads of each shard's deferred lane, at most; some are made when they are needed.
     pub deferred_workers: usize,
     /// Runs that may wait for them.
     pub queue_max: usize,
-    /// Workers share their CPUs with shards, so they run at the lowest priority.
-    pub shared_cores: bool,
+    /// The CPUs that shards are pinned to; `None` if they may be on any. Workers use the others; where there are none, all, at
+    /// the lowest priority.
+    pub shard_cpus: Option<Vec<usize>>,
+    /// Keep `ctypes` and its like out of this process.
+    pub hardened: bool,
+    /// Count what plugins allocate in this process, and keep to the limits of their triggers. Without it a plugin that allocates
+    /// much is somewhat faster (`benches`).
+    pub memory_limits: bool,
+    /// The seed of Python's hashes; a random one, if `None`. A fixed one is for measurements: collisions are then the same each time.
+    pub hash_seed: Option<u32>,
+    /// An inline run that goes on so long although it was interrupted puts its code into quarantine.
+    pub stall_limit: Duration,
+    /// And aborts the process after so long; never, if `None`.
+    pub stall_abort: Option<Duration>,
+    /// After its deadline and this, a deferred run is left behind.
+    pub deferred_grace: Duration,
+    /// Where plain values of caches are kept from one life to the next.
+    pub cache_file: Option<PathBuf>,
+    /// Whether those of triggers that do not say are.
+    pub restore_caches: bool,
     /// The process lane.
     pub process: ProcessConfig,
 }
@@ -41,23 +63,61 @@ impl Default for PythonConfig {
         PythonConfig {
             plugin_dir: None,
             site_packages: Vec::new(),
-            deferred_workers: 2,
+            environment: Vec::new(),
+            deferred_workers: 16,
             queue_max: saltus_core::limits::DEFERRED_QUEUE_MAX,
-            shared_cores: true,
+            shard_cpus: None,
+            hardened: false,
+            memory_limits: true,
+            hash_seed: None,
+            stall_limit: Duration::from_millis(saltus_core::limits::STALL_LIMIT_MS),
+            stall_abort: Some(Duration::from_millis(saltus_core::limits::STALL_ABORT_MS)),
+            deferred_grace: Duration::from_millis(saltus_core::limits::DEFERRED_GRACE_MS),
+            cache_file: None,
+            restore_caches: true,
             process: ProcessConfig::default(),
         }
     }
 }
 
-/// How worker threads are scheduled. A new thread inherits the CPU that its shard is pinned to; a worker may use every
-/// CPU that the process could use when the runtime was started.
+/// What there is to say of caches.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheCounts {
+    /// Of those that are kept from one life to the next.
+    pub vault: VaultCounts,
+    /// Plain values in the global cache.
+    pub global_values: usize,
+    /// Their bytes, keys included.
+    pub global_bytes: usize,
+    /// Values that had to go because there were too many.
+    pub evicted: u64,
+}
+
+/// After a stop has begun, calls of the plugin API raise; what still runs after so long is interrupted.
+pub const STOP_GRACE: Duration = Duration::from_millis(250);
+
+/// How worker threads and worker processes are scheduled. A new thread inherits the CPU that its shard is pinned to, and a busy
+/// one there costs the shard's wake-ups more than a millisecond: so workers have the CPUs that no shard has, of those that the
+/// process could use when the runtime was started. If shards have them all, workers share them at the lowest priority.
 #[derive(Clone)]
 pub struct Scheduling {
     cpus: Option<CpuSet>,
-    shared_cores: bool,
+    lowest_priority: bool,
 }
 
 impl Scheduling {
+    fn beside(available: Option<CpuSet>, shard_cpus: Option<&[usize]>) -> Self {
+        let others = available.zip(shard_cpus).map(|(mut others, shard_cpus)| {
+            // A number beyond the set's size is no CPU of this process.
+            shard_cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU).for_each(|&cpu| others.unset(cpu));
+            others
+        });
+        match others.filter(|others| others.count() > 0) {
+            Some(others) => Scheduling { cpus: Some(others), lowest_priority: false },
+            None => Scheduling { cpus: available, lowest_priority: true },
+        }
+    }
+
     /// Applies it to this thread; what the system refuses stays as it was, with a warning.
     pub fn apply(&self) {
         if let Some(cpus) = &self.cpus
@@ -65,7 +125,7 @@ impl Scheduling {
         {
             tracing::warn!(%error, "a plugin worker stays on its shard's cpu");
         }
-        if self.shared_cores
+        if self.lowest_priority
             && let Err(error) = rustix::process::nice(19)
         {
             tracing::warn!(%error, "a plugin worker keeps its shard's priority");
@@ -95,18 +155,29 @@ impl PythonRuntime {
             let text = format!("libpython {} does not export _PyEval_AddPendingCall", pylifecycle::version());
             return Err(failure("RuntimeError", &text));
         }
+        let (limit, abort) = (config.stall_limit, config.stall_abort);
+        deadline::start(StallPolicy { host: host.clone(), limit, abort });
         let home = find_home().map_err(|text| failure("RuntimeError", &text))?;
         native::register();
         effects::install().map_err(|text| failure("RuntimeError", &text))?;
-        let py = pylifecycle::initialize(&home).map_err(|text| failure("RuntimeError", &text))?;
+        let py = pylifecycle::initialize(&home, config.memory_limits, config.hash_seed)
+            .map_err(|text| failure("RuntimeError", &text))?;
+        if config.hardened {
+            effects::harden();
+        }
         let main = prepare_main(py).map_err(|raised| plain_error(py, raised))?;
         pylifecycle::release_main(py);
-        let site_packages = config.site_packages.iter().map(|p| p.to_string_lossy().into_owned()).collect();
-        let cpus = rustix::thread::sched_getaffinity(None).ok();
-        let scheduling = Scheduling { cpus, shared_cores: config.shared_cores };
-        let preparer = Preparer::start(main)?;
+        let surroundings = Surroundings {
+            site_packages: config.site_packages.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
+            environment: config.environment.clone(),
+        };
+        let scheduling = Scheduling::beside(rustix::thread::sched_getaffinity(None).ok(), config.shard_cpus.as_deref());
+        let preparer = Preparer::start(main, scheduling.clone())?;
         let (stopping, running) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { host, site_packages, scheduling, preparer, stopping, running });
+        let deferred_grace = config.deferred_grace;
+        let vault = CacheVault::open(config.cache_file.clone(), Self::python_series(), config.restore_caches);
+        let shared =
+            Arc::new(Shared { host, surroundings, scheduling, preparer, vault, stopping, deferred_grace, running });
         let workers = Workers::start(shared.clone(), config.process.clone())?;
         Ok(Arc::new(PythonRuntime { shared, config, main, workers }))
     }
@@ -114,6 +185,11 @@ impl PythonRuntime {
     /// `sys.version`, the first word: for instance `3.13.0`.
     pub fn python_version(&self) -> String {
         pylifecycle::version().split_whitespace().next().unwrap_or_default().to_owned()
+    }
+
+    /// What this Python says of itself: version, build, compiler. Needs no runtime.
+    pub fn build_text() -> String {
+        pylifecycle::version()
     }
 
     /// The version's first two numbers, as they stand in folders' names: for instance `3.13`.
@@ -126,6 +202,12 @@ impl PythonRuntime {
     /// What became of the worker processes of the process lane.
     pub fn process_counts(&self) -> ProcessCounts {
         self.workers.counts()
+    }
+
+    /// What became of caches over the last restart.
+    pub fn cache_counts(&self) -> CacheCounts {
+        let (global_values, global_bytes) = global_cache::local().size();
+        CacheCounts { vault: self.shared.vault.counts(), global_values, global_bytes, evicted: global_cache::evicted() }
     }
 
     /// Compiles a plugin without running it; the names that its top level binds.
@@ -156,7 +238,7 @@ fn entry_points(py: Py, source: &str, file_name: &str) -> PyResult<Vec<String>> 
 /// `datetime` first: a subinterpreter that imports it before main does ends in a crash (design, section 11).
 fn prepare_main(py: Py) -> PyResult<InterpreterId> {
     Object::import(py, "datetime")?;
-    interpreter::prepare(py, &[])?;
+    interpreter::prepare(py, &Surroundings::default())?;
     Ok(pystate::current_interpreter(py))
 }
 
@@ -170,12 +252,20 @@ impl PluginRuntime for PythonRuntime {
 
     fn stop(&self, within: Duration) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        deadline::interrupt_all();
+        effects::stop();
         self.workers.wake_all();
-        let until = Instant::now() + within;
-        while self.shared.running.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+        let begun = Instant::now();
+        let (until, grace) = (begun + within, begun + STOP_GRACE.min(within / 2));
+        let running = || self.shared.running.load(Ordering::SeqCst) > 0;
+        while running() && Instant::now() < grace {
             std::thread::sleep(Duration::from_millis(1));
         }
+        deadline::interrupt_all();
+        // Worker processes give their caches away before they go.
+        while (running() || self.workers.counts().alive > 0) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.shared.vault.save();
     }
 }
 
@@ -201,4 +291,28 @@ pub fn find_home() -> Result<PathBuf, String> {
                 built_with.display()
             )
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(cpus: &[usize]) -> CpuSet {
+        let mut set = CpuSet::new();
+        cpus.iter().for_each(|&cpu| set.set(cpu));
+        set
+    }
+
+    #[test]
+    fn workers_have_the_cpus_that_no_shard_has_or_the_lowest_priority() {
+        let check = |available: &[usize], shards: Option<&[usize]>, cpus: &[usize], lowest: bool| {
+            let scheduling = Scheduling::beside(Some(set(available)), shards);
+            assert_eq!((scheduling.cpus, scheduling.lowest_priority), (Some(set(cpus)), lowest));
+        };
+        check(&[0, 1, 2], Some(&[0, 1]), &[2], false);
+        check(&[0, 1], Some(&[0, 1]), &[0, 1], true);
+        check(&[0, 1], None, &[0, 1], true);
+        check(&[3], Some(&[0, 100_000]), &[3], false);
+        assert!(Scheduling::beside(None, Some(&[0])).lowest_priority);
+    }
 }

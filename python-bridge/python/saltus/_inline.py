@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import re
 
+from saltus._type_checking import as_executed
+
 _MODULES = frozenset(
     [
         "__future__",
@@ -110,7 +112,9 @@ _CONSUMES = frozenset(
 # Methods whose result is as long as a number says.
 _PADS = frozenset(["center", "expandtabs", "ljust", "rjust", "zfill"])
 # Of the API and of what plugins hold: what waits.
-_WAITS = frozenset(["acquire", "query", "sleep", "write_sync"])
+_WAITS = frozenset(["acquire", "query", "sleep", "write_sync", "write_sync_to_db"])
+# What does not wait if it is told so; by how many arguments come before that.
+_SYNC_WRITES = {"write_sync": 1, "write_sync_to_db": 2}
 _DUNDERS = frozenset(["__doc__", "__enter__", "__exit__", "__init__", "__name__", "__post_init__"])
 _FRAMES = frozenset("ag_frame cr_frame f_back f_builtins f_globals f_locals gi_frame tb_frame tb_next".split())
 _LENGTH_MAX = 1000
@@ -126,7 +130,7 @@ class _Against(Exception):
 def reason_against(tree: ast.Module) -> str | None:
     """Why a plugin with this body may not run inline, with the line; ``None`` if nothing speaks against it."""
     try:
-        _Check(tree).check()
+        _Check(as_executed(tree)).check()
     except _Against as against:
         return str(against)
     return None
@@ -137,6 +141,8 @@ class _Check:
         self.tree = tree
         # What names stand for: a module's name, or "module.function".
         self.names: dict[str, str] = {}
+        # Calls that do not wait, though their names say so.
+        self.at_once: set[int] = set()
 
     def check(self) -> None:
         for node in ast.walk(self.tree):
@@ -183,10 +189,10 @@ class _Check:
         match node:
             case ast.Name(id=name) if name in _BUILTINS:
                 raise _Against(name, node)
-            case ast.FunctionDef(name="__del__") | ast.AsyncFunctionDef(name="__del__"):
+            case ast.AsyncFunctionDef():
+                raise _Against("async def needs an event loop, which waits", node)
+            case ast.FunctionDef(name="__del__"):
                 raise _Against("__del__ runs at any time", node)
-            case ast.Await() | ast.AsyncFor() | ast.AsyncWith():
-                raise _Against("await", node)
             case ast.Attribute(value=value, attr=attribute):
                 self.attribute(value, attribute, node)
             case ast.BinOp(left=left, op=operator, right=right):
@@ -200,7 +206,7 @@ class _Check:
                     raise _Against("a format that is as wide as a value says", node)
 
     def attribute(self, value: ast.expr, attribute: str, node: ast.AST) -> None:
-        if attribute in _WAITS:
+        if attribute in _WAITS and id(node) not in self.at_once:
             raise _Against(f"{attribute}() waits", node)
         if attribute in _FRAMES or (attribute.startswith("__") and attribute not in _DUNDERS):
             raise _Against(attribute, node)
@@ -215,7 +221,8 @@ class _Check:
                 if not small and not isinstance(_number(left), float):
                     raise _Against("** with a variable exponent", node)
             case ast.LShift():
-                if not 0 <= (_number(right) if _number(right) is not None else -1) <= 64:
+                number = _number(right)
+                if number is None or not 0 <= number <= 64:
                     raise _Against("<< by a variable number", node)
             case ast.Mult():
                 for sequence, times in ((left, right), (right, left)):
@@ -235,11 +242,15 @@ class _Check:
             self.pattern(node, anchored=full_name in ("re.match", "re.fullmatch"))
         name = node.func.id if isinstance(node.func, ast.Name) else None
         method = node.func.attr if isinstance(node.func, ast.Attribute) else None
+        if method in _SYNC_WRITES and _says_no_sync(node, _SYNC_WRITES[method]):
+            # Parents are visited before their children.
+            self.at_once.add(id(node.func))
         if method in _PADS and node.args and not _small(node.args[0]):
             raise _Against(f"{method}() to a variable width", node)
         if name in ("bytes", "bytearray") and len(node.args) == 1 and not isinstance(node.args[0], ast.Constant):
             raise _Against(f"{name}() of a variable", node)
-        if method == "format" and ("{" in _text(node.func.value).replace("{", "", 1) and ":{" in _text(node.func.value)):
+        text = _text(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        if method == "format" and "{" in text.replace("{", "", 1) and ":{" in text:
             raise _Against("a format that is as wide as a value says", node)
         consumes = name in _CONSUMES or method in _CONSUMES or method in ("extend", "join", "update")
         if consumes and any(_long_range(argument) for argument in node.args):
@@ -280,6 +291,11 @@ def _unbounded_repeats(pattern: str | bytes) -> int:
         return found
 
     return count(parsed, 1)
+
+
+def _says_no_sync(node: ast.Call, before: int) -> bool:
+    given = [keyword.value for keyword in node.keywords if keyword.arg == "no_sync"] + node.args[before : before + 1]
+    return len(given) == 1 and isinstance(given[0], ast.Constant) and given[0].value is True
 
 
 def _number(node: ast.expr) -> float | int | None:

@@ -7,6 +7,8 @@ import os
 import sys
 from types import ModuleType
 
+from saltus._refusals import packages
+
 _loaded: dict[str, tuple[int, ModuleType]] = {}
 _owners: dict[str, str] = {}
 
@@ -21,6 +23,7 @@ def load_directory(path: str, digest: int) -> ModuleType:
         raise ImportError(f"Failed to import plugin module '{name}': the name is taken by another module")
     _purge(name)
     importlib.invalidate_caches()
+    packages.add(name)
     sys.path.insert(0, parent)
     try:
         module = importlib.import_module(name)

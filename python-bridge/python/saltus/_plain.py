@@ -40,6 +40,24 @@ def dump_what_can_be(space: dict[str, tuple[Any, int | None]]) -> tuple[bytes, l
     return marshal.dumps(kept), lost
 
 
+def dump_shared(value: Any) -> bytes | None:
+    """A plain value as bytes for other interpreters; ``None`` if it is not plain."""
+    try:
+        return marshal.dumps(_Copier(sys.maxsize, places_max=sys.maxsize).copy(value))
+    except (NotPlain, RecursionError, ValueError):
+        return None
+
+
+def sweep(spaces: dict[int, dict[str, tuple[Any, ...]]], now: int, only: int | None) -> None:
+    """Removes the entries that have expired at ``now``, of one space or of all, and spaces that are empty then."""
+    for trigger, space in list(spaces.items()) if only is None else [(only, spaces.get(only, {}))]:
+        for key, entry in list(space.items()):
+            if entry[1] is not None and entry[1] <= now and space.get(key) is entry:
+                del space[key]
+        if not space and only is None:
+            spaces.pop(trigger, None)
+
+
 def load(data: bytes) -> dict[str, tuple[Any, int | None]]:
     """What :func:`dump` was given."""
     entries: dict[str, tuple[Any, int | None]] = marshal.loads(data)

@@ -8,6 +8,7 @@ import marshal
 from saltus._inline import reason_against as reason_against_inline
 from saltus._report import describe
 from saltus._reuse import reason_against as reason_against_reuse
+from saltus._type_checking import as_executed
 
 Failure = tuple[str, str, str]
 
@@ -27,7 +28,7 @@ def prepare(source: str, file_name: str, directory: bool) -> tuple[Failure | Non
 def _imports(tree: ast.Module) -> list[str]:
     """What import statements name: ``module``, or ``module:name`` where the name may be a module as well."""
     names: dict[str, None] = {}
-    for node in ast.walk(tree):
+    for node in ast.walk(as_executed(tree)):
         match node:
             case ast.Import(names=aliases):
                 names.update((alias.name, None) for alias in aliases)

@@ -17,6 +17,8 @@ from __future__ import annotations
 import ast
 import sys
 
+from saltus._type_checking import as_executed
+
 # Results that cannot change, of arguments that are constants.
 _PURE_CALLS = {
     ("re", "compile"),
@@ -94,7 +96,7 @@ def reason_against(source: str, file_name: str) -> str | None:
     """Why the module body of ``source`` has to be executed for every run, ``None`` if nobody could tell."""
     try:
         tree = ast.parse(source, file_name)
-        _Module(tree).check()
+        _Module(as_executed(tree)).check()
     except (SyntaxError, RecursionError, ValueError) as error:
         return f"it cannot be read: {error}"
     except _Against as against:

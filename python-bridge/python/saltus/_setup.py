@@ -18,6 +18,11 @@ from typing import Any, NoReturn
 
 import _saltus
 
+from saltus._builtins import keep as _keep_builtins
+from saltus._refusals import install as _install_refusals
+from saltus._sleep import install as _install_sleep
+from saltus._threads import install as _install_threads
+from saltus.errors import InfluxDBError, InvalidKeyError, InvalidLineError, InvalidMeasurementError
 from saltus.line_builder import LineBuilder
 
 
@@ -74,8 +79,9 @@ def _keep_standard_streams_open() -> None:
             _refused("os.dup2")()
         return dup2(fd, fd2, inheritable)
 
+    module: Any
     for module in (os, posix):
-        module.close = guarded_close  # type: ignore[assignment]
+        module.close = guarded_close
         module.closerange = guarded_closerange
         module.dup2 = guarded_dup2
 
@@ -87,14 +93,36 @@ def _keep_environment_private() -> None:
     def ignore(*_args: Any) -> None:
         return None
 
+    module: Any
     for module in (os, posix):
         module.putenv = ignore
         module.unsetenv = ignore
 
 
+def _keep_process_alive() -> None:
+    import posix
+
+    kill, own = posix.kill, posix.getpid()
+
+    def guarded_kill(pid: int, signal: int, /) -> None:
+        # 0 and -1 are groups that this process is in.
+        if pid in (own, 0, -1, -own) and signal != 0:
+            _refused("os.kill")()
+        kill(pid, signal)
+
+    module: Any
+    for module in (os, posix):
+        module.kill = guarded_kill
+
+
 def _keep_process_safe() -> None:
     """Cuts what would reach the other interpreters of the process."""
-    _refuse("os", "_exit", "abort", "chdir", "fchdir", "chroot", "umask")
+    _refuse("os", "_exit", "abort", "chdir", "fchdir", "chroot", "umask", "killpg", "nice", "setpriority")
+    _refuse("os", "setuid", "setgid", "seteuid", "setegid", "setreuid", "setregid", "setresuid", "setresgid")
+    _refuse("os", "setgroups", "initgroups", "setpgid", "setsid", "setns", "unshare")
+    _refuse("os", "sched_setaffinity", "sched_setscheduler", "sched_setparam")
+    _refuse("resource", "setrlimit", "prlimit")
+    _keep_process_alive()
     _refuse("signal", "alarm", "setitimer", "raise_signal", "pthread_kill")
     _refuse("time", "tzset")
     _keep_standard_streams_open()
@@ -109,15 +137,30 @@ def _say_where_it_crashes() -> None:
     faulthandler.register(signal.SIGXCPU, 2)
 
 
-def install(site_packages: list[str], own_process: bool = False) -> None:
-    """Prepares this interpreter. With ``own_process`` nobody but the plugin is hurt by what it does to the process."""
+def _put_in_main() -> None:
+    """InfluxDB 3 executes its builder in ``__main__``, which is where plugins find the classes of its errors."""
+    import __main__
+
+    for kind in (InfluxDBError, InvalidMeasurementError, InvalidKeyError, InvalidLineError, LineBuilder):
+        setattr(__main__, kind.__name__, kind)
+
+
+def install(site_packages: list[str], environment: list[str], own_process: bool = False) -> None:
+    """Prepares this interpreter. ``environment`` are names and values for ``os.environ``, in turns. With ``own_process``
+    nobody but the plugin is hurt by what it does to the process."""
     sys.stdout = sys.__stdout__ = _LogStream(False, "<stdout>")  # type: ignore[assignment, misc]
     sys.stderr = sys.__stderr__ = _LogStream(True, "<stderr>")  # type: ignore[assignment, misc]
     sys.stdin = sys.__stdin__ = io.StringIO("")  # type: ignore[assignment, misc]
     builtins.LineBuilder = LineBuilder  # type: ignore[attr-defined]
+    _put_in_main()
+    _install_sleep()
+    _keep_builtins()
     if own_process:
         _say_where_it_crashes()
     else:
         _keep_process_safe()
+        _install_threads()
+        _install_refusals()
+    os.environ.update(zip(environment[::2], environment[1::2], strict=True))
     for directory in site_packages:
         site.addsitedir(directory)

@@ -1,5 +1,5 @@
-//! `abstract.h`, `longobject.h`, `floatobject.h`, `bytesobject.h`, `listobject.h`, `tupleobject.h`: values of builtin
-//! types, calls and attributes.
+//! `abstract.h`, `longobject.h`, `floatobject.h`, `bytesobject.h`, `listobject.h`, `tupleobject.h`, `genobject.h`: values of
+//! builtin types, calls and attributes.
 
 use pyo3_ffi as ffi;
 
@@ -195,5 +195,79 @@ impl Object {
                 ]
                 .contains(&class)
         }
+    }
+}
+
+/// What kind of number or text a value is, as far as SQL knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scalar {
+    /// `None`
+    None,
+    /// `bool`
+    Bool,
+    /// `int`, or what can be used as an index.
+    Int,
+    /// `float`
+    Float,
+    /// `str`
+    Text,
+    /// Anything else.
+    Other,
+}
+
+impl Object {
+    /// See [`Scalar`]; subclasses count as what they are made of.
+    pub fn scalar_kind(&self) -> Scalar {
+        // SAFETY: `self` is alive; all of these read its type.
+        unsafe {
+            let this = self.as_ptr();
+            if self.is_none() {
+                Scalar::None
+            } else if ffi::PyBool_Check(this) != 0 {
+                Scalar::Bool
+            } else if ffi::PyUnicode_Check(this) != 0 {
+                Scalar::Text
+            } else if ffi::PyFloat_Check(this) != 0 {
+                Scalar::Float
+            } else if ffi::PyIndex_Check(this) != 0 {
+                Scalar::Int
+            } else {
+                Scalar::Other
+            }
+        }
+    }
+
+    /// `operator.index(self)`.
+    pub fn index(&self, _py: Py) -> PyResult {
+        // SAFETY: `Py` witnesses the GIL; `self` is alive.
+        unsafe { Object::owned_or_raised(ffi::PyNumber_Index(self.as_ptr())) }
+    }
+
+    /// The value of an `int` that fits.
+    pub fn extract_u64(&self, py: Py) -> PyResult<u64> {
+        // SAFETY: `Py` witnesses the GIL; `self` is alive.
+        let value = unsafe { ffi::PyLong_AsUnsignedLongLong(self.as_ptr()) };
+        // SAFETY: asks this thread's indicator.
+        if value == u64::MAX && !unsafe { ffi::PyErr_Occurred() }.is_null() {
+            return Err(Raised::indicated());
+        }
+        let _ = py;
+        Ok(value)
+    }
+
+    /// A `bool`, or one of numpy's; `what` names the argument in the `TypeError` that others raise, as PyO3 words it.
+    pub fn extract_bool(&self, py: Py, what: &str) -> PyResult<bool> {
+        let name = self.type_name(py);
+        if self.scalar_kind() == Scalar::Bool || name == "bool_" {
+            return self.truthy(py);
+        }
+        let message = format!("argument '{what}': '{name}' object cannot be converted to 'PyBool'");
+        Err(Raised::new(py, Builtin::Type, &message))
+    }
+
+    /// Whether it is what calling an `async def` function gives.
+    pub fn is_coroutine(&self) -> bool {
+        // SAFETY: `self` is alive; compares its type with a static one.
+        unsafe { ffi::PyCoro_CheckExact(self.as_ptr()) != 0 }
     }
 }

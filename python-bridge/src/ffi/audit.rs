@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3_ffi as ffi;
 
@@ -19,6 +20,8 @@ unsafe extern "C" {
 pub type Listener = fn(Py, event: &str, arguments: &Object) -> PyResult<()>;
 
 static LISTENER: OnceLock<Listener> = OnceLock::new();
+
+static EVERYWHERE: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static LISTENING: Cell<bool> = const { Cell::new(false) };
@@ -37,6 +40,16 @@ pub fn install(listener: Listener) -> Result<(), String> {
     }
 }
 
+/// From now on imports and calls of `ctypes` are heard on every thread. Once Python is initialised.
+pub fn hear_imports_everywhere() {
+    EVERYWHERE.store(true, Ordering::Relaxed);
+}
+
+/// Whether events of this thread are heard.
+pub fn is_listening(_py: Py) -> bool {
+    LISTENING.get()
+}
+
 /// Whether events of this thread are heard from now on. Only while it is attached.
 pub fn listen(_py: Py, on: bool) {
     LISTENING.set(on);
@@ -44,13 +57,14 @@ pub fn listen(_py: Py, on: bool) {
 
 unsafe extern "C" fn hook(event: *const c_char, arguments: *mut ffi::PyObject, _data: *mut c_void) -> c_int {
     // Also called without an interpreter, but not on a thread that listens.
-    let (true, Some(listener)) = (LISTENING.get(), LISTENER.get()) else { return 0 };
-    // SAFETY: the thread listens, so it is attached, and CPython raises events of Python code under the GIL; the event's
-    // name is a static text and the arguments are a live tuple for the length of the call.
-    unsafe {
-        trampoline::enter(-1, |py| {
-            let event = CStr::from_ptr(event).to_str().unwrap_or_default();
-            listener(py, event, &Object::from_borrowed(arguments)).map(|()| 0)
-        })
+    let Some(listener) = LISTENER.get() else { return 0 };
+    // SAFETY: the name of an event is a static text.
+    let event = unsafe { CStr::from_ptr(event) }.to_str().unwrap_or_default();
+    let everywhere = EVERYWHERE.load(Ordering::Relaxed) && (event == "import" || event.starts_with("ctypes."));
+    if !everywhere && !LISTENING.get() {
+        return 0;
     }
+    // SAFETY: the thread listens, or the event is one of Python code: it is attached, and CPython raises events of Python
+    // code under the GIL; the arguments are a live tuple for the length of the call.
+    unsafe { trampoline::enter(-1, |py| listener(py, event, &Object::from_borrowed(arguments)).map(|()| 0)) }
 }

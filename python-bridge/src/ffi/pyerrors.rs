@@ -31,6 +31,10 @@ pub enum Builtin {
     Import,
     /// `ModuleNotFoundError`
     ModuleNotFound,
+    /// `Exception` itself
+    Exception,
+    /// `KeyboardInterrupt`
+    KeyboardInterrupt,
 }
 
 impl Raised {
@@ -49,6 +53,8 @@ impl Raised {
                 Builtin::Buffer => ffi::PyExc_BufferError,
                 Builtin::Import => ffi::PyExc_ImportError,
                 Builtin::ModuleNotFound => ffi::PyExc_ModuleNotFoundError,
+                Builtin::Exception => ffi::PyExc_Exception,
+                Builtin::KeyboardInterrupt => ffi::PyExc_KeyboardInterrupt,
             }
         };
         // SAFETY: `Py` witnesses the GIL; the class is a live exception class.

@@ -10,24 +10,31 @@ use pyo3_ffi as ffi;
 use super::Py;
 
 /// Initialises the runtime and its main interpreter, isolated from environment variables, command line and signals.
-/// Once per process. The main interpreter's GIL is held by this thread afterwards.
+/// Once per process. The main interpreter's GIL is held by this thread afterwards. With `count_memory` what Python allocates
+/// is counted ([`super::pymem`]); hashes have this seed, or a random one.
 ///
 /// # Errors
 /// What CPython said; without a usable home it would end the process, so `home` must have been checked.
-pub fn initialize(home: &Path) -> Result<Py, String> {
+pub fn initialize(home: &Path, count_memory: bool, hash_seed: Option<u32>) -> Result<Py, String> {
     let home = CString::new(home.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
     // SAFETY: the structs are plain data, filled by the Init functions before use; strings end with a zero and are
-    // copied; errors come back as a status.
+    // copied; errors come back as a status. Allocators are wrapped between the two steps, as documented.
     unsafe {
         let mut pre: ffi::PyPreConfig = std::mem::zeroed();
         ffi::PyPreConfig_InitIsolatedConfig(&mut pre);
         pre.utf8_mode = 1;
         check(ffi::Py_PreInitialize(&pre))?;
+        if count_memory {
+            super::pymem::install();
+        }
         let mut config: ffi::PyConfig = std::mem::zeroed();
         ffi::PyConfig_InitIsolatedConfig(&mut config);
         config.install_signal_handlers = 0;
         config.site_import = 0;
         config.write_bytecode = 0;
+        if let Some(seed) = hash_seed {
+            (config.use_hash_seed, config.hash_seed) = (1, seed.into());
+        }
         let home = ffi::PyConfig_SetBytesString(&mut config, &raw mut config.home, home.as_ptr());
         let result = check(home).and_then(|()| check(ffi::Py_InitializeFromConfig(&config)));
         ffi::PyConfig_Clear(&mut config);

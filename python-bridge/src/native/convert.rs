@@ -10,16 +10,21 @@
 //! | timestamps, durations, times of day | `int`, nanoseconds |
 //! | dates | `datetime.date` |
 //! | decimals | `decimal.Decimal` |
-//! | lists | `list` |
+//! | intervals | `dict` of `months`, `days` and `nanoseconds` |
+//! | lists of any kind | `list` |
 //! | structs | `dict` |
-//! | dictionaries, run ends | as their values |
+//! | maps | `dict`; a `list` of pairs where the keys are lists, structs or maps themselves |
+//! | dictionaries, run ends, unions | as their values |
 //! | null | `None` |
-//! | what else there is (intervals, maps, unions) | `str`, as Arrow prints it |
+//!
+//! Timestamps in nanoseconds are `int` in InfluxDB 3; those of other units and with a time zone are so here as well, always in
+//! nanoseconds since 1970, so that an expression does not change the type of a column.
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, GenericListViewArray, OffsetSizeTrait, RecordBatch, UnionArray};
 use arrow::datatypes::{
     DataType, Date32Type, Date64Type, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType,
     DurationSecondType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    IntervalDayTimeType, IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType, RunEndIndexType,
     Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
     UInt16Type, UInt32Type, UInt64Type,
@@ -119,6 +124,36 @@ fn value(py: Py, array: &ArrayRef, row: usize) -> PyResult {
         DataType::List(_) => to_list(py, &array.as_list::<i32>().value(row)),
         DataType::LargeList(_) => to_list(py, &array.as_list::<i64>().value(row)),
         DataType::FixedSizeList(..) => to_list(py, &array.as_fixed_size_list().value(row)),
+        DataType::ListView(_) => to_list(py, &list_view::<i32>(array, row)),
+        DataType::LargeListView(_) => to_list(py, &list_view::<i64>(array, row)),
+        DataType::Interval(unit) => {
+            let (months, days, nanoseconds) = match unit {
+                IntervalUnit::YearMonth => (primitive!(IntervalYearMonthType), 0, 0),
+                IntervalUnit::DayTime => {
+                    let value = primitive!(IntervalDayTimeType);
+                    (0, value.days, i64::from(value.milliseconds) * 1_000_000)
+                }
+                IntervalUnit::MonthDayNano => {
+                    let value = primitive!(IntervalMonthDayNanoType);
+                    (value.months, value.days, value.nanoseconds)
+                }
+            };
+            let dict = Object::dict(py)?;
+            for (name, count) in [("months", months.into()), ("days", days.into()), ("nanoseconds", nanoseconds)] {
+                dict.dict_set(py, &Object::interned(py, name)?, &Object::int(py, count)?)?;
+            }
+            Ok(dict)
+        }
+        DataType::Map(..) => map(py, &array.as_map().value(row)),
+        DataType::Union(..) => {
+            let Some(union) = array.as_any().downcast_ref::<UnionArray>() else { return Ok(Object::none(py)) };
+            value(py, union.child(union.type_id(row)), union.value_offset(row))
+        }
+        DataType::RunEndEncoded(ends, _) => match ends.data_type() {
+            DataType::Int16 => run::<Int16Type>(py, array, row),
+            DataType::Int64 => run::<Int64Type>(py, array, row),
+            _ => run::<Int32Type>(py, array, row),
+        },
         DataType::Struct(fields) => {
             let dict = Object::dict(py)?;
             for (field, column) in fields.iter().zip(array.as_struct().columns()) {
@@ -132,7 +167,36 @@ fn value(py: Py, array: &ArrayRef, row: usize) -> PyResult {
             let dictionary = one.as_any_dictionary();
             value(py, dictionary.values(), dictionary.normalized_keys()[0])
         }
-        _ => Object::text(py, &printed(py, array, row)?),
+    }
+}
+
+fn list_view<O: OffsetSizeTrait>(array: &ArrayRef, row: usize) -> ArrayRef {
+    match array.as_any().downcast_ref::<GenericListViewArray<O>>() {
+        Some(lists) => lists.value(row),
+        None => array.slice(0, 0),
+    }
+}
+
+/// The entries of one map: a struct array of keys and values.
+fn map(py: Py, entries: &arrow::array::StructArray) -> PyResult {
+    let (keys, values) = (entries.column(0), entries.column(1));
+    let pairs = (0..entries.len()).map(|at| Ok((value(py, keys, at)?, value(py, values, at)?)));
+    if keys.data_type().is_nested() {
+        let pairs = pairs.map(|pair| pair.and_then(|(key, value)| Object::tuple(py, vec![key, value])));
+        return Object::list(py, pairs.collect::<PyResult<Vec<_>>>()?);
+    }
+    let dict = Object::dict(py)?;
+    for pair in pairs {
+        let (key, value) = pair?;
+        dict.dict_set(py, &key, &value)?;
+    }
+    Ok(dict)
+}
+
+fn run<E: RunEndIndexType>(py: Py, array: &ArrayRef, row: usize) -> PyResult {
+    match array.as_run_opt::<E>() {
+        Some(runs) => value(py, runs.values(), runs.get_physical_index(row)),
+        None => Ok(Object::none(py)),
     }
 }
 
@@ -145,7 +209,8 @@ fn nanoseconds(py: Py, unit: TimeUnit, count: i64) -> PyResult {
     };
     match count.checked_mul(factor) {
         Some(nanoseconds) => Object::int(py, nanoseconds),
-        None => Err(Raised::new(py, Builtin::Value, "a time in the result does not fit 64 bits of nanoseconds")),
+        // Python's integers are as long as they need to be.
+        None => Object::int(py, count)?.call_method(py, "__mul__", [&Object::int(py, factor)?]),
     }
 }
 

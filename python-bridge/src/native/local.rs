@@ -1,4 +1,5 @@
-//! `InfluxDB3Local` and `Cache`: the first argument of every entry function (reference, 1.4 and 1.6).
+//! The first argument of every entry function (reference, 1.4). Its type has the name that it has in InfluxDB 3; documents call
+//! it `InfluxDB3Local`.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -6,43 +7,73 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use saltus_core::ids::{EventId, ShardId};
-use saltus_core::limits::{INLINE_CACHE_VALUE_ITEMS_MAX, RUN_OUTPUT_BYTES_MAX};
-use saltus_core::ports::{LogLevel, QueuedWrite, Unwound};
+use saltus_core::limits::RUN_OUTPUT_BYTES_MAX;
+use saltus_core::names::INTERNAL_DB;
+use saltus_core::ports::{LogLevel, QueuedWrite, RunEvent, RunRequest, ScheduledCall};
+use saltus_core::request::PluginRequest;
+use saltus_core::trigger::TriggerKind;
 
-use super::convert;
-use crate::effects::{Lane, RunInfo};
+use super::cache::{self, Cache};
+use super::query::Query;
+use super::state::State;
+use super::write_sync::{WriteSync, WriteSyncToDb};
+use crate::effects::RunInfo;
 use crate::ffi::methodobject::{Args, Method, Property};
 use crate::ffi::pyerrors::Builtin;
 use crate::ffi::typeobject::{Payload, TypeBuilder};
-use crate::ffi::{Object, Py, PyResult, Raised, time};
+use crate::ffi::{Object, Py, PyResult, Raised};
 
-/// The payload of `InfluxDB3Local`; one per run.
+/// The payload; one per run.
 pub struct Local {
-    info: Rc<RunInfo>,
+    /// The run.
+    pub info: Rc<RunInfo>,
     writes: RefCell<Vec<QueuedWrite>>,
-    /// Bytes of what is queued; beyond the limit once the run wanted more than it may have.
-    queued_bytes: Cell<usize>,
+    /// Bytes of what is written; beyond the limit once the run wanted more than it may have.
+    written_bytes: Cell<usize>,
     /// Lines of it.
-    queued_rows: Cell<u64>,
+    written_rows: Cell<u64>,
     event: EventInfo,
 }
 
 /// What a run is for, as far as a plugin may ask.
 pub struct EventInfo {
+    kind: TriggerKind,
     /// The writes, a table batch each.
-    pub ids: Vec<EventId>,
+    ids: Vec<EventId>,
+    scheduled: Option<ScheduledCall>,
     /// How often it was tried before.
-    pub attempt: u32,
+    attempt: u32,
     /// The trigger's home.
-    pub shard: ShardId,
+    shard: ShardId,
     /// Lines that the run may queue.
-    pub output_rows_max: u64,
+    output_rows_max: u64,
+    request: Option<Arc<PluginRequest>>,
+}
+
+impl EventInfo {
+    /// The event of a request.
+    pub fn of(request: &RunRequest) -> Self {
+        let (scheduled, asked) = match &request.event {
+            RunEvent::Schedule(call) => (Some(*call), None),
+            RunEvent::Request(request) => (None, Some(request.clone())),
+            RunEvent::Writes(_) => (None, None),
+        };
+        EventInfo {
+            kind: request.event.kind(),
+            ids: request.event.tables().iter().map(|table| table.id).collect(),
+            scheduled,
+            attempt: request.attempt,
+            shard: request.shard,
+            output_rows_max: request.limits.output_rows,
+            request: asked,
+        }
+    }
 }
 
 impl Local {
     /// For one run.
     pub fn new(info: Rc<RunInfo>, event: EventInfo) -> Self {
-        Local { info, writes: RefCell::default(), queued_bytes: Cell::new(0), queued_rows: Cell::new(0), event }
+        Local { info, writes: RefCell::default(), written_bytes: Cell::new(0), written_rows: Cell::new(0), event }
     }
 
     /// What the run has queued so far, one item per database, in order of first use. What is queued later is lost, as
@@ -57,13 +88,13 @@ impl Local {
 
     fn check_limit(&self, py: Py) -> PyResult<()> {
         let rows_max = self.event.output_rows_max;
-        let message = if self.queued_bytes.get() > RUN_OUTPUT_BYTES_MAX {
+        let message = if self.written_bytes.get() > RUN_OUTPUT_BYTES_MAX {
             format!(
-                "the run queued more than {RUN_OUTPUT_BYTES_MAX} bytes of line protocol; nothing of it is written; write less per run"
+                "the run wrote more than {RUN_OUTPUT_BYTES_MAX} bytes of line protocol; nothing that it queued is written; write less per run"
             )
-        } else if self.queued_rows.get() > rows_max {
+        } else if self.written_rows.get() > rows_max {
             format!(
-                "the run queued more than {rows_max} rows; nothing of it is written; write less per run, or raise the trigger's limit output_rows"
+                "the run wrote more than {rows_max} rows; nothing that it queued is written; write less per run, or raise the trigger's limit output_rows"
             )
         } else {
             return Ok(());
@@ -72,7 +103,7 @@ impl Local {
     }
 
     fn log(&self, py: Py, level: LogLevel, function: &str, args: &Args<'_>) -> PyResult {
-        self.info.go_on(py)?;
+        self.info.alive(py)?;
         let mut text = String::new();
         for (at, argument) in args.positional(py, function)?.iter().enumerate() {
             if at > 0 {
@@ -84,32 +115,48 @@ impl Local {
         Ok(Object::none(py))
     }
 
-    fn queue(&self, py: Py, db: &str, line_builder: &Object) -> PyResult {
-        self.info.go_on(py)?;
+    /// What `line_builder.build()` gives, counted as written. Any object with `build()` will do.
+    pub fn build(&self, py: Py, db: &str, line_builder: &Object) -> PyResult<String> {
         let built = line_builder.getattr_key(py, &self.info.natives.build_key)?.call(py, [])?;
         let Some(lines) = built.as_str(py) else {
             let message = format!("build() must return str, not {}", built.type_name(py));
             return Err(Raised::new(py, Builtin::Type, &message));
         };
         let lines = lines?;
-        self.queued_bytes.set(self.queued_bytes.get().saturating_add(lines.len() + 1));
+        if db == INTERNAL_DB {
+            return Err(write_error(py, db, "cannot modify internal db"));
+        }
+        self.written_bytes.set(self.written_bytes.get().saturating_add(lines.len() + 1));
         let rows = 1 + memchr::memchr_iter(b'\n', lines.trim_end().as_bytes()).count() as u64;
-        self.queued_rows.set(self.queued_rows.get() + rows);
+        self.written_rows.set(self.written_rows.get() + rows);
         self.check_limit(py)?;
+        Ok(lines.to_owned())
+    }
+
+    fn queue(&self, py: Py, db: &str, line_builder: &Object) -> PyResult {
+        self.info.alive(py)?;
+        let lines = self.build(py, db, line_builder)?;
         let mut writes = self.writes.borrow_mut();
-        match writes.iter_mut().find(|w| w.db.as_ref() == db) {
+        // A test shows each call by itself.
+        let merge = !self.info.trigger_id.is_test();
+        match writes.iter_mut().find(|w| merge && w.db.as_ref() == db) {
             Some(write) => {
                 write.lines.push('\n');
-                write.lines.push_str(lines);
+                write.lines.push_str(&lines);
             }
-            None => writes.push(QueuedWrite { db: db.into(), lines: lines.to_owned() }),
+            None => writes.push(QueuedWrite { db: db.into(), lines, no_sync: false }),
         }
         Ok(Object::none(py))
     }
 }
 
+/// The plain `Exception` of a write (reference, 1.4).
+pub fn write_error(py: Py, db: &str, cause: &str) -> Raised {
+    Raised::new(py, Builtin::Exception, &format!("error writing line protocol to {db}: {cause}"))
+}
+
 impl Payload for Local {
-    const NAME: &'static CStr = c"_saltus.InfluxDB3Local";
+    const NAME: &'static CStr = c"builtins.PyPluginCallApi";
     const DOC: &'static CStr = c"The database as a plugin's run sees it.";
 }
 
@@ -121,9 +168,13 @@ pub fn define(builder: TypeBuilder<Local>) -> TypeBuilder<Local> {
         .method::<Error>()
         .method::<Write>()
         .method::<WriteToDb>()
+        .method::<WriteSync>()
+        .method::<WriteSyncToDb>()
         .method::<Query>()
         .property::<CacheProperty>()
+        .property::<StateProperty>()
         .property::<EventProperty>()
+        .property::<RequestProperty>()
 }
 
 macro_rules! log_methods {
@@ -176,42 +227,6 @@ impl Method for WriteToDb {
     }
 }
 
-/// `influxdb3_local.query(query, args=None, database=None)`
-struct Query;
-
-impl Method for Query {
-    type Owner = Local;
-    const NAME: &'static CStr = c"query";
-    const DOC: &'static CStr = c"Runs SQL and returns the rows as dicts; raises QueryError.";
-
-    fn call(py: Py, _this: &Object, owner: &Local, args: &Args<'_>) -> PyResult {
-        let [sql, parameters, database] = args.bind(py, "query", ["query", "args", "database"], 1)?;
-        let sql = sql.expect("required").extract_str(py, "query")?;
-        let parameters = match parameters.filter(|p| !p.is_none()) {
-            None => Vec::new(),
-            Some(dict) if dict.is_dict() => dict
-                .dict_items(py)?
-                .iter()
-                .map(|(k, v)| Ok((k.extract_str(py, "a key of args")?, v.extract_str(py, "a value of args")?)))
-                .collect::<PyResult<Vec<_>>>()?,
-            Some(other) => {
-                let message = format!("args must be dict or None, not {}", other.type_name(py));
-                return Err(Raised::new(py, Builtin::Type, &message));
-            }
-        };
-        let db: Arc<str> = match database.filter(|d| !d.is_none()) {
-            None => owner.info.db.clone(),
-            Some(name) => name.extract_str(py, "database")?.into(),
-        };
-        owner.info.reach(py, "query()")?;
-        let host = owner.info.host.as_ref();
-        match py.detach(|| host.query(&db, &sql, &parameters)) {
-            Ok(batches) => convert::rows(py, &batches),
-            Err(message) => Err(Raised::of(py, &owner.info.natives.query_error, &message)),
-        }
-    }
-}
-
 /// `influxdb3_local.event`
 struct EventProperty;
 
@@ -221,14 +236,65 @@ impl Property for EventProperty {
     const DOC: &'static CStr = c"What the run is for.";
 
     fn get(py: Py, _this: &Object, owner: &Local) -> PyResult {
-        let EventInfo { ids, attempt, shard, .. } = &owner.event;
-        let ids = ids.iter().map(|id| Object::text(py, &id.to_string())).collect::<PyResult<Vec<_>>>()?;
+        let EventInfo { kind, ids, scheduled, attempt, shard, .. } = &owner.event;
+        let mut ids = ids.iter().map(|id| Object::text(py, &id.to_string())).collect::<PyResult<Vec<_>>>()?;
+        if let Some(ScheduledCall { scheduled_ns, .. }) = scheduled {
+            // A time of a schedule is known by itself.
+            ids.push(Object::text(py, &format!("{}-at-{scheduled_ns}", owner.info.trigger_id.0))?);
+        }
         let ids = Object::tuple(py, ids)?;
         let run_id = Object::uint(py, owner.info.run_id.0)?;
         let (attempt, shard) = (Object::uint(py, u64::from(*attempt))?, Object::uint(py, u64::from(shard.0))?);
-        let (kind, trigger) = (Object::text(py, "write")?, Object::text(py, &owner.info.trigger)?);
+        let (kind, trigger) = (Object::text(py, kind.as_str())?, Object::text(py, &owner.info.trigger)?);
         let class = Object::import(py, "saltus.event")?.getattr(py, "Event")?;
-        class.call(py, [&kind, &ids, &run_id, &trigger, &attempt, &shard])
+        let event = class.call(py, [&kind, &ids, &run_id, &trigger, &attempt, &shard])?;
+        if let Some(ScheduledCall { scheduled_ns, missed, utc_offset_secs }) = *scheduled {
+            let offset = utc_offset_secs.map_or_else(|| Ok(Object::none(py)), |o| Object::int(py, i64::from(o)))?;
+            let (time, missed) = (Object::int(py, scheduled_ns)?, Object::uint(py, missed)?);
+            drop(event.call_method(py, "of_schedule", [&time, &offset, &missed])?);
+        }
+        Ok(event)
+    }
+}
+
+/// `influxdb3_local.request`
+struct RequestProperty;
+
+impl Property for RequestProperty {
+    type Owner = Local;
+    const NAME: &'static CStr = c"request";
+    const DOC: &'static CStr = c"The request that the run answers; None if it is for something else.";
+
+    fn get(py: Py, _this: &Object, owner: &Local) -> PyResult {
+        let Some(request) = &owner.event.request else { return Ok(Object::none(py)) };
+        let text = |text: &str| Object::text(py, text);
+        let pairs = |pairs: &[(String, String)]| {
+            let pair = |(name, value): &(String, String)| Object::tuple(py, vec![text(name)?, text(value)?]);
+            Object::list(py, pairs.iter().map(pair).collect::<PyResult<Vec<_>>>()?)
+        };
+        let path = match &request.tail {
+            None => request.path.to_string(),
+            Some(tail) => format!("{}/{tail}", request.path),
+        };
+        let client = match &request.peer {
+            None => Object::none(py),
+            Some(peer) => text(&peer.to_string())?,
+        };
+        let class = Object::import(py, "saltus.request")?.getattr(py, "Request")?;
+        class.call(
+            py,
+            [
+                &text(&request.method)?,
+                &text(&path)?,
+                &text(&request.path)?,
+                &text(&request.decoded_tail())?,
+                &text(&request.query_string)?,
+                &pairs(&request.query)?,
+                &pairs(&request.headers)?,
+                &Object::bytes(py, &request.body)?,
+                &client,
+            ],
+        )
     }
 }
 
@@ -241,154 +307,20 @@ impl Property for CacheProperty {
     const DOC: &'static CStr = c"Live objects that are kept between runs.";
 
     fn get(py: Py, _this: &Object, owner: &Local) -> PyResult {
-        owner.info.natives.cache.instance(py, Cache { info: owner.info.clone() })
+        cache::sweep_if_due(py, &owner.info)?;
+        owner.info.natives.cache.instance(py, Cache::new(owner.info.clone()))
     }
 }
 
-/// The payload of `Cache`. Its objects live in the interpreter's `_saltus._cache_spaces`: a dict of dicts by trigger,
-/// and by -1 for the global space, which is one per interpreter.
-pub struct Cache {
-    info: Rc<RunInfo>,
-}
+/// `influxdb3_local.state`
+struct StateProperty;
 
-impl Cache {
-    fn space(&self, py: Py, use_global: Option<Object>) -> PyResult {
-        let global = match use_global {
-            Some(flag) => flag.truthy(py)?,
-            None => false,
-        };
-        self.info.go_on(py)?;
-        if global && self.info.lane == Lane::Inline && self.info.auto {
-            // Each interpreter has one of its own.
-            self.info.unwind(py, Unwound::Blocked("the global cache".into()))?;
-        }
-        let key = if global { Object::int(py, -1)? } else { Object::uint(py, self.info.trigger_id.0)? };
-        let spaces = &self.info.natives.cache_spaces;
-        if let Some(space) = spaces.dict_get(py, &key)? {
-            return Ok(space);
-        }
-        let space = Object::dict(py)?;
-        spaces.dict_set(py, &key, &space)?;
-        Ok(space)
-    }
-}
+impl Property for StateProperty {
+    type Owner = Local;
+    const NAME: &'static CStr = c"state";
+    const DOC: &'static CStr = c"Plain values of this trigger, durable together with the rows of the run.";
 
-impl Cache {
-    /// A copy of a value that may change, if the run has to be able to undo that.
-    fn copy(&self, py: Py, value: &Object) -> PyResult<Option<Object>> {
-        if self.info.lane == Lane::Deferred || value.is_scalar() {
-            return Ok(None);
-        }
-        let most = Object::uint(py, INLINE_CACHE_VALUE_ITEMS_MAX as u64)?;
-        match self.info.natives.copy_plain.call(py, [value, &most]) {
-            Ok(copy) => Ok(Some(copy)),
-            Err(raised) => {
-                drop(raised.take(py));
-                if self.info.auto {
-                    self.info.unwind(py, Unwound::CacheNotPlain)?;
-                }
-                self.info.cannot_be_undone();
-                Ok(None)
-            }
-        }
-    }
-}
-
-impl Payload for Cache {
-    const NAME: &'static CStr = c"_saltus.Cache";
-    const DOC: &'static CStr = c"Keeps live objects between runs, per trigger or (use_global) per interpreter.";
-}
-
-/// The type's members.
-pub fn define_cache(builder: TypeBuilder<Cache>) -> TypeBuilder<Cache> {
-    builder.method::<CachePut>().method::<CacheGet>().method::<CacheDelete>()
-}
-
-/// `cache.put(key, value, ttl=None, use_global=None)`
-struct CachePut;
-
-impl Method for CachePut {
-    type Owner = Cache;
-    const NAME: &'static CStr = c"put";
-    const DOC: &'static CStr = c"Keeps a reference to value, for ttl seconds or until it is deleted.";
-
-    fn call(py: Py, _this: &Object, owner: &Cache, args: &Args<'_>) -> PyResult {
-        let [key, value, ttl, use_global] = args.bind(py, "put", ["key", "value", "ttl", "use_global"], 2)?;
-        let key = key.expect("required");
-        key.extract_str(py, "key")?;
-        let expiry = match ttl.filter(|t| !t.is_none()) {
-            None => Object::none(py),
-            Some(ttl) => {
-                let seconds = std::time::Duration::try_from_secs_f64(ttl.extract_f64(py)?)
-                    .map_err(|e| Raised::new(py, Builtin::Value, &e.to_string()))?;
-                let nanoseconds = i64::try_from(seconds.as_nanos()).unwrap_or(i64::MAX) as u64;
-                Object::uint(py, time::now().0.saturating_add(nanoseconds).min(i64::MAX as u64))?
-            }
-        };
-        let space = owner.space(py, use_global)?;
-        let value = value.expect("required");
-        if owner.info.auto {
-            // Looks whether it could move to another interpreter.
-            owner.copy(py, &value)?;
-        }
-        owner.info.before_cache_change(&space, &key, space.dict_get(py, &key)?.as_ref());
-        space.dict_set(py, &key, &Object::tuple(py, vec![value, expiry])?)?;
-        Ok(Object::none(py))
-    }
-}
-
-/// `cache.get(key, default=None, use_global=None)`
-struct CacheGet;
-
-impl Method for CacheGet {
-    type Owner = Cache;
-    const NAME: &'static CStr = c"get";
-    const DOC: &'static CStr = c"The object kept under key, or default.";
-
-    fn call(py: Py, _this: &Object, owner: &Cache, args: &Args<'_>) -> PyResult {
-        let [key, default, use_global] = args.bind(py, "get", ["key", "default", "use_global"], 1)?;
-        let key = key.expect("required");
-        let name = key.extract_str(py, "key")?;
-        let default = default.unwrap_or_else(|| Object::none(py));
-        let space = owner.space(py, use_global)?;
-        let Some(entry) = space.dict_get(py, &key)? else { return Ok(default) };
-        let whole = entry;
-        let entry = whole.sequence_items(py)?;
-        if !entry[1].is_none() && entry[1].extract_i64(py)? as u64 <= time::now().0 {
-            owner.info.before_cache_change(&space, &key, Some(&whole));
-            space.call_method(py, "pop", [&key])?;
-            return Ok(default);
-        }
-        if !entry[0].is_scalar()
-            && !owner.info.has_recorded(&space, &name, py)
-            && let Some(copy) = owner.copy(py, &entry[0])?
-        {
-            let before = Object::tuple(py, vec![copy, entry[1].clone()])?;
-            owner.info.before_cache_change(&space, &key, Some(&before));
-        }
-        Ok(entry[0].clone())
-    }
-}
-
-/// `cache.delete(key, use_global=None)`
-struct CacheDelete;
-
-impl Method for CacheDelete {
-    type Owner = Cache;
-    const NAME: &'static CStr = c"delete";
-    const DOC: &'static CStr = c"Forgets the object kept under key; whether there was one.";
-
-    fn call(py: Py, _this: &Object, owner: &Cache, args: &Args<'_>) -> PyResult {
-        let [key, use_global] = args.bind(py, "delete", ["key", "use_global"], 1)?;
-        let key = key.expect("required");
-        key.extract_str(py, "key")?;
-        let space = owner.space(py, use_global)?;
-        let before = space.dict_get(py, &key)?;
-        let existed = before.is_some();
-        if existed {
-            owner.info.before_cache_change(&space, &key, before.as_ref());
-            space.call_method(py, "pop", [&key])?;
-        }
-        Ok(Object::bool(py, existed))
+    fn get(py: Py, _this: &Object, owner: &Local) -> PyResult {
+        owner.info.natives.state.instance(py, State::new(owner.info.clone()))
     }
 }

@@ -76,7 +76,7 @@ impl LazyDict for TableBatch {
         // A plugin may have replaced or removed the entry by a way that does not come through here (`dict.update`).
         let current = this.dict_get(py, &self.natives.rows_key)?;
         if current.is_some_and(|c| c.is(&self.natives.rows_pending)) {
-            let rows = rows(py, &self.natives, &self.table.batch).inspect_err(|_| self.complete.set(false))?;
+            let rows = rows(py, &self.natives, &self.table).inspect_err(|_| self.complete.set(false))?;
             this.dict_set(py, &self.natives.rows_key, &rows)?;
         }
         Ok(())
@@ -138,23 +138,41 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The rows as a list of dicts: keys in the order of the columns, `time` last, no key where a row has no value.
-fn rows(py: Py, natives: &Natives, batch: &Batch) -> PyResult {
-    let mut keys = Vec::with_capacity(batch.columns.len() + 1);
-    for column in &batch.columns {
+/// The rows as a list of dicts: the keys of tags, of fields, and `time` last, those of each kind in the order of the columns. Where a
+/// row has no value there is no key, or, if the trigger wants all columns of the table, `None`.
+fn rows(py: Py, natives: &Natives, table: &ports::TableBatch) -> PyResult {
+    let batch = &table.batch;
+    let mut columns: Vec<&BatchColumn> = batch.columns.iter().collect();
+    columns.sort_by_key(|column| column.kind != ColumnKind::Tag);
+    let mut keys = Vec::with_capacity(columns.len() + 1);
+    for column in &columns {
         keys.push(natives.names.get(py, &column.name)?);
     }
+    let missing = table.all_columns.as_ref().map(|all| {
+        let is_missing = |name: &&Arc<str>| !columns.iter().any(|column| column.name == **name);
+        all.iter().filter(is_missing).map(|name| natives.names.get(py, name)).collect::<PyResult<Vec<_>>>()
+    });
+    let missing = missing.transpose()?;
+    let fill = missing.is_some().then(|| Object::none(py));
+    keys.extend(missing.into_iter().flatten());
+    let present = columns.len();
+    let absent = keys.len() - present;
     keys.push(natives.time_key.clone());
-    let mut readers: Vec<_> = batch.columns.iter().map(|c| (Reader::new(c), c.data.nulls())).collect();
+    let mut readers: Vec<_> = columns.iter().map(|c| (Reader::new(c), c.data.nulls())).collect();
     let mut builder = RowBuilder::new(py, keys);
     let mut rows = Vec::with_capacity(batch.rows());
     for (row, &time) in batch.time.values().iter().enumerate() {
         for (key, (reader, nulls)) in readers.iter_mut().enumerate() {
             if nulls.is_none_or(|n| n.is_valid(row)) {
                 builder.push(key, reader.value(py, row)?);
+            } else if let Some(none) = &fill {
+                builder.push(key, none.clone());
             }
         }
-        builder.push(batch.columns.len(), Object::int(py, time)?);
+        for (key, none) in (present..present + absent).zip(fill.iter().cycle()) {
+            builder.push(key, none.clone());
+        }
+        builder.push(present + absent, Object::int(py, time)?);
         rows.push(builder.finish(py)?);
     }
     Object::list(py, rows)

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam::channel::{self, Receiver, Sender};
 use rustix::event::EventfdFlags;
@@ -30,6 +30,8 @@ pub struct Desk {
     /// Raised whenever there is something to look at.
     bell: OwnedFd,
     announced: AtomicUsize,
+    /// The trigger was disabled or deleted: nothing of its cache is kept.
+    forgotten: AtomicBool,
 }
 
 impl Desk {
@@ -47,6 +49,11 @@ impl Desk {
     /// A run was reported.
     pub fn done(&self) {
         self.announced.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether the trigger was disabled or deleted.
+    pub fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::SeqCst)
     }
 
     /// Closes the desk if every run was reported.
@@ -152,7 +159,7 @@ impl ProcessLane {
                 return Ok(());
             }
         };
-        let desk = Arc::new(Desk { bell, announced: AtomicUsize::new(1) });
+        let desk = Arc::new(Desk { bell, announced: AtomicUsize::new(1), forgotten: AtomicBool::new(false) });
         let takings = Takings { desk: desk.clone(), runs, completions: self.completions.clone() };
         let post = Post { desk, queue };
         let name = request.trigger.def.name.clone();
@@ -162,6 +169,14 @@ impl ProcessLane {
         post.put(request);
         self.posts.insert(trigger, post);
         Ok(())
+    }
+
+    /// The trigger was disabled or deleted: its worker ends when it has made the runs that it was given.
+    pub fn forget(&mut self, trigger: TriggerId) {
+        let Some(Post { desk, queue }) = self.posts.remove(&trigger) else { return };
+        desk.forgotten.store(true, Ordering::SeqCst);
+        drop(queue);
+        desk.ring();
     }
 }
 

@@ -21,6 +21,7 @@ use arrow_ipc::convert::fb_to_schema;
 use arrow_ipc::reader::{FileDecoder, read_footer_length};
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow_ipc::{MetadataVersion, root_as_footer};
+use bytes::Bytes;
 use rustix::fs::MemfdFlags;
 use saltus_core::batch::{Batch, BatchColumn};
 use saltus_core::schema::{ColumnKind, time_type};
@@ -69,6 +70,30 @@ pub fn write(batches: &[RecordBatch]) -> Result<(Option<OwnedFd>, Vec<Segment>),
     Ok((Some(file.into()), segments))
 }
 
+/// A sealed memory file of `bytes` alone; none if there are none.
+///
+/// # Errors
+/// What the system said.
+pub fn write_bytes(bytes: &[u8]) -> io::Result<Option<OwnedFd>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let file = rustix::fs::memfd_create("saltus-body", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(file);
+    file.write_all(bytes)?;
+    rustix::fs::fcntl_add_seals(&file, system::IMMUTABLE)?;
+    Ok(Some(file.into()))
+}
+
+/// The bytes of a memory file of [`write_bytes`], over a mapping of it.
+///
+/// # Errors
+/// What the system said.
+pub fn read_bytes(file: Option<&OwnedFd>) -> io::Result<Bytes> {
+    let Some(file) = file else { return Ok(Bytes::new()) };
+    system::map(file)
+}
+
 /// The batches of a memory file, over a mapping of it.
 ///
 /// # Errors
@@ -77,7 +102,7 @@ pub fn read(file: Option<&OwnedFd>, segments: &[Segment]) -> Result<Vec<RecordBa
     let Some(file) = file else {
         return if segments.is_empty() { Ok(Vec::new()) } else { Err(malformed("the memory file is missing")) };
     };
-    let mapping = system::map(file)?;
+    let mapping = Buffer::from(system::map(file)?);
     segments.iter().map(|segment| read_segment(&mapping, *segment)).collect()
 }
 

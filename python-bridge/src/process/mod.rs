@@ -18,6 +18,7 @@
 //! 4. A worker never outlives the server: it is killed by the system when the thread that started it ends, and ends itself
 //!    when the socket closes.
 
+mod answers;
 mod channel;
 mod desk;
 mod memory;

@@ -16,23 +16,31 @@ use crossbeam::channel::TryRecvError;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal};
 use rustix::time::Timespec;
-use saltus_core::ids::{EventId, MonoNs, RunId};
+use saltus_core::ids::{EventId, MonoNs, RunId, TriggerId};
 use saltus_core::limits::{
-    PROCESS_QUERIES_MAX, PROCESS_RESTART_PAUSE_MAX_MS, PROCESS_RESTART_PAUSE_MIN_MS, PROCESS_START_MS,
+    CACHE_SAVE_MS, PROCESS_QUERIES_MAX, PROCESS_RESTART_PAUSE_MAX_MS, PROCESS_RESTART_PAUSE_MIN_MS, PROCESS_START_MS,
     PROCESS_STDERR_BYTES_MAX,
 };
 use saltus_core::ports::{
-    CodeVerdict, LogLine, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest, TableBatch,
+    CodeVerdict, LogLine, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest, SyncWrite,
+    TableBatch,
 };
+use saltus_core::query_param::QueryParam;
+use saltus_core::request::{PluginRequest, PluginResponse, ResponseHead};
+use saltus_core::state::{State, StateChange};
 use saltus_core::trigger::TriggerDef;
 
 use super::Workers;
+use super::answers::Forward;
 use super::channel::{Channel, Received, read_available};
 use super::desk::Takings;
 use super::memory;
-use super::message::{Code, Event, Failure, FromWorker, Run, ToWorker};
+use super::message::{
+    Blob, CacheAsk, CacheSaid, Code, Event, Failure, FromWorker, Request, Response, Run, Table, ToWorker,
+};
 use super::starter::Started;
 use crate::ffi::time;
+use crate::global_cache;
 use crate::interpreter::failure;
 use crate::prepare::Prepared;
 
@@ -59,12 +67,16 @@ pub struct Supervisor {
     not_before: Option<Instant>,
     /// The run of now was handed to a worker.
     begun: bool,
+    /// Whose runs they are, and whether its cache is to be kept.
+    whose: Option<(TriggerId, bool)>,
 }
 
 /// A run that came to an end in the worker.
 struct Done {
     result: Result<(), PluginError>,
     writes: Vec<QueuedWrite>,
+    response: Option<PluginResponse>,
+    state: Vec<StateChange>,
     entered: Option<MonoNs>,
     finished: MonoNs,
     cost_ns: u64,
@@ -83,7 +95,7 @@ enum End {
 impl Supervisor {
     /// For the runs of one desk.
     pub fn new(workers: Arc<Workers>, takings: Takings, trigger: Arc<str>) -> Self {
-        Supervisor { workers, takings, trigger, process: None, deaths: 0, not_before: None, begun: false }
+        Supervisor { workers, takings, trigger, process: None, deaths: 0, not_before: None, begun: false, whose: None }
     }
 
     /// Makes runs until there have been none for long, or the server stops.
@@ -117,10 +129,31 @@ impl Supervisor {
             }
             self.idle(until.max(Instant::now() + Duration::from_millis(1)));
         }
-        if let Some(process) = self.process.take() {
+        if let Some(mut process) = self.process.take() {
+            self.keep_cache(&mut process);
             tracing::info!(pid = process.pid(), trigger = %self.trigger, "a worker process is ended");
             self.end(process);
         }
+    }
+
+    /// Takes from a worker that is to be ended what the next one is to have.
+    fn keep_cache(&self, process: &mut Process) {
+        let Some((trigger, true)) = self.whose else { return };
+        if self.takings.desk.is_forgotten() || process.channel.send(&ToWorker::GiveCache, None).is_err() {
+            return;
+        }
+        let until = Instant::now() + Duration::from_millis(CACHE_SAVE_MS);
+        while Instant::now() < until {
+            match process.next(&self.takings, until) {
+                Ok(Some(FromWorker::Kept { cache: Blob(cache), live })) => {
+                    return self.workers.shared.vault.put(trigger, cache, &live);
+                }
+                Ok(Some(message)) => process.serve(message),
+                Ok(None) => {}
+                Err(_) => break,
+            }
+        }
+        tracing::warn!(trigger = %self.trigger, "the cache of a worker process is lost: it did not give it away");
     }
 
     fn stopping(&self) -> bool {
@@ -135,11 +168,11 @@ impl Supervisor {
             return self.takings.desk.silence();
         };
         let ended = match process.next(&self.takings, until) {
-            Ok(Some(FromWorker::Finished { .. } | FromWorker::Ready | FromWorker::Refused(_))) => {
-                Some("said something that nobody had asked for".to_owned())
-            }
+            Ok(Some(
+                FromWorker::Finished { .. } | FromWorker::Ready | FromWorker::Refused(_) | FromWorker::Kept { .. },
+            )) => Some("said something that nobody had asked for".to_owned()),
             Ok(Some(message)) => {
-                process.serve(self.workers.shared.host.as_ref(), &self.workers, message);
+                process.serve(message);
                 None
             }
             Ok(None) => None,
@@ -160,16 +193,19 @@ impl Supervisor {
         let prepared = self.workers.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
         let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
         let report = match self.attempt(&request, &code, &prepared) {
-            Ok(Done { result, writes, entered, finished, cost_ns }) => RunReport {
+            Ok(Done { result, writes, response, state, entered, finished, cost_ns }) => RunReport {
                 request,
                 result,
                 writes,
+                response,
+                state,
                 entered,
                 finished,
                 cost_ns,
                 code: None,
                 reached: None,
                 unwound: None,
+                memory: None,
             },
             Err(error) => RunReport::not_run(request, error, time::now()),
         };
@@ -179,25 +215,34 @@ impl Supervisor {
     fn attempt(&mut self, request: &RunRequest, code: &PluginCode, prepared: &Prepared) -> Result<Done, PluginError> {
         self.begun = false;
         let (event, rows) = event(&request.event)
-            .map_err(|e| failure("WorkerNotStarted", &format!("the rows cannot be shared with the worker: {e}")))?;
+            .map_err(|e| failure("WorkerNotStarted", &format!("the event cannot be shared with the worker: {e}")))?;
         let mut message = ToWorker::Run(Box::new(run_message(request, code, event)));
+        let (shared, def) = (self.workers.shared.clone(), &request.trigger.def);
+        let wants_cache = shared.vault.wants(def);
+        self.whose = Some((def.id, wants_cache));
         let mut process = match self.process.take() {
             Some(process) => process,
             None => self.start_process(request.limits.memory_bytes)?,
         };
-        if process.hand_over(&mut message, code, prepared, rows.as_ref()).is_err() {
+        process.depth = request.depth;
+        let kept = shared.vault.get(def.id).filter(|_| wants_cache);
+        if process.hand_over(&mut message, code, prepared, rows.as_ref(), (&request.state, kept.as_deref())).is_err() {
             // It has died since the last run and nobody has noticed: the run has not begun.
             let error = self.died(process, "closed its connection", "while it had no run");
             tracing::debug!(%error, "an idle worker died");
             process = self.start_process(request.limits.memory_bytes)?;
-            if let Err(error) = process.hand_over(&mut message, code, prepared, rows.as_ref()) {
+            let rest = (&*request.state, kept.as_deref());
+            if let Err(error) = process.hand_over(&mut message, code, prepared, rows.as_ref(), rest) {
                 let how = format!("did not take the run ({error})");
                 return Err(self.died(process, &how, "before the run"));
             }
         }
         self.begun = true;
+        process.host = request.test_host.clone().unwrap_or_else(|| self.workers.shared.host.clone());
+        // The worker has it.
+        shared.vault.forget(def.id);
         let kill_at = Instant::now() + request.deadline.saturating_add(self.workers.config.kill_grace).min(RUN_MAX);
-        match self.serve_run(&mut process, request.run_id, kill_at) {
+        match self.serve_run(&mut process, request, kill_at) {
             Ok(done) => {
                 self.deaths = 0;
                 self.process = Some(process);
@@ -207,13 +252,19 @@ impl Supervisor {
             Err(End::Late) => Err(self.killed(process, request.deadline)),
             Err(End::Stopped) => {
                 self.end(process);
-                Err(failure("PluginTimeout", "the database is shutting down"))
+                Err(failure(PluginError::STOPPED, "the database is shutting down"))
             }
         }
     }
 
     /// Serves the worker until its run is over.
-    fn serve_run(&self, process: &mut Process, run: RunId, kill_at: Instant) -> Result<Done, End> {
+    fn serve_run(&self, process: &mut Process, request: &RunRequest, kill_at: Instant) -> Result<Done, End> {
+        let run = request.run_id;
+        let slot = match &request.event {
+            RunEvent::Request(asked) => asked.answer.as_ref(),
+            RunEvent::Writes(_) | RunEvent::Schedule(_) => None,
+        };
+        let mut forward = Forward::default();
         let mut kill_at = kill_at;
         let mut told_to_stop = false;
         loop {
@@ -223,21 +274,52 @@ impl Supervisor {
                 kill_at = kill_at.min(Instant::now() + self.workers.config.kill_grace);
             }
             match process.next(&self.takings, kill_at) {
-                Ok(Some(FromWorker::Finished { run_id, result, writes, entered_ns, finished_ns, cost_ns }))
-                    if run_id == run.0 =>
-                {
+                Ok(Some(FromWorker::Finished {
+                    run_id,
+                    result,
+                    writes,
+                    response,
+                    state,
+                    entered_ns,
+                    finished_ns,
+                    cost_ns,
+                })) if run_id == run.0 => {
+                    let body = memory::read_bytes(process.attached.take().as_ref());
+                    let body = body.map_err(|e| End::Died(format!("sent a response that cannot be read ({e})")))?;
+                    let queued = |(db, lines): (String, String)| QueuedWrite { db: db.into(), lines, no_sync: false };
+                    let changed = |(key, value): (String, Option<String>)| StateChange {
+                        key: key.into(),
+                        value: value.map(Into::into),
+                    };
                     return Ok(Done {
                         result: result.map_err(PluginError::from),
-                        writes: writes.into_iter().map(|(db, lines)| QueuedWrite { db: db.into(), lines }).collect(),
+                        writes: writes.into_iter().map(queued).collect(),
+                        response: response.map(|Response { status, headers, streamed }| PluginResponse {
+                            head: ResponseHead { status, headers },
+                            body: (!streamed).then_some(body),
+                        }),
+                        state: state.into_iter().map(changed).collect(),
                         entered: entered_ns.map(MonoNs),
                         finished: MonoNs(finished_ns),
                         cost_ns,
                     });
                 }
-                Ok(Some(FromWorker::Finished { .. } | FromWorker::Ready | FromWorker::Refused(_))) => {
+                Ok(Some(
+                    FromWorker::Finished { .. } | FromWorker::Ready | FromWorker::Refused(_) | FromWorker::Kept { .. },
+                )) => {
                     return Err(End::Died("said something that nobody had asked for".to_owned()));
                 }
-                Ok(Some(message)) => process.serve(self.workers.shared.host.as_ref(), &self.workers, message),
+                Ok(Some(FromWorker::Stream { run_id, response })) if run_id == run.0 => {
+                    let gone = !forward.begin(slot, response);
+                    process.tell(&ToWorker::Room { run_id, gone });
+                }
+                Ok(Some(FromWorker::Piece { run_id })) if run_id == run.0 => {
+                    let piece = memory::read_bytes(process.attached.take().as_ref());
+                    let piece = piece.map_err(|e| End::Died(format!("sent a piece that cannot be read ({e})")))?;
+                    let gone = !forward.piece(piece, kill_at, || self.stopping());
+                    process.tell(&ToWorker::Room { run_id, gone });
+                }
+                Ok(Some(message)) => process.serve(message),
                 Ok(None) if Instant::now() < kill_at => {}
                 Ok(None) if told_to_stop => return Err(End::Stopped),
                 Ok(None) => return Err(End::Late),
@@ -260,11 +342,11 @@ impl Supervisor {
         })?;
         self.workers.counters.started.fetch_add(1, Ordering::Relaxed);
         self.workers.counters.alive.fetch_add(1, Ordering::Relaxed);
-        let mut process = Process::new(started, self.trigger.clone());
+        let mut process = Process::new(started, self.trigger.clone(), self.workers.shared.host.clone());
         tracing::info!(pid = process.pid(), trigger = %self.trigger, "a worker process is started");
         let hello = ToWorker::Hello {
             server: std::process::id(),
-            site_packages: self.workers.shared.site_packages.clone(),
+            surroundings: self.workers.shared.surroundings.clone(),
             memory_max: Some(self.workers.config.memory_max.unwrap_or(memory_max)),
         };
         if let Err(error) = process.channel.send(&hello, None) {
@@ -280,7 +362,7 @@ impl Supervisor {
                 }
                 Ok(None) if self.stopping() => {
                     self.end(process);
-                    return Err(failure("PluginTimeout", "the database is shutting down"));
+                    return Err(failure(PluginError::STOPPED, "the database is shutting down"));
                 }
                 Ok(None) if Instant::now() < until => {}
                 Ok(Some(_)) => {
@@ -335,6 +417,16 @@ impl Supervisor {
     }
 }
 
+/// What the server's global cache says.
+fn global(ask: CacheAsk) -> CacheSaid {
+    let cache = global_cache::local();
+    match ask {
+        CacheAsk::Get { key, known } => cache.get(&key, known).into(),
+        CacheAsk::Put { key, value, expiry } => CacheSaid::Put(cache.put(&key, value.map(|Blob(bytes)| bytes), expiry)),
+        CacheAsk::Delete { key } => CacheSaid::Deleted(cache.delete(&key)),
+    }
+}
+
 /// How long a worker that died for the `deaths`-th time in a row stays dead at least.
 fn pause(deaths: u32) -> Duration {
     match deaths {
@@ -353,12 +445,30 @@ fn timeout(until: Instant) -> Option<Timespec> {
 }
 
 fn event(event: &RunEvent) -> Result<(Event, Option<OwnedFd>), arrow::error::ArrowError> {
-    let RunEvent::Writes(tables) = event;
+    let tables = match event {
+        RunEvent::Writes(tables) => tables,
+        RunEvent::Schedule(call) => return Ok((Event::Schedule(*call), None)),
+        RunEvent::Request(request) => {
+            let PluginRequest { method, path, tail, query_string, query, headers, body, peer, answer } = &**request;
+            let asked = Request {
+                method: method.clone(),
+                path: path.to_string(),
+                tail: tail.clone(),
+                query_string: query_string.clone(),
+                query: query.clone(),
+                headers: headers.clone(),
+                peer: *peer,
+                streams: answer.is_some(),
+            };
+            return Ok((Event::Request(Box::new(asked)), memory::write_bytes(body)?));
+        }
+    };
     let batches = tables.iter().map(|table| memory::record_batch(&table.batch)).collect::<Result<Vec<_>, _>>()?;
     let (file, segments) = memory::write(&batches)?;
-    let tables = tables.iter().zip(segments).map(|(TableBatch { table, id, .. }, segment)| {
+    let tables = tables.iter().zip(segments).map(|(TableBatch { table, id, all_columns, .. }, rows)| {
         let EventId { stream, sequence } = id;
-        (table.to_string(), (stream.epoch.0, stream.shard.0, sequence.0), segment)
+        let all_columns = all_columns.as_ref().map(|all| all.iter().map(ToString::to_string).collect());
+        Table { name: table.to_string(), id: (stream.epoch.0, stream.shard.0, sequence.0), rows, all_columns }
     });
     Ok((Event::Writes(tables.collect()), file))
 }
@@ -381,6 +491,10 @@ fn run_message(request: &RunRequest, code: &PluginCode, event: Event) -> Run {
         received_ns: request.received.0,
         depth: request.depth,
         attempt: request.attempt,
+        api: request.trigger.def.api,
+        state: None,
+        state_revision: request.state.revision,
+        cache: None,
     }
 }
 
@@ -419,11 +533,19 @@ struct Process {
     channel: Arc<Channel>,
     stderr: Option<OwnedFd>,
     tail: VecDeque<u8>,
-    /// The plugin's code that it has.
+    /// The plugin's code that it has; none before its first run.
     code: Option<u64>,
+    /// The revision of the trigger's state that it has.
+    state: Option<u64>,
+    /// How deep the run of now is in a chain.
+    depth: u8,
     /// Which trigger it works for, for its log lines.
     db: Arc<str>,
+    /// Where its words go: the server's host, or that of its last run, if that was a test.
+    host: Arc<dyn PluginHost>,
     queries: Arc<AtomicUsize>,
+    /// What came with its last message.
+    attached: Option<OwnedFd>,
     /// Its socket is closed.
     closed: bool,
     /// It ended without our doing.
@@ -432,7 +554,7 @@ struct Process {
 }
 
 impl Process {
-    fn new(started: Started, trigger: Arc<str>) -> Self {
+    fn new(started: Started, trigger: Arc<str>, host: Arc<dyn PluginHost>) -> Self {
         let Started { child, over, channel, stderr } = started;
         Process {
             trigger,
@@ -442,8 +564,12 @@ impl Process {
             stderr: Some(stderr),
             tail: VecDeque::new(),
             code: None,
+            state: None,
+            depth: 0,
             db: "".into(),
+            host,
             queries: Arc::default(),
+            attached: None,
             closed: false,
             over_by_itself: false,
             reaped: false,
@@ -461,8 +587,13 @@ impl Process {
         code: &PluginCode,
         prepared: &Prepared,
         rows: Option<&OwnedFd>,
+        (state, kept): (&State, Option<&[u8]>),
     ) -> io::Result<()> {
         if let ToWorker::Run(run) = message {
+            // The worker has the state of the run before, unless it is another one now.
+            run.state = (self.state != Some(state.revision))
+                .then(|| state.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect());
+            run.cache = kept.filter(|_| self.code.is_none()).map(|bytes| Blob(bytes.to_vec()));
             run.code = (self.code != Some(code.hash)).then(|| Code {
                 source: code.source.to_string(),
                 directory: code.directory.clone(),
@@ -476,6 +607,7 @@ impl Process {
         self.tail.clear();
         self.channel.send(message, rows.map(AsFd::as_fd))?;
         self.code = Some(code.hash);
+        self.state = Some(state.revision);
         Ok(())
     }
 
@@ -485,7 +617,10 @@ impl Process {
         loop {
             if !self.closed {
                 match self.channel.receive(false) {
-                    Ok(Received::Message(message, _no_file)) => return Ok(Some(message)),
+                    Ok(Received::Message(message, file)) => {
+                        self.attached = file;
+                        return Ok(Some(message));
+                    }
                     Ok(Received::Closed) => self.closed = true,
                     Ok(Received::Nothing) => {}
                     Err(error) => return Err(End::Died(format!("said what is not understood ({error})"))),
@@ -506,7 +641,10 @@ impl Process {
                 self.over_by_itself = true;
                 // Its last messages are in the socket, which others may hold open.
                 match self.channel.receive(false) {
-                    Ok(Received::Message(message, _no_file)) => return Ok(Some(message)),
+                    Ok(Received::Message(message, file)) => {
+                        self.attached = file;
+                        return Ok(Some(message));
+                    }
                     _ => return Err(End::Died("ended".to_owned())),
                 }
             }
@@ -554,45 +692,91 @@ impl Process {
     }
 
     /// Does what a message asks that is no answer to us.
-    fn serve(&mut self, host: &dyn PluginHost, workers: &Arc<Workers>, message: FromWorker) {
+    fn serve(&mut self, message: FromWorker) {
         match message {
-            FromWorker::Log { run_id, level, text } => host.log(LogLine {
+            FromWorker::Log { run_id, level, text } => self.host.log(LogLine {
                 db: self.db.clone(),
                 trigger: self.trigger.clone(),
                 run_id: RunId(run_id),
                 level: level.into(),
                 text: text.into(),
             }),
-            FromWorker::Query { id, db, sql, params } => self.query(workers, id, db, sql, params),
-            FromWorker::Ready | FromWorker::Refused(_) | FromWorker::Finished { .. } => {}
+            FromWorker::Query { id, db, sql, params } => self.query(id, db, sql, params),
+            FromWorker::Write { id, db, lines, no_sync } => {
+                let write = SyncWrite { db: db.into(), lines, no_sync, depth: self.depth.saturating_add(1) };
+                self.write(id, write);
+            }
+            FromWorker::Cache { id, ask } => {
+                // A worker that is gone needs no answer.
+                let _gone = self.channel.send(&ToWorker::Cached { id, said: global(ask) }, None);
+            }
+            // Of a run that is over.
+            FromWorker::Stream { run_id, .. } | FromWorker::Piece { run_id } => {
+                self.tell(&ToWorker::Room { run_id, gone: true });
+            }
+            FromWorker::Ready | FromWorker::Refused(_) | FromWorker::Finished { .. } | FromWorker::Kept { .. } => {}
         }
     }
 
-    fn query(&self, workers: &Arc<Workers>, id: u64, db: String, sql: String, params: Vec<(String, String)>) {
-        let refuse = |why: String| {
-            let _gone = self.channel.send(&ToWorker::Answer { id, result: Err(why) }, None);
-        };
+    fn tell(&self, message: &ToWorker) {
+        // If the worker is gone, that shows when it is listened to.
+        let _gone = self.channel.send(message, None);
+    }
+
+    fn write(&self, id: u64, write: SyncWrite) {
+        let refuse =
+            |why: String, channel: &Channel| drop(channel.send(&ToWorker::Written { id, result: Err(why) }, None));
+        self.beside(
+            "write",
+            move |host, channel| {
+                let result = host.write(write);
+                // A worker that is gone needs no answer.
+                let _gone = channel.send(&ToWorker::Written { id, result }, None);
+            },
+            refuse,
+        );
+    }
+
+    fn query(&self, id: u64, db: String, sql: String, params: Vec<(String, QueryParam)>) {
+        let refuse =
+            |why: String, channel: &Channel| drop(channel.send(&ToWorker::Answer { id, result: Err(why) }, None));
+        self.beside(
+            "query",
+            move |host, channel| {
+                let batches = host.query(&db, &sql, &params);
+                let shared = batches.and_then(|batches| {
+                    memory::write(&batches).map_err(|e| format!("the result cannot be shared with the worker: {e}"))
+                });
+                let (file, result) = match shared {
+                    Ok((file, segments)) => (file, Ok(segments)),
+                    Err(why) => (None, Err(why)),
+                };
+                // A worker that is gone needs no answer.
+                let _gone = channel.send(&ToWorker::Answer { id, result }, file.as_ref().map(AsFd::as_fd));
+            },
+            refuse,
+        );
+    }
+
+    /// Does what takes time on a thread of its own, or refuses it.
+    fn beside(
+        &self,
+        what: &str,
+        work: impl FnOnce(&dyn PluginHost, &Channel) + Send + 'static,
+        refuse: impl Fn(String, &Channel),
+    ) {
         if self.queries.fetch_add(1, Ordering::SeqCst) >= PROCESS_QUERIES_MAX {
             self.queries.fetch_sub(1, Ordering::SeqCst);
-            return refuse(format!("more than {PROCESS_QUERIES_MAX} queries at once"));
+            return refuse(format!("more than {PROCESS_QUERIES_MAX} queries and writes at once"), &self.channel);
         }
-        let (workers, channel, under_way) = (workers.clone(), self.channel.clone(), self.queries.clone());
-        let thread = std::thread::Builder::new().name("saltus-query".to_owned()).spawn(move || {
-            let batches = workers.shared.host.query(&db, &sql, &params);
-            let shared = batches.and_then(|batches| {
-                memory::write(&batches).map_err(|e| format!("the result cannot be shared with the worker: {e}"))
-            });
-            let (file, result) = match shared {
-                Ok((file, segments)) => (file, Ok(segments)),
-                Err(why) => (None, Err(why)),
-            };
-            // A worker that is gone needs no answer.
-            let _gone = channel.send(&ToWorker::Answer { id, result }, file.as_ref().map(AsFd::as_fd));
+        let (host, channel, under_way) = (self.host.clone(), self.channel.clone(), self.queries.clone());
+        let thread = std::thread::Builder::new().name(format!("saltus-{what}")).spawn(move || {
+            work(host.as_ref(), &channel);
             under_way.fetch_sub(1, Ordering::SeqCst);
         });
         if let Err(error) = thread {
             self.queries.fetch_sub(1, Ordering::SeqCst);
-            refuse(format!("no thread for the query: {error}"));
+            refuse(format!("no thread for the {what}: {error}"), &self.channel);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use arrow::buffer::Buffer;
+use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
 use rustix::fs::SealFlags;
 
@@ -12,18 +12,18 @@ use rustix::fs::SealFlags;
 pub const IMMUTABLE: SealFlags =
     SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// Maps a memory file that can change no more. The mapping lives as long as the last slice of the buffer.
+/// Maps a memory file that can change no more. The mapping lives as long as the last slice of it.
 ///
 /// # Errors
 /// The file is not sealed, or what the system said.
-pub fn map(file: &OwnedFd) -> io::Result<Buffer> {
+pub fn map(file: &OwnedFd) -> io::Result<Bytes> {
     if !rustix::fs::fcntl_get_seals(file)?.contains(IMMUTABLE) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the shared memory is not sealed"));
     }
     // SAFETY: a mapping must not change while it is read: the kernel lets nobody write to, cut or grow a file with these
     // seals, and they cannot be taken off.
     let mapping: Mmap = unsafe { MmapOptions::new().map_copy_read_only(file)? };
-    Ok(Buffer::from(bytes::Bytes::from_owner(mapping)))
+    Ok(Bytes::from_owner(mapping))
 }
 
 /// Takes over standard input, which a worker is given its socket as, and closes what else was inherited: afterwards

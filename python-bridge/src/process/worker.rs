@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,22 +22,28 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use saltus_core::ids::{Epoch, EventId, MonoNs, RunId, Sequence, ShardId, Stream, TriggerId};
+use saltus_core::limits::CACHE_SAVED_BYTES_MAX;
 use saltus_core::policy;
 use saltus_core::ports::{
-    CodeSource, LogLine, PluginCode, PluginError, PluginHost, RunEvent, RunRecord, RunReport, RunRequest, TableBatch,
-    Trigger,
+    CodeSource, LogLine, PluginCode, PluginError, PluginHost, RunEvent, RunRecord, RunReport, RunRequest, SyncWrite,
+    TableBatch, Trigger,
 };
-use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, TriggerDef, TriggerLimits, TriggerSpec};
+use saltus_core::query_param::QueryParam;
+use saltus_core::request::{AnswerSlot, PluginRequest, PluginResponse, ResponseHead};
+use saltus_core::state::{State, StateChange};
+use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, Timing, TriggerDef, TriggerLimits, TriggerSpec};
 
+use super::answers::{Room, WorkerSlot};
 use super::channel::{Channel, Received};
-use super::message::{Event, FromWorker, Run, ToWorker};
+use super::message::{Blob, CacheAsk, CacheSaid, Event, FromWorker, Request, Response, Run, Table, ToWorker};
 use super::{memory, system};
 use crate::deadline;
-use crate::effects::Lane;
+use crate::effects::{self, Lane};
 use crate::ffi::{pylifecycle, time};
+use crate::global_cache::{self, Found, Store};
 use crate::interpreter::{Interpreter, failure};
 use crate::prepare::Prepared;
-use crate::runtime::find_home;
+use crate::runtime::{STOP_GRACE, find_home};
 
 /// The exit code of a process that was not started by a server.
 const NOT_A_WORKER: u8 = 2;
@@ -62,7 +69,7 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| os_error("the worker cannot be tied to the server", &e))?;
     let hello = channel.receive(true).map_err(|e| os_error("the first message", &e))?;
-    let Received::Message(ToWorker::Hello { server, site_packages, memory_max }, None) = hello else {
+    let Received::Message(ToWorker::Hello { server, surroundings, memory_max }, None) = hello else {
         return Err(os_error("the first message", &"it is another one"));
     };
     // A server that ended before the line above has left no signal.
@@ -75,15 +82,16 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
 
     let home = find_home().map_err(|text| failure("RuntimeError", &text))?;
     crate::native::register();
-    let py = pylifecycle::initialize(&home).map_err(|text| failure("RuntimeError", &text))?;
-    let mut interpreter = Interpreter::of_worker(py, &site_packages)?;
+    let py = pylifecycle::initialize(&home, false, None).map_err(|text| failure("RuntimeError", &text))?;
+    let mut interpreter = Interpreter::of_worker(py, &surroundings)?;
     if let Some(memory_max) = memory_max {
         limit_memory(memory_max).map_err(|e| os_error("the memory of the worker cannot be limited", &e))?;
     }
 
     let proxy = Arc::new(Proxy::new(channel.clone()));
+    global_cache::reach_through(Box::new(ServersCache(proxy.clone())));
     let (taken, runs) = channel::bounded::<Task>(1);
-    let postman = Postman { proxy: proxy.clone(), runs: taken, code: None };
+    let postman = Postman { proxy: proxy.clone(), runs: taken, code: None, state: Arc::default() };
     std::thread::Builder::new()
         .name("saltus-messages".to_owned())
         .spawn(move || postman.live())
@@ -91,7 +99,18 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
     let host: Arc<dyn PluginHost> = proxy.clone();
     let _gone = channel.send(&FromWorker::Ready, None);
     loop {
-        let Task { request, code, prepared } = interpreter.while_waiting(|| next(&runs));
+        let Order { request, code, prepared, cache } = match interpreter.while_waiting(|| next(&runs)) {
+            Task::Run(order) => *order,
+            Task::GiveCache => {
+                give_cache(&interpreter, channel);
+                continue;
+            }
+        };
+        if let Some(cache) = cache
+            && let Err(error) = interpreter.put_cache(request.trigger.def.id, &cache)
+        {
+            eprintln!("the cache that was kept is lost: {}", error.message);
+        }
         proxy.begin(request.deadline);
         let mut report = interpreter.run(&host, request, &code, &prepared, Lane::Deferred);
         if std::process::id() != proxy.process {
@@ -103,11 +122,31 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
     }
 }
 
+/// What Python's thread is to do.
+enum Task {
+    Run(Box<Order>),
+    GiveCache,
+}
+
 /// A run and its code.
-struct Task {
+struct Order {
     request: RunRequest,
     code: Arc<PluginCode>,
     prepared: Arc<Prepared>,
+    cache: Option<Vec<u8>>,
+}
+
+fn give_cache(interpreter: &Interpreter, channel: &Channel) {
+    let (mut cache, mut live) = (Vec::new(), Vec::new());
+    // There is one trigger in this process.
+    if let Some((_, bytes, keys)) = interpreter.dump_caches().into_iter().next() {
+        (cache, live) = (bytes, keys);
+    }
+    if cache.len() > CACHE_SAVED_BYTES_MAX {
+        // Too large for a message; the server says so.
+        cache = vec![0; CACHE_SAVED_BYTES_MAX + 1];
+    }
+    let _gone = channel.send(&FromWorker::Kept { cache: Blob(cache), live }, None);
 }
 
 fn next(runs: &Receiver<Task>) -> Task {
@@ -125,8 +164,12 @@ fn limit_memory(more: u64) -> std::io::Result<()> {
     Ok(rustix::process::setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit })?)
 }
 
-/// What a query gives.
-type Answer = Result<Vec<RecordBatch>, String>;
+/// What the server says to a question.
+enum Answer {
+    Rows(Result<Vec<RecordBatch>, String>),
+    Written(Result<(), String>),
+    Cached(CacheSaid),
+}
 
 /// What plugins reach outside of the process: the server, over the socket.
 struct Proxy {
@@ -134,12 +177,14 @@ struct Proxy {
     /// This process; a child that a plugin forks shares the socket, but gets no answers.
     process: u32,
     asked: AtomicU64,
-    /// Queries without an answer yet.
+    /// Questions without an answer yet.
     waiting: Mutex<HashMap<u64, Sender<Answer>>>,
     /// When the run of now is to be over.
     deadline_ns: AtomicU64,
     /// Its query was given up then.
     gave_up: AtomicBool,
+    /// For its streamed answer.
+    room: Arc<Room>,
 }
 
 impl Proxy {
@@ -151,6 +196,7 @@ impl Proxy {
             waiting: Mutex::default(),
             deadline_ns: AtomicU64::new(u64::MAX),
             gave_up: AtomicBool::new(false),
+            room: Arc::default(),
         }
     }
 
@@ -168,6 +214,7 @@ impl Proxy {
         let limit = report.request.deadline.as_millis();
         let timeout = failure("PluginTimeout", &format!("the run took longer than its deadline of {limit} ms"));
         report.writes.clear();
+        report.response = None;
         report.result = match std::mem::replace(&mut report.result, Ok(())) {
             Err(error) if error.kind == timeout.kind => Err(error),
             Err(error) => Err(PluginError { traceback: error.traceback, ..timeout }),
@@ -176,37 +223,108 @@ impl Proxy {
     }
 
     fn report(&self, report: RunReport) {
-        let RunReport { request, result, writes, entered, finished, cost_ns, .. } = report;
+        let RunReport { request, result, writes, response, state, entered, finished, cost_ns, .. } = report;
+        let body = response.as_ref().and_then(|response| response.body.as_ref());
+        let body = body.map_or(Ok(None), |body| memory::write_bytes(body));
+        let (result, writes, body) = match body {
+            Ok(body) => (result, writes, body),
+            Err(e) => {
+                let text = format!("the response cannot be shared with the server: {e}");
+                (Err(failure("OSError", &text)), Vec::new(), None)
+            }
+        };
         let message = FromWorker::Finished {
             run_id: request.run_id.0,
             result: result.map_err(Into::into),
             writes: writes.into_iter().map(|write| (write.db.to_string(), write.lines)).collect(),
+            response: response.map(|PluginResponse { head: ResponseHead { status, headers }, body }| Response {
+                status,
+                headers,
+                streamed: body.is_none(),
+            }),
+            state: state.into_iter().map(|c| (c.key.to_string(), c.value.map(|value| value.to_string()))).collect(),
             entered_ns: entered.map(|at| at.0),
             finished_ns: finished.0,
             cost_ns,
         };
         // The rows are let go first: the server may count on their memory when it has the report.
         drop(request);
-        if self.channel.send(&message, None).is_err() {
+        if self.channel.send(&message, body.as_ref().map(AsFd::as_fd)).is_err() {
             system::exit_now(1);
         }
     }
 
-    fn wait(&self, answer: &Receiver<Answer>) -> Answer {
+    /// Asks the server, and waits no longer than the run may take.
+    fn ask(&self, what: &str, question: impl FnOnce(u64) -> FromWorker) -> Result<Answer, String> {
+        if std::process::id() != self.process {
+            return Err(format!("a forked child of a plugin cannot have {what}: only its parent is connected"));
+        }
+        let id = self.asked.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = channel::bounded(1);
+        self.waiting.lock().insert(id, sender);
+        let answer = match self.channel.send(&question(id), None) {
+            Ok(()) => self.wait(what, &answer),
+            Err(error) => Err(format!("{what} cannot be sent to the server: {error}")),
+        };
+        self.waiting.lock().remove(&id);
+        answer
+    }
+
+    fn wait(&self, what: &str, answer: &Receiver<Answer>) -> Result<Answer, String> {
         loop {
             let left = self.deadline_ns.load(Ordering::Relaxed).saturating_sub(time::now().0);
             if left == 0 {
                 self.gave_up.store(true, Ordering::Relaxed);
-                return Err("the query had no answer when the time of its run was up".to_owned());
+                return Err(format!("{what} had no answer when the time of its run was up"));
             }
             match answer.recv_timeout(Duration::from_nanos(left)) {
-                Ok(answer) => return answer,
+                Ok(answer) => return Ok(answer),
                 Err(RecvTimeoutError::Disconnected) => return Err("the database is shutting down".to_owned()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
 }
+
+/// The server's global cache.
+struct ServersCache(Arc<Proxy>);
+
+impl ServersCache {
+    fn ask(&self, ask: CacheAsk) -> Result<CacheSaid, String> {
+        match self.0.ask("the global cache", |id| FromWorker::Cache { id, ask })? {
+            Answer::Cached(said) => Ok(said),
+            Answer::Rows(_) | Answer::Written(_) => Err(MIXED_UP.to_owned()),
+        }
+    }
+}
+
+impl Store for ServersCache {
+    fn get(&self, key: &str, known: Option<u64>) -> Result<Found, String> {
+        match self.ask(CacheAsk::Get { key: key.to_owned(), known })? {
+            CacheSaid::Same => Ok(Found::Same),
+            CacheSaid::Newer { value: Blob(bytes), expiry, version } => Ok(Found::Newer { bytes, expiry, version }),
+            CacheSaid::Nothing => Ok(Found::Nothing),
+            CacheSaid::Put(_) | CacheSaid::Deleted(_) => Err(MIXED_UP.to_owned()),
+        }
+    }
+
+    fn put(&self, key: &str, value: Option<Vec<u8>>, expiry: Option<u64>) -> Result<u64, String> {
+        match self.ask(CacheAsk::Put { key: key.to_owned(), value: value.map(Blob), expiry })? {
+            CacheSaid::Put(version) => Ok(version),
+            _ => Err(MIXED_UP.to_owned()),
+        }
+    }
+
+    fn delete(&self, key: &str) -> Result<bool, String> {
+        match self.ask(CacheAsk::Delete { key: key.to_owned() })? {
+            CacheSaid::Deleted(existed) => Ok(existed),
+            _ => Err(MIXED_UP.to_owned()),
+        }
+    }
+}
+
+/// An answer to another question: a bug of ours.
+const MIXED_UP: &str = "the server has answered another question";
 
 impl PluginHost for Proxy {
     fn log(&self, line: LogLine) {
@@ -224,20 +342,27 @@ impl PluginHost for Proxy {
         // Shards disable triggers; there is none here.
     }
 
-    fn query(&self, db: &str, sql: &str, params: &[(String, String)]) -> Result<Vec<RecordBatch>, String> {
-        if std::process::id() != self.process {
-            return Err("a forked child of a plugin cannot query: only its parent is connected".to_owned());
+    fn query(&self, db: &str, sql: &str, params: &[(String, QueryParam)]) -> Result<Vec<RecordBatch>, String> {
+        let (db, sql, params) = (db.to_owned(), sql.to_owned(), params.to_vec());
+        match self.ask("the query", |id| FromWorker::Query { id, db, sql, params })? {
+            Answer::Rows(result) => result,
+            Answer::Written(_) | Answer::Cached(_) => Err(MIXED_UP.to_owned()),
         }
-        let id = self.asked.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = channel::bounded(1);
-        self.waiting.lock().insert(id, sender);
-        let question = FromWorker::Query { id, db: db.to_owned(), sql: sql.to_owned(), params: params.to_vec() };
-        let result = match self.channel.send(&question, None) {
-            Ok(()) => self.wait(&answer),
-            Err(error) => Err(format!("the query cannot be sent to the server: {error}")),
-        };
-        self.waiting.lock().remove(&id);
-        result
+    }
+
+    fn write(&self, write: SyncWrite) -> Result<(), String> {
+        // How deep the chain is, the server knows.
+        let SyncWrite { db, lines, no_sync, .. } = write;
+        let db = db.to_string();
+        match self.ask("the write", |id| FromWorker::Write { id, db, lines, no_sync })? {
+            Answer::Written(result) => result,
+            Answer::Rows(_) | Answer::Cached(_) => Err(MIXED_UP.to_owned()),
+        }
+    }
+
+    fn check_write(&self, _shard: ShardId, _db: &str, _lines: &str) -> Result<bool, String> {
+        // Nothing runs inline here.
+        Ok(false)
     }
 }
 
@@ -247,6 +372,8 @@ struct Postman {
     runs: Sender<Task>,
     /// The code of the run before.
     code: Option<(Arc<PluginCode>, Arc<Prepared>)>,
+    /// The trigger's state, as the server sent it last.
+    state: Arc<State>,
 }
 
 impl Postman {
@@ -271,40 +398,59 @@ impl Postman {
         }
     }
 
-    fn take(&mut self, message: ToWorker, file: Option<&std::os::fd::OwnedFd>) -> Result<(), arrow::error::ArrowError> {
+    fn take(&mut self, message: ToWorker, file: Option<&OwnedFd>) -> Result<(), arrow::error::ArrowError> {
         match message {
             ToWorker::Run(run) => {
-                let task = self.task(*run, file)?;
-                self.runs.send(task).unwrap_or_else(|_| system::exit_now(1));
+                let order = Box::new(self.order(*run, file)?);
+                self.runs.send(Task::Run(order)).unwrap_or_else(|_| system::exit_now(1));
             }
             ToWorker::Answer { id, result } => {
                 let result =
                     result.and_then(|segments| memory::read(file, &segments).map_err(|e| format!("the result: {e}")));
-                let waiting = self.proxy.waiting.lock().remove(&id);
-                if let Some(waiting) = waiting {
-                    // One that gave up waiting needs no answer.
-                    let _gone = waiting.send(result);
+                self.answer(id, Answer::Rows(result));
+            }
+            ToWorker::Written { id, result } => self.answer(id, Answer::Written(result)),
+            ToWorker::Cached { id, said } => self.answer(id, Answer::Cached(said)),
+            ToWorker::GiveCache => self.runs.send(Task::GiveCache).unwrap_or_else(|_| system::exit_now(1)),
+            ToWorker::Interrupt => {
+                effects::stop();
+                self.proxy.waiting.lock().clear();
+                self.proxy.room.close();
+                // A plugin that hears of the stop by its next call may still do something about it.
+                let later = || {
+                    std::thread::sleep(STOP_GRACE);
+                    deadline::interrupt_all();
+                };
+                if std::thread::Builder::new().name("saltus-stop".to_owned()).spawn(later).is_err() {
+                    deadline::interrupt_all();
                 }
             }
-            ToWorker::Interrupt => {
-                deadline::interrupt_all();
-                self.proxy.waiting.lock().clear();
-            }
+            ToWorker::Room { run_id, gone } => self.proxy.room.told(run_id, gone),
             ToWorker::Hello { .. } => {}
         }
         Ok(())
     }
 
-    fn task(&mut self, run: Run, file: Option<&std::os::fd::OwnedFd>) -> Result<Task, arrow::error::ArrowError> {
-        let Event::Writes(tables) = run.event;
-        let segments: Vec<_> = tables.iter().map(|(_, _, segment)| *segment).collect();
-        let batches = memory::read(file, &segments)?;
-        let tables = tables.into_iter().zip(&batches).map(|((name, (epoch, shard, sequence), _), rows)| {
-            let stream = Stream { epoch: Epoch(epoch), shard: ShardId(shard) };
-            let id = EventId { stream, sequence: Sequence(sequence) };
-            Ok(TableBatch { table: name.into(), batch: Arc::new(memory::table_batch(rows)?), id })
-        });
-        let tables = tables.collect::<Result<_, arrow::error::ArrowError>>()?;
+    fn answer(&self, id: u64, answer: Answer) {
+        let waiting = self.proxy.waiting.lock().remove(&id);
+        if let Some(waiting) = waiting {
+            // One that gave up waiting needs no answer.
+            let _gone = waiting.send(answer);
+        }
+    }
+
+    fn order(&mut self, run: Run, file: Option<&OwnedFd>) -> Result<Order, arrow::error::ArrowError> {
+        let proxy = &self.proxy;
+        let slot =
+            || Arc::new(WorkerSlot::new(proxy.channel.clone(), proxy.room.clone(), run.run_id)) as Arc<dyn AnswerSlot>;
+        let event = run_event(run.event, file, slot)?;
+        if let Some(entries) = run.state {
+            let mut state = State::of_revision(run.state_revision);
+            for (key, value) in entries {
+                state.apply(&StateChange { key: key.into(), value: Some(value.into()) });
+            }
+            self.state = Arc::new(state);
+        }
         if let Some(code) = run.code {
             let hash = run.code_hash;
             let prepared = Prepared {
@@ -331,6 +477,8 @@ impl Postman {
             execution: Execution::Deferred,
             isolation: Isolation::Process,
             limits: TriggerLimits::default(),
+            timing: Timing::default(),
+            api: run.api,
             arguments: run.arguments,
             disabled: false,
             disabled_reason: None,
@@ -338,7 +486,7 @@ impl Postman {
         let request = RunRequest {
             run_id: RunId(run.run_id),
             trigger: Arc::new(Trigger { def, code: Arc::new(ThisCode(code.clone())) }),
-            event: RunEvent::Writes(tables),
+            event,
             shard: ShardId(run.shard),
             lane: policy::Lane::Process,
             deadline: Duration::from_nanos(run.deadline_ns),
@@ -346,9 +494,40 @@ impl Postman {
             received: MonoNs(run.received_ns),
             depth: run.depth,
             attempt: run.attempt,
+            // In the server, where what plugins do is caught.
+            test_host: None,
+            state: self.state.clone(),
         };
-        Ok(Task { request, code, prepared })
+        Ok(Order { request, code, prepared, cache: run.cache.map(|Blob(bytes)| bytes) })
     }
+}
+
+/// The event, over what came with its message.
+fn run_event(
+    event: Event,
+    file: Option<&OwnedFd>,
+    slot: impl FnOnce() -> Arc<dyn AnswerSlot>,
+) -> Result<RunEvent, arrow::error::ArrowError> {
+    let tables = match event {
+        Event::Writes(tables) => tables,
+        Event::Schedule(call) => return Ok(RunEvent::Schedule(call)),
+        Event::Request(request) => {
+            let Request { method, path, tail, query_string, query, headers, peer, streams } = *request;
+            let (path, body, answer) = (path.into(), memory::read_bytes(file)?, streams.then(slot));
+            let request = PluginRequest { method, path, tail, query_string, query, headers, body, peer, answer };
+            return Ok(RunEvent::Request(Arc::new(request)));
+        }
+    };
+    let segments: Vec<_> = tables.iter().map(|table| table.rows).collect();
+    let batches = memory::read(file, &segments)?;
+    let tables = tables.into_iter().zip(&batches).map(|(table, rows)| {
+        let Table { name, id: (epoch, shard, sequence), all_columns, .. } = table;
+        let stream = Stream { epoch: Epoch(epoch), shard: ShardId(shard) };
+        let id = EventId { stream, sequence: Sequence(sequence) };
+        let all_columns = all_columns.map(|all| all.into_iter().map(Arc::from).collect());
+        Ok(TableBatch { table: name.into(), batch: Arc::new(memory::table_batch(rows)?), id, all_columns })
+    });
+    Ok(RunEvent::Writes(tables.collect::<Result<_, arrow::error::ArrowError>>()?))
 }
 
 /// Code that the server has looked up.

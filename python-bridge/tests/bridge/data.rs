@@ -22,7 +22,7 @@ pub fn batch(columns: Vec<(&str, ColumnKind, ArrayRef)>, rows: usize) -> Arc<Bat
 /// The batch as a table's.
 pub fn table(name: &str, batch: Arc<Batch>) -> TableBatch {
     let stream = Stream { epoch: Epoch(3), shard: ShardId(1) };
-    TableBatch { table: name.into(), batch, id: EventId { stream, sequence: Sequence(17) } }
+    TableBatch { table: name.into(), batch, id: EventId { stream, sequence: Sequence(17) }, all_columns: None }
 }
 
 /// Two rows with every kind of column; the second lacks all but `host` and `n`.

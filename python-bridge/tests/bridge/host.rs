@@ -6,14 +6,19 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMillisecondArray};
-use saltus_core::ids::RunId;
-use saltus_core::ports::{CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, RunRecord, RunReport};
+use saltus_core::ids::{RunId, ShardId};
+use saltus_core::ports::{
+    CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, RunRecord, RunReport, SyncWrite,
+};
+use saltus_core::query_param::QueryParam;
 use saltus_core::trigger::TriggerDef;
 
-/// Remembers log lines.
+/// Remembers log lines and synchronous writes.
 #[derive(Default)]
 pub struct Host {
     lines: Mutex<Vec<LogLine>>,
+    restarts: Mutex<Vec<String>>,
+    written: Mutex<Vec<SyncWrite>>,
 }
 
 impl Host {
@@ -29,7 +34,7 @@ impl Host {
         of_run
             .map(|line| match &line.text {
                 LogText::Said(text) => format!("{} {text}", line.level.as_str()),
-                LogText::RunStarted => "engine started".to_owned(),
+                LogText::RunStarted(_) => "engine started".to_owned(),
                 LogText::RunFinished(took) => {
                     assert!(*took > Duration::ZERO);
                     "engine finished".to_owned()
@@ -39,7 +44,23 @@ impl Host {
     }
 }
 
+impl Host {
+    /// What was written synchronously, and is not asked for again.
+    pub fn take_written(&self) -> Vec<SyncWrite> {
+        std::mem::take(&mut *self.written.lock().unwrap())
+    }
+
+    /// Why a restart was asked for.
+    pub fn restarts(&self) -> Vec<String> {
+        self.restarts.lock().unwrap().clone()
+    }
+}
+
 impl PluginHost for Host {
+    fn ask_restart(&self, reason: String) {
+        self.restarts.lock().unwrap().push(reason);
+    }
+
     fn log(&self, line: LogLine) {
         self.lines.lock().unwrap().push(line);
     }
@@ -52,7 +73,7 @@ impl PluginHost for Host {
         unreachable!("no shard runs here that would disable {}: {reason}", trigger.name);
     }
 
-    fn query(&self, db: &str, sql: &str, params: &[(String, String)]) -> Result<Vec<RecordBatch>, String> {
+    fn query(&self, db: &str, sql: &str, params: &[(String, QueryParam)]) -> Result<Vec<RecordBatch>, String> {
         if sql == "slow" {
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -62,13 +83,58 @@ impl PluginHost for Host {
         if sql == "bad" {
             return Err(format!("error: no such table executing query on {db}: {sql}"));
         }
+        if sql == "params" {
+            let said = params.iter().map(|(name, value)| format!("{name}={value:?}"));
+            let said: ArrayRef = Arc::new(StringArray::from(said.collect::<Vec<_>>()));
+            return Ok(vec![RecordBatch::try_from_iter([("param", said)]).unwrap()]);
+        }
+        if sql == "types" {
+            return Ok(vec![crate::types::every_type()]);
+        }
+        if sql == "none" {
+            return Ok(Vec::new());
+        }
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("n", Arc::new(Int64Array::from(vec![Some(1), None]))),
             ("text", Arc::new(LargeStringArray::from(vec![db, sql]))),
-            ("param", Arc::new(StringArray::from(vec![params.first().map(|p| format!("{}={}", p.0, p.1)), None]))),
+            (
+                "param",
+                Arc::new(StringArray::from(vec![
+                    params.first().map(|p| match &p.1 {
+                        QueryParam::Text(text) => format!("{}={text}", p.0),
+                        other => format!("{}={other:?}", p.0),
+                    }),
+                    None,
+                ])),
+            ),
             ("at", Arc::new(TimestampMillisecondArray::from(vec![5, 6]))),
         ];
         Ok(vec![RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap()])
+    }
+
+    fn write(&self, write: SyncWrite) -> Result<(), String> {
+        if let Some(why) = Self::refusal(&write.db, &write.lines) {
+            return Err(why);
+        }
+        self.written.lock().unwrap().push(write);
+        Ok(())
+    }
+
+    /// Tables of this shard are those whose name begins with `own`.
+    fn check_write(&self, _shard: ShardId, db: &str, lines: &str) -> Result<bool, String> {
+        match Self::refusal(db, lines) {
+            Some(why) => Err(why),
+            None => Ok(lines.lines().all(|line| line.starts_with("own"))),
+        }
+    }
+}
+
+impl Host {
+    fn refusal(db: &str, lines: &str) -> Option<String> {
+        if db.starts_with('-') {
+            return Some(format!("invalid database name: {db}"));
+        }
+        lines.contains("bad").then(|| "Cannot write: line protocol parse failed: No fields were provided".to_owned())
     }
 }
 

@@ -60,7 +60,7 @@ fn writes_are_collected_per_database_in_call_order_and_dropped_on_failure() {
     on_shard(|shard| {
         let report = shard.inline(request(plugin("writes.py"), vec![]));
         report.result.unwrap();
-        let write = |db: &str, lines: &str| QueuedWrite { db: db.into(), lines: lines.to_owned() };
+        let write = |db: &str, lines: &str| QueuedWrite { db: db.into(), lines: lines.to_owned(), no_sync: false };
         assert_eq!(report.writes, [write("home", "m,t=a v=1i 5\nm v=2i"), write("other", "x y=1\nz y=2")]);
         let failing =
             "def process_writes(api, b, a):\n    api.write(LineBuilder('m').int64_field('v', 1))\n    1 / 0\n";
@@ -214,7 +214,7 @@ fn a_run_that_queues_too_much_fails_even_if_it_catches_that() {
         let report = shard.inline(request(Code::text(code), vec![]));
         assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO LimitError 67"]);
         let error = report.result.unwrap_err();
-        assert!(error.message.starts_with("LimitError: the run queued more than 67108864 bytes"), "{}", error.message);
+        assert!(error.message.starts_with("LimitError: the run wrote more than 67108864 bytes"), "{}", error.message);
         assert!(report.writes.is_empty());
     });
 }

@@ -3,14 +3,23 @@
 //! One process per test with `cargo nextest`; with `cargo test` all share one runtime. Each test makes its shards on
 //! threads of its own, as a thread stays attached to the interpreter that it has entered.
 
+mod api;
+mod cache;
 mod data;
 mod deadlines;
 mod deferred;
+mod evil;
+mod guard;
 mod host;
 mod inline;
+mod kinds;
 mod look_out;
+mod memory;
 mod process;
 mod python_tests;
+mod requests;
+mod state;
+mod types;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -22,7 +31,9 @@ use saltus_core::policy::Lane;
 use saltus_core::ports::{
     PluginRuntime, Readiness, RunEvent, RunReport, RunRequest, ShardPlugins, TableBatch, Trigger, Unwound,
 };
-use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, Limits, TriggerDef, TriggerLimits, TriggerSpec};
+use saltus_core::trigger::{
+    ApiSettings, ErrorBehavior, Execution, Isolation, Limits, Timing, TriggerDef, TriggerLimits, TriggerSpec,
+};
 use saltus_python::{ProcessConfig, PythonConfig, PythonRuntime};
 
 /// The program of worker processes.
@@ -42,15 +53,23 @@ fn runtime() -> &'static (Arc<PythonRuntime>, Arc<Host>) {
     static RUNTIME: OnceLock<(Arc<PythonRuntime>, Arc<Host>)> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let host = Arc::new(Host::default());
+        let is_evil = std::env::args().any(|argument| argument.starts_with("evil::"));
         let process = ProcessConfig {
             program: Some(WORKER.into()),
             arguments: Vec::new(),
-            workers_max: WORKERS_MAX,
+            workers_max: if is_evil { 64 } else { WORKERS_MAX },
             memory_max: Some(1024 * 1024 * 1024),
             idle: WORKER_IDLE,
             kill_grace: KILL_GRACE,
         };
-        let config = PythonConfig { queue_max: 8, site_packages: site_packages(), process, ..PythonConfig::default() };
+        let config = PythonConfig {
+            queue_max: 8,
+            site_packages: site_packages(),
+            process,
+            deferred_grace: guard::grace(),
+            hardened: is_evil,
+            ..PythonConfig::default()
+        };
         (PythonRuntime::start(config, host.clone()).expect("python starts"), host)
     })
 }
@@ -97,6 +116,8 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         execution: Execution::Deferred,
         isolation: Isolation::Auto,
         limits: TriggerLimits::default(),
+        timing: Timing::default(),
+        api: ApiSettings::default(),
         arguments: None,
         disabled: false,
         disabled_reason: None,
@@ -112,6 +133,8 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         received: MonoNs(0),
         depth: 0,
         attempt: 0,
+        test_host: None,
+        state: Arc::default(),
     }
 }
 

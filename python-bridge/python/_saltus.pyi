@@ -1,0 +1,3 @@
+"""The native module under the name that it has in the server, for checking this package itself; not installed."""
+
+from saltus._saltus import *
