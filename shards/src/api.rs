@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use saltus_core::ids::{MonoNs, ShardId, TableId};
 use saltus_core::line_protocol::{LineError, Precision};
 use saltus_core::policy::Lane;
+use saltus_core::ports::MemoryUse;
 use saltus_core::trigger::{Limits, TriggerDef};
 
 /// Everything the engine needs to start.
@@ -17,6 +18,8 @@ use saltus_core::trigger::{Limits, TriggerDef};
 pub struct EngineConfig {
     /// One shard per CPU named, in this order; `None` leaves the shard unpinned.
     pub cpus: Vec<Option<usize>>,
+    /// Whether a shard polls for work instead of sleeping, for each of `cpus`; a shard that is not there sleeps.
+    pub busy_poll: Vec<bool>,
     /// Where logs live; locked while the engine runs.
     pub data_dir: PathBuf,
     /// Where connections are accepted.
@@ -31,8 +34,12 @@ pub struct EngineConfig {
     pub run_rows_max: usize,
     /// Deadline of inline runs.
     pub inline_deadline: Duration,
+    /// A task that holds its shard for so long is a stall.
+    pub loop_stall: Duration,
     /// What runs may use, where their triggers do not say.
     pub limits: Limits,
+    /// Bytes of events by which a trigger may lag, read from the log when it comes to them; what is beyond is a dead letter.
+    pub lag_bytes: u64,
 }
 
 /// A client's write.
@@ -135,6 +142,14 @@ pub struct ShardStats {
     pub gauges: Vec<(&'static str, f64)>,
     /// Nanoseconds from append to durable, per round.
     pub commit_ns: Histogram<u64>,
+    /// Nanoseconds that one task held the shard, per turn: nothing else happened on it meanwhile.
+    pub turn_ns: Histogram<u64>,
+    /// All turns together.
+    pub busy: Duration,
+    /// CPU time of its thread, system calls included.
+    pub cpu_time: Duration,
+    /// Turns as long as [`EngineConfig::loop_stall`].
+    pub stalls: u64,
     /// Why it takes no writes, if so.
     pub poisoned: Option<String>,
     /// Its tables.
@@ -148,12 +163,14 @@ pub struct TriggerStats {
     pub def: TriggerDef,
     /// Its home.
     pub home: ShardId,
-    /// Last byte of the request received, to plugin entered.
+    /// Last byte of the request received, or the time of the schedule, to plugin entered.
     pub activation_ns: Histogram<u64>,
     /// Event handed over, to plugin entered.
     pub queue_ns: Histogram<u64>,
     /// Plugin entered, to returned.
     pub run_ns: Histogram<u64>,
+    /// Last byte of the request received, to its answer; of request triggers.
+    pub response_ns: Histogram<u64>,
     /// Runs finished.
     pub runs: u64,
     /// Runs that failed.
@@ -176,10 +193,27 @@ pub struct TriggerStats {
     pub lane_for: Duration,
     /// What keeps the trigger out of the inline lane for now.
     pub lane_barred: Option<String>,
+    /// Bytes of memory that it holds, where they are counted: after its last run, and at most.
+    pub memory: Option<MemoryUse>,
+    /// How often a run waited for the trigger's share of CPU time.
+    pub cpu_waits: u64,
     /// The last failure's text.
     pub last_error: Option<String>,
     /// Events waiting.
     pub backlog_events: u64,
+    /// Where it is in its schedule, if it has one.
+    pub schedule: Option<ScheduleStats>,
+}
+
+/// Where a trigger is in its schedule. Nanoseconds since the epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct ScheduleStats {
+    /// The last time that was run.
+    pub last_ns: Option<i64>,
+    /// The next one; `None` if there is none.
+    pub next_ns: Option<i64>,
+    /// Times that were passed over in this life of the process.
+    pub missed: u64,
 }
 
 /// Whether the engine serves.

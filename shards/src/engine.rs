@@ -1,6 +1,7 @@
 //! Start, use and stop of the engine.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,15 +13,21 @@ use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use saltus_core::catalog::TableInfo;
-use saltus_core::ids::ShardId;
+use saltus_core::ids::{EventId, MonoNs, ShardId, TriggerId};
 use saltus_core::limits::MAILBOX_ITEMS_MAX;
 use saltus_core::line_protocol::LineParser;
 use saltus_core::policy::InlineBudget;
-use saltus_core::ports::{PluginHost, PluginRuntime, Trigger};
+use saltus_core::ports::{PluginHost, PluginRuntime, RunReport, RunRequest, TableBatch, Trigger};
+use saltus_core::request::PluginRequest;
 use saltus_core::schema::ColumnDef;
+use saltus_core::state::State;
+use saltus_core::trigger::TriggerDef;
 
+use crate::answer::{self, Answer};
 use crate::api::{EngineConfig, Health, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
 pub use crate::clock::mono_now;
+use crate::cursors::Pending;
+use crate::dead_letters::DeadLetter;
 use crate::directory::Directory;
 use crate::executor::{self, ShardThread};
 pub use crate::io::net::ShardStream;
@@ -28,7 +35,14 @@ use crate::io::net::{Accepted, Acceptor};
 use crate::local::{Notify, Once};
 use crate::mailbox::Mailbox;
 use crate::placement::Placement;
-use crate::shard::{Arrival, Face, Finished, Message, Shard, Shared, arrive, delivery, log, own, run, stats, triggers};
+use crate::pulse::{Pulse, Turns};
+pub use crate::shard::requests::{Routed, Target};
+use crate::shard::triggers::home_of;
+use crate::shard::{
+    Arrival, Coming, Face, Finished, Message, Shard, Shared, arrive, delivery, log, own, run, stats, triggers,
+    write_back,
+};
+use crate::states::Shelf;
 pub use crate::table::TableSnapshot;
 use crate::wal;
 
@@ -109,10 +123,12 @@ impl EngineHandle {
     /// backlog and statistics.
     pub async fn set_triggers(&self, triggers: Vec<Arc<Trigger>>) {
         let set = Arc::new(triggers);
-        for shard in self.shard_ids() {
-            let set = set.clone();
-            if let Err(error) = self.ask(shard, |reply| Message::Triggers { set, reply }).await {
-                tracing::error!(%shard, %error, "the shard did not take the new set of triggers");
+        for step in Coming::ALL {
+            for shard in self.shard_ids() {
+                let set = set.clone();
+                if let Err(error) = self.ask(shard, |reply| Message::Triggers { set, step, reply }).await {
+                    tracing::error!(%shard, %error, ?step, "the shard did not take the new set of triggers");
+                }
             }
         }
     }
@@ -126,6 +142,69 @@ impl EngineHandle {
         all
     }
 
+    /// The durable states of all triggers that have one, disabled ones included.
+    pub async fn trigger_states(&self) -> Vec<(TriggerId, Arc<State>)> {
+        let mut all = self.shared.shelf.all();
+        for shard in self.shard_ids() {
+            all.extend(self.ask(shard, |reply| Message::States { reply }).await.unwrap_or_default());
+        }
+        all.sort_by_key(|(trigger, _)| *trigger);
+        all
+    }
+
+    /// Ends the state of a deleted trigger, which is not in force any more.
+    pub async fn end_state(&self, trigger: TriggerId) {
+        let keeper = self.shared.directory.placement().home(trigger);
+        if let Err(error) = self.ask(keeper, |reply| Message::EndState { trigger, reply }).await {
+            tracing::debug!(trigger = trigger.0, %error, "the state of a deleted trigger stays in the log");
+        }
+    }
+
+    /// Forgets the states of triggers that do not exist: their end was lost with a crash.
+    pub fn retain_states(&self, exists: impl Fn(TriggerId) -> bool) {
+        self.shared.shelf.retain(exists);
+    }
+
+    /// What triggers did not take, oldest first.
+    pub async fn dead_letters(&self) -> Vec<Arc<DeadLetter>> {
+        let mut all = Vec::new();
+        for shard in self.shard_ids() {
+            all.extend(self.ask(shard, |reply| Message::DeadLetters { reply }).await.unwrap_or_default());
+        }
+        all.sort_by_key(|letter| (letter.account.time_ns, letter.id));
+        all
+    }
+
+    /// Gives dead letters to their trigger again; how many of them it gets. None if it is not in force.
+    ///
+    /// # Errors
+    /// [`TableError::Unavailable`]: a shard does not answer; no letter is lost.
+    pub async fn replay_dead_letters(&self, trigger: &TriggerDef, ids: HashSet<EventId>) -> Result<usize, TableError> {
+        let ids = Arc::new(ids);
+        let home = home_of(self.shared.directory.placement(), trigger);
+        let mut letters = Vec::new();
+        for shard in self.shard_ids() {
+            let ids = ids.clone();
+            letters.extend(self.ask(shard, |reply| Message::GiveLetters { ids, reply }).await?);
+        }
+        letters.sort_by_key(|letter| letter.id);
+        self.ask(home, |reply| Message::Replay { letters, reply }).await
+    }
+
+    /// Ends dead letters; how many there were. It is durable when it returns.
+    ///
+    /// # Errors
+    /// [`TableError::Unavailable`]: a shard does not answer.
+    pub async fn discard_dead_letters(&self, ids: HashSet<EventId>) -> Result<usize, TableError> {
+        let ids = Arc::new(ids);
+        let mut ended = 0;
+        for shard in self.shard_ids() {
+            let ids = ids.clone();
+            ended += self.ask(shard, |reply| Message::DiscardLetters { ids, reply }).await?;
+        }
+        Ok(ended)
+    }
+
     /// Statistics of all shards.
     pub async fn shard_stats(&self) -> Vec<ShardStats> {
         let mut all = Vec::new();
@@ -135,11 +214,29 @@ impl EngineHandle {
         all
     }
 
-    /// Whether all shards take writes.
+    /// What each shard's thread does, by shard; to be looked at whenever one likes.
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        self.shared.faces.iter().map(|face| face.pulse.clone()).collect()
+    }
+
+    /// Whether all shards take writes, and come back from their plugins.
     pub fn health(&self) -> Health {
-        let reasons =
-            self.shared.faces.iter().filter_map(|f| f.refuses.load().as_ref().map(|r| r.to_string())).collect();
-        Health { reasons }
+        let faces = self.shared.faces.iter();
+        let reasons = faces.flat_map(|face| [face.refuses.load_full(), face.stalled.load_full()]);
+        let reasons = reasons.chain([self.shared.restart_wanted.load_full()]);
+        Health { reasons: reasons.flatten().map(|reason| reason.to_string()).collect() }
+    }
+
+    /// Something is lost that only a restart brings back.
+    pub fn ask_restart(&self, reason: String) {
+        self.shared.restart_wanted.store(Some(Arc::new(reason)));
+    }
+
+    /// A shard does not come back from a plugin's run, for this reason; or has come back.
+    pub fn set_stalled(&self, shard: ShardId, reason: Option<String>) {
+        if let Some(face) = self.shared.faces.get(usize::from(shard.0)) {
+            face.stalled.store(reason.map(Arc::new));
+        }
     }
 
     /// A write from any thread (the engine's own and the tokio side's): waits for room instead of `Busy`.
@@ -149,6 +246,72 @@ impl EngineHandle {
         match self.ask(shard, |reply| Message::Write { request, depth: 0, reply }).await {
             Ok(outcome) => outcome,
             Err(error) => WriteOutcome::Unavailable { reason: error.to_string() },
+        }
+    }
+
+    /// Makes a test run of a plugin: nothing that it wants written is written, and no record of it is kept. `run_id` and `shard` are
+    /// set here; the shard is the same for the same trigger, so that its cache is found again.
+    ///
+    /// # Errors
+    /// It could not be made; the text says why.
+    pub async fn test_run(&self, mut run: RunRequest) -> Result<RunReport, TableError> {
+        let shard = self.shared.directory.placement().home(run.trigger.def.id);
+        (run.run_id, run.shard, run.received) = (self.shared.next_run(), shard, mono_now());
+        let run = Box::new(run);
+        let report = self.ask(shard, |reply| Message::Test { run, reply }).await?;
+        report.map_err(TableError::Unavailable)
+    }
+
+    /// Reads the rows of writes back from the logs: of one event, or of the parts of a dead letter. The files are read on a thread of
+    /// their own.
+    ///
+    /// # Errors
+    /// Nothing is there that can be read, or no thread; the text says why.
+    pub async fn read_events(&self, db: &str, parts: Vec<Pending>) -> Result<Vec<TableBatch>, String> {
+        let (shared, db) = (self.shared.clone(), Arc::from(db));
+        let (reply, answer) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("saltus-events".to_owned())
+            .spawn(move || reply.send(delivery::read_events(&shared, &db, &parts)))
+            .map_err(|error| format!("no thread to read the log: {error}"))?;
+        answer.await.unwrap_or_else(|_| Err("the thread that read the log ended without an answer".to_owned()))
+    }
+
+    /// A plugin's write, from a thread that may block: waits for room and for the outcome.
+    ///
+    /// # Errors
+    /// The cause, in words.
+    pub fn write_of_plugin(&self, request: WriteRequest, depth: u8) -> Result<(), String> {
+        let mut request = Box::new(request);
+        let answer = loop {
+            let shard = self.shared.least_loaded();
+            if let Some(room) = self.shared.mailbox(shard).reserve(0) {
+                let (reply, answer) = oneshot::channel();
+                room.put(|_| Message::Write { request, depth, reply });
+                break answer;
+            }
+            if self.shared.stopping.load(Ordering::Acquire) {
+                return Err("the server is stopping".to_owned());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            request.received = mono_now();
+        };
+        match futures_lite::future::block_on(answer) {
+            Ok(WriteOutcome::Empty) => Err("incoming write was empty".to_owned()),
+            Ok(outcome) => write_back::verdict_of(outcome),
+            Err(oneshot::Canceled) => Err("the server is stopping".to_owned()),
+        }
+    }
+
+    /// Whether all of a write would go to tables of `shard`, and would be taken as things are. Never blocks.
+    ///
+    /// # Errors
+    /// The cause, in words.
+    pub fn check_write(&self, shard: ShardId, db: &str, lines: &str) -> Result<bool, String> {
+        let body = bytes::Bytes::copy_from_slice(lines.as_bytes());
+        match arrive::owners_of(&self.shared.directory, db, &body)?.as_slice() {
+            [] => Err("incoming write was empty".to_owned()),
+            owners => Ok(owners.iter().all(|owner| *owner == shard)),
         }
     }
 
@@ -195,10 +358,27 @@ impl ShardHandle {
     pub async fn write(&self, request: WriteRequest) -> WriteOutcome {
         let flying = &self.shard.writes_in_flight;
         flying.set(flying.get() + 1);
+        let no_sync = request.no_sync;
         let outcome = self.shard.write(request, 0, arrive::Room::Refuse).await;
+        if no_sync {
+            self.shard.let_cheap_runs_begin().await;
+        }
         flying.set(flying.get() - 1);
         self.shard.drained.notify();
         outcome
+    }
+
+    /// Who answers a request on `path`, behind `/api/v3/engine/`.
+    pub fn route(&self, method: &str, path: &str) -> Routed {
+        self.shard.route(method, path)
+    }
+
+    /// Has a trigger answer a request whose last byte came at `received`. Whoever drops the future hangs up.
+    pub async fn ask_plugin(&self, target: Target, mut request: PluginRequest, received: MonoNs) -> Answer {
+        let (slot, waiting) = answer::slot();
+        request.answer = Some(slot);
+        self.shard.send_request(target, Arc::new(request), received);
+        waiting.answer().await
     }
 
     /// Runs a task on this shard; a panic in it is contained and counted.
@@ -278,6 +458,7 @@ impl Engine {
         let (reader, reader_thread) = delivery::Reader::new();
         let shared = Arc::new(Shared {
             reader,
+            shelf: Shelf::default(),
             mailboxes: (0..placement.shards()).map(|_| Mailbox::new(MAILBOX_ITEMS_MAX, config.mailbox_bytes)).collect(),
             faces: (0..placement.shards()).map(|_| Face::default()).collect(),
             directory: Directory::new(placement),
@@ -286,6 +467,7 @@ impl Engine {
             host,
             runs: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            restart_wanted: arc_swap::ArcSwapOption::empty(),
         });
         reader_thread.start(&shared).map_err(StartError::of)?;
         let mut engine = Engine {
@@ -321,7 +503,12 @@ impl Engine {
                 drained: self.drained.clone(),
             };
             let cpu = self.shared.config.cpus[at];
-            let thread = executor::start(&format!("saltus-shard-{at}"), cpu, move |queue| live(birth, queue));
+            let idle = match self.shared.config.busy_poll.get(at) {
+                Some(true) => executor::Idle::Poll,
+                _ => executor::Idle::Sleep,
+            };
+            let name = format!("saltus-shard-{at}");
+            let thread = executor::start(&name, cpu, idle, move |queue| live(birth, queue));
             self.threads.push(thread.map_err(StartError)?);
         }
         drop(ready);
@@ -362,11 +549,13 @@ impl Engine {
         self.local_addr
     }
 
-    /// Stops accepting, drains, commits the last frames, joins the shards; at most `within`. True if all was drained.
-    pub fn stop(self, within: Duration) -> bool {
+    /// Stops accepting; the shards finish what is in hand, commit their last frames and end. Waits for nothing but room in
+    /// their mailboxes, at most `within`.
+    pub fn stop(self, within: Duration) -> Stopping {
         let end = Instant::now() + within;
-        self.shared.stopping.store(true, Ordering::Release);
-        for mailbox in &self.shared.mailboxes {
+        let Engine { shared, threads, drained, .. } = self;
+        shared.stopping.store(true, Ordering::Release);
+        for mailbox in &shared.mailboxes {
             while Instant::now() < end {
                 if let Some(room) = mailbox.reserve(0) {
                     room.put(|_| Message::Stop);
@@ -376,7 +565,6 @@ impl Engine {
             }
         }
         let (done, is_done) = mpsc::channel();
-        let threads = self.threads;
         std::thread::spawn(move || {
             for thread in threads {
                 if let Err(error) = thread.join() {
@@ -385,8 +573,22 @@ impl Engine {
             }
             let _ = done.send(());
         });
-        let joined = is_done.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok();
-        joined && self.drained.load(Ordering::Acquire)
+        Stopping { is_done, drained, joined: false }
+    }
+}
+
+/// An engine on its way to its end.
+pub struct Stopping {
+    is_done: mpsc::Receiver<()>,
+    drained: Arc<AtomicBool>,
+    joined: bool,
+}
+
+impl Stopping {
+    /// Waits until the shards have ended, at most `within`. True if they have, and all was drained.
+    pub fn wait(&mut self, within: Duration) -> bool {
+        self.joined = self.joined || self.is_done.recv_timeout(within).is_ok();
+        self.joined && self.drained.load(Ordering::Acquire)
     }
 }
 
@@ -405,6 +607,8 @@ async fn live(birth: Birth, queue: executor::ShardQueue) {
     let shard = match bring_up(id, &shared, queue, python, &finished, &lock).await {
         Ok(shard) => shard,
         Err(why) => {
+            // Nobody is to wait for it at the stop.
+            shared.faces[usize::from(id.0)].idle.store(true, Ordering::SeqCst);
             drop(ready.send(Err(why)));
             return;
         }
@@ -417,6 +621,7 @@ async fn live(birth: Birth, queue: executor::ShardQueue) {
     let under_way = Rc::new(run::UnderWay::default());
     shard.spawn(shard.clone().commit_rounds());
     shard.spawn(shard.clone().record_cursors());
+    shard.spawn(shard.clone().keep_time());
     shard.spawn(shard.clone().make_runs(under_way.clone()));
     shard.spawn(shard.clone().take_finished(finished, under_way));
     let engine = EngineHandle { shared: shared.clone() };
@@ -427,6 +632,9 @@ async fn live(birth: Birth, queue: executor::ShardQueue) {
     shard.stopped.wait().await;
     if !shard.drain().await {
         drained.store(false, Ordering::Release);
+    }
+    if let Some(plugins) = shard.plugins.borrow_mut().as_mut() {
+        plugins.rest();
     }
 }
 
@@ -447,18 +655,24 @@ async fn bring_up(
         id,
         shared: shared.clone(),
         queue,
+        turns: Turns::of_this_thread(shared.faces[usize::from(id.0)].pulse.clone(), shared.config.loop_stall),
         parser: RefCell::new(LineParser::new()),
         owner: RefCell::new(own::Owner::new()),
         log,
         triggers: RefCell::new(triggers::TriggerSet::default()),
         plugins: RefCell::new(plugins),
+        routes: RefCell::default(),
+        tests: RefCell::default(),
         runnable: Notify::default(),
         cold: RefCell::default(),
         inline_budget: RefCell::new(InlineBudget::new(mono_now())),
         outbox: RefCell::new(triggers::Outbox::default()),
         ledger: RefCell::default(),
+        letters: RefCell::default(),
         resumed: Cell::new(false),
         cursors_due: Notify::default(),
+        agenda: RefCell::default(),
+        time_due: Notify::default(),
         stopped: Once::default(),
         drained: Notify::default(),
         counters: stats::Counters::new(),

@@ -5,8 +5,10 @@
 //! taken at start, where nobody waits.
 
 use std::future::Future;
+use std::rc::Rc;
 use std::time::Duration;
 
+use crate::pulse::Turns;
 use futures_util::FutureExt;
 use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement as CpuPlacement, Shares, TaskQueueHandle};
 
@@ -15,10 +17,18 @@ use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement as Cp
 pub struct ShardQueue(TaskQueueHandle);
 
 impl ShardQueue {
-    /// Runs a task on this shard. A panic in it is contained; `panicked` is called with its text.
-    pub fn spawn(self, task: impl Future<Output = ()> + 'static, panicked: impl FnOnce(String) + 'static) {
+    /// Runs a task on this shard; each of its polls is one of `turns`. A panic in it is contained; `panicked` is called with its
+    /// text.
+    pub(crate) fn spawn(
+        self,
+        turns: Rc<Turns>,
+        task: impl Future<Output = ()> + 'static,
+        panicked: impl FnOnce(String) + 'static,
+    ) {
         let contained = async move {
-            if let Err(panic) = std::panic::AssertUnwindSafe(task).catch_unwind().await {
+            let mut task = std::pin::pin!(std::panic::AssertUnwindSafe(task).catch_unwind());
+            let outcome = std::future::poll_fn(|cx| turns.take(|| task.as_mut().poll(cx))).await;
+            if let Err(panic) = outcome {
                 panicked(panic_text(&*panic));
             }
         };
@@ -48,6 +58,18 @@ impl ShardThread {
     }
 }
 
+/// What a shard does when it has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// It sleeps, and the kernel wakes it.
+    Sleep,
+    /// It looks for work for ever, and its core is taken.
+    Poll,
+}
+
+/// Longer than any process lives.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// Starts a shard's thread, pinned to `cpu` if given, and runs `body` on it.
 ///
 /// # Errors
@@ -55,15 +77,21 @@ impl ShardThread {
 pub fn start<F>(
     name: &str,
     cpu: Option<usize>,
+    idle: Idle,
     body: impl FnOnce(ShardQueue) -> F + Send + 'static,
 ) -> Result<ShardThread, String>
 where
     F: Future<Output = ()> + 'static,
 {
     let placement = cpu.map_or(CpuPlacement::Unbound, CpuPlacement::Fixed);
-    LocalExecutorBuilder::new(placement)
-        .name(name)
+    let builder = LocalExecutorBuilder::new(placement).name(name);
+    let builder = match idle {
+        Idle::Sleep => builder,
+        Idle::Poll => builder.spin_before_park(FOR_EVER),
+    };
+    builder
         .spawn(move || async move {
+            crate::priority::be_prompt();
             glommio::timer::sleep(Duration::from_micros(1)).await;
             let queue = glommio::executor().create_task_queue(
                 Shares::Static(1000),
@@ -88,7 +116,7 @@ fn explain(name: &str, cpu: Option<usize>, error: &str) -> String {
 }
 
 /// Bytes of locked memory that one shard's rings need (glommio asks for this much).
-const MEMLOCK_PER_SHARD: u64 = 512 * 1024;
+pub const MEMLOCK_PER_SHARD: u64 = 512 * 1024;
 
 /// Checks what the kernel must offer before any shard starts.
 ///

@@ -5,9 +5,11 @@
 
 #![deny(unsafe_code)]
 
+pub mod answer;
 pub mod api;
 mod clock;
-mod cursors;
+pub mod cursors;
+pub mod dead_letters;
 mod directory;
 pub mod engine;
 pub mod executor;
@@ -15,6 +17,10 @@ pub mod io;
 mod local;
 pub mod mailbox;
 pub mod placement;
+mod priority;
+pub mod probe;
+pub mod pulse;
 mod shard;
+pub mod states;
 pub mod table;
 pub mod wal;

@@ -22,7 +22,7 @@ const HUNG: Duration = Duration::from_secs(60);
 fn an_executor_never_sleeps_on_top_of_its_own_work() {
     let (slots, wakes) = mpsc::channel::<oneshot::Sender<()>>();
     let (done, is_done) = mpsc::channel();
-    let shard = executor::start("preempted", None, move |_| async move {
+    let shard = executor::start("preempted", None, executor::Idle::Sleep, move |_| async move {
         for _ in 0..WAKES {
             let (slot, woken) = oneshot::channel();
             slots.send(slot).unwrap();

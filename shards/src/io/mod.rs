@@ -11,7 +11,7 @@ pub mod glommio;
 pub mod memory;
 pub mod net;
 
-pub use self::glommio::GlommioDir as DiskDir;
+pub use self::glommio::{GlommioDir as DiskDir, WriteMode};
 
 use std::future::Future;
 use std::io;

@@ -7,6 +7,7 @@
 //! 3. Reserve room at every owner; if one has none, give all back: 503, or wait where the engine itself writes.
 //! 4. Send (or apply here), and wait for every verdict.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use futures_channel::oneshot;
 use saltus_core::batch::PendingBatch;
 use saltus_core::ids::ShardId;
 use saltus_core::limits::LINE_ERRORS_REPORTED_MAX;
-use saltus_core::line_protocol::{LineError, ParsedWrite, SchemaSource};
+use saltus_core::line_protocol::{LineError, LineParser, ParsedWrite, Precision, SchemaSource};
 use saltus_core::schema::{ColumnDef, TableSchema};
 
 use crate::api::{WriteOutcome, WriteRequest};
@@ -27,7 +28,7 @@ use super::{Delivery, Message, Shard, Verdict, WriteOptions};
 /// When a client should come again after it found a mailbox full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long the engine's own writes wait between two looks for room.
-const ROOM_POLL: Duration = Duration::from_micros(500);
+pub(super) const ROOM_POLL: Duration = Duration::from_micros(500);
 
 /// What to do when an owner has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,36 +50,67 @@ impl SchemaSource for Published<'_> {
     }
 }
 
-type Rooms = Vec<(ShardId, mailbox::Room<Message>)>;
+thread_local! {
+    /// For looks at writes that are not made yet.
+    static LOOKING: RefCell<LineParser> = RefCell::new(LineParser::new());
+}
+
+/// Who owns the tables of a write that would be taken as things are.
+///
+/// # Errors
+/// Why it would not be taken.
+pub(crate) fn owners_of(directory: &Directory, db: &str, body: &bytes::Bytes) -> Result<Vec<ShardId>, String> {
+    let parsed = LOOKING
+        .with_borrow_mut(|parser| parser.parse(db, body, Precision::Nanosecond, false, &Published { directory, db }));
+    if let Some(error) = parsed.rejected.first() {
+        return Err(refusal(error));
+    }
+    Ok(parsed.batches.iter().map(|batch| directory.placement().owner(db, &batch.table)).collect())
+}
+
+/// What a plugin is told of a line that was refused.
+pub(crate) fn refusal(error: &LineError) -> String {
+    format!("line protocol parse failed: {} (line {})", error.message, error.line_number)
+}
+
+pub(super) type Rooms = Vec<(ShardId, mailbox::Room<Message>)>;
 
 impl Shard {
     /// Parses, routes, logs and applies a write.
     pub async fn write(self: &Rc<Self>, request: WriteRequest, depth: u8, room: Room) -> WriteOutcome {
-        let options = WriteOptions {
-            accept_partial: request.accept_partial,
-            no_sync: request.no_sync,
-            received: request.received,
-            depth,
+        let options = WriteOptions::of(&request, depth);
+        let parsed = match self.agreed(&request, options).await {
+            Ok(parsed) => parsed,
+            Err(outcome) => return outcome,
         };
-        let mut parsed = self.parse(&request);
-        if let Some(outcome) = self.without_batches(&mut parsed, options) {
-            return outcome;
-        }
-        if !options.accept_partial && needs_agreement(&parsed.batches, |b| self.owner_of(&request.db, b)) {
-            if let Err(reason) = self.agree(&request.db, &parsed.batches).await {
-                return WriteOutcome::Unavailable { reason };
-            }
-            parsed = self.parse(&request);
-            if let Some(outcome) = self.without_batches(&mut parsed, options) {
-                return outcome;
-            }
-        }
         let rooms = match self.reserve(&request.db, &parsed.batches, room).await {
             Ok(rooms) => rooms,
             Err(outcome) => return outcome,
         };
         let replies = self.send(&request.db, parsed.batches, rooms, options);
         self.gather(replies, parsed.rejected, parsed.rejected_count).await
+    }
+
+    /// Parses a write, and sees to it that its owners agree on new columns.
+    pub(super) async fn agreed(
+        &self,
+        request: &WriteRequest,
+        options: WriteOptions,
+    ) -> Result<ParsedWrite, WriteOutcome> {
+        let mut parsed = self.parse(request);
+        if let Some(outcome) = self.without_batches(&mut parsed, options) {
+            return Err(outcome);
+        }
+        if !options.accept_partial && needs_agreement(&parsed.batches, |b| self.owner_of(&request.db, b)) {
+            if let Err(reason) = self.agree(&request.db, &parsed.batches).await {
+                return Err(WriteOutcome::Unavailable { reason });
+            }
+            parsed = self.parse(request);
+            if let Some(outcome) = self.without_batches(&mut parsed, options) {
+                return Err(outcome);
+            }
+        }
+        Ok(parsed)
     }
 
     fn parse(&self, request: &WriteRequest) -> ParsedWrite {
@@ -113,7 +145,7 @@ impl Shard {
         None
     }
 
-    fn owner_of(&self, db: &str, batch: &PendingBatch) -> ShardId {
+    pub(super) fn owner_of(&self, db: &str, batch: &PendingBatch) -> ShardId {
         self.shared.directory.placement().owner(db, &batch.table)
     }
 
@@ -140,7 +172,7 @@ impl Shard {
         Ok(())
     }
 
-    async fn reserve(&self, db: &str, batches: &[PendingBatch], wait: Room) -> Result<Rooms, WriteOutcome> {
+    pub(super) async fn reserve(&self, db: &str, batches: &[PendingBatch], wait: Room) -> Result<Rooms, WriteOutcome> {
         loop {
             match self.try_reserve(db, batches) {
                 Ok(rooms) => return Ok(rooms),
@@ -154,7 +186,7 @@ impl Shard {
     }
 
     /// Room at every owner, or none at any.
-    fn try_reserve(&self, db: &str, batches: &[PendingBatch]) -> Result<Rooms, ShardId> {
+    pub(super) fn try_reserve(&self, db: &str, batches: &[PendingBatch]) -> Result<Rooms, ShardId> {
         batches
             .iter()
             .map(|batch| {
@@ -164,7 +196,7 @@ impl Shard {
             .collect()
     }
 
-    fn send(
+    pub(super) fn send(
         self: &Rc<Self>,
         db: &Arc<str>,
         batches: Vec<PendingBatch>,
@@ -187,7 +219,7 @@ impl Shard {
         replies
     }
 
-    async fn gather(
+    pub(super) async fn gather(
         &self,
         replies: Vec<oneshot::Receiver<Verdict>>,
         mut rejected: Vec<LineError>,

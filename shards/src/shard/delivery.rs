@@ -17,43 +17,67 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam::channel::{self, Receiver, Sender};
-use saltus_core::ids::{EventId, Sequence, Stream, TableId, TriggerId};
-use saltus_core::limits::CURSOR_DELAY_MS;
+use saltus_core::ids::{EventId, Sequence, TableId, TriggerId};
+use saltus_core::limits::{CHAIN_DEPTH_MAX, CURSOR_DELAY_MS, TRIGGER_BACKLOG_BYTES_MAX};
 use saltus_core::line_protocol::{LineParser, SchemaSource};
-use saltus_core::ports::{TableBatch, Trigger};
+use saltus_core::ports::{RunEvent, TableBatch, Trigger};
 use saltus_core::schema::TableSchema;
 use saltus_core::trigger::TriggerSpec;
 
 use crate::clock::mono_now;
-use crate::cursors::{Pending, Progress};
+use crate::cursors::{Left, Pending, Progress};
 use crate::wal::Record;
 use crate::wal::reader::{Next, read_range};
 
-use super::triggers::{Event, TriggerState};
+use super::schedules::scheduler_of;
+use super::triggers::{Changes, Event, TriggerState, wants};
 use super::{Message, Shard, Shared};
 
 /// Chunks that may be asked for at once; more ask again.
 const ORDERS_MAX: usize = 256;
 /// How long a shard waits for more of a log to be durable, or for room in the reader's queue.
-const AGAIN: Duration = Duration::from_millis(2);
+pub(super) const AGAIN: Duration = Duration::from_millis(2);
 
 /// What the reader is asked for.
 struct Order {
     home: saltus_core::ids::ShardId,
     trigger: Arc<Trigger>,
-    part: Pending,
+    left: Left,
+    purpose: Purpose,
     bytes_max: usize,
+}
+
+/// What a part of a log is read for.
+pub(super) enum Purpose {
+    /// A trigger has not seen it.
+    Backlog,
+    /// A dead letter: these parts of it only.
+    Replay(Vec<Pending>),
+}
+
+/// Whether something is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ordered {
+    /// A chunk will come.
+    Yes,
+    /// It is not durable, or the reader has no room.
+    NotNow,
 }
 
 /// What it has read.
 pub(crate) struct Chunk {
     pub trigger: TriggerId,
-    pub stream: Stream,
-    /// Everything up to there is in `events`, or of no interest.
+    /// What was asked for.
+    pub part: Pending,
+    /// By which specification.
+    spec: Arc<TriggerSpec>,
+    /// For a dead letter.
+    pub replay: bool,
+    /// Everything up to there is in `events`, in `lost`, or of no interest.
     pub reached: Sequence,
     pub events: Vec<Event>,
-    /// Why it came no further.
-    pub error: Option<String>,
+    /// What could not be read, and why.
+    pub lost: Vec<(Pending, String)>,
 }
 
 /// The way to the thread that reads logs.
@@ -82,6 +106,8 @@ impl ReaderThread {
     pub fn start(self, shared: &Arc<Shared>) -> std::io::Result<()> {
         let shared = shared.clone();
         std::thread::Builder::new().name("saltus-backlog".to_owned()).spawn(move || {
+            // Behind the shards, if it shares a core with one.
+            let _ = rustix::process::nice(10);
             let mut parser = LineParser::new();
             for order in self.taken {
                 let home = order.home;
@@ -114,79 +140,162 @@ impl SchemaSource for Now<'_> {
 }
 
 fn read(shared: &Shared, parser: &mut LineParser, order: Order) -> Chunk {
-    let Order { trigger, part: Pending { stream, after, to }, bytes_max, .. } = order;
+    let Order { trigger, left: Left { part, spec }, purpose, bytes_max, .. } = order;
+    let Pending { stream, after, to } = part;
     let data_dir: PathBuf = shared.config.data_dir.clone();
-    let (mut events, mut bytes, mut error) = (Vec::new(), 0, None);
+    let (mut events, mut bytes, mut lost) = (Vec::new(), 0, Vec::new());
     let wanted = |table: TableId| {
         let entry = shared.directory.by_id(&trigger.def.db, table)?;
-        let wanted = match &trigger.def.spec {
-            TriggerSpec::Table(name) => **name == *entry.name,
-            _ => trigger.def.spec == TriggerSpec::AllTables,
-        };
-        wanted.then_some(entry)
+        wants(&spec, &entry.name).then_some(entry)
+    };
+    let asked_for = |sequence: Sequence| match &purpose {
+        Purpose::Backlog => true,
+        Purpose::Replay(only) => only.iter().any(|part| part.after < sequence && sequence <= part.to),
     };
     let reached = read_range(&data_dir, stream, after, to, &mut |sequence, record| {
-        let Record::Write { table, precision, base_time_ns, text, .. } = record else { return Next::More };
+        let Record::Write { table, precision, base_time_ns, depth, text, .. } = record else { return Next::More };
+        if !asked_for(sequence) {
+            return Next::More;
+        }
+        // Such a chain was cut, and said, when it was written.
+        if depth > CHAIN_DEPTH_MAX {
+            return Next::More;
+        }
         // A table that was dropped since has no rows that a plugin could be told of.
         let Some(entry) = wanted(table) else { return Next::More };
         let body = Bytes::copy_from_slice(text);
         let schemas = Now(&entry.name, entry.schema());
         let parsed = parser.parse(&entry.db, &body, precision, false, &schemas);
         if let Some(line) = parsed.rejected.first() {
-            error =
-                Some(format!("the line {:?}, accepted before, is refused now: {}", line.original_line, line.message));
+            let (before, text) = (Sequence(sequence.0 - 1), &line.original_line);
+            let why = format!("the line {text:?}, accepted before, is refused now: {}", line.message);
+            lost.push((Pending { stream, after: before, to: sequence }, why));
             return Next::More;
         }
         for batch in parsed.batches {
             let batch = Arc::new(batch.freeze(base_time_ns));
             bytes += batch.bytes();
-            events.push(event(TableBatch { table: entry.name.clone(), batch, id: EventId { stream, sequence } }));
+            let id = EventId { stream, sequence };
+            events.push(event(TableBatch { table: entry.name.clone(), batch, id, all_columns: None }, depth));
         }
         if bytes >= bytes_max { Next::Stop } else { Next::More }
     });
     let reached = reached.unwrap_or_else(|why| {
-        error = Some(why.to_string());
+        let read = events.last().and_then(Event::id).map_or(after, |id| id.sequence);
+        lost.push((Pending { stream, after: read, to }, why.to_string()));
         to
     });
-    Chunk { trigger: trigger.def.id, stream, reached, events, error }
+    let replay = matches!(purpose, Purpose::Replay(_));
+    Chunk { trigger: trigger.def.id, part, spec, replay, reached, events, lost }
 }
 
-fn event(table: TableBatch) -> Event {
-    let now = mono_now();
-    Event { tables: vec![table], received: now, handed_over: now, depth: 0, attempt: 0, first_rows: 0 }
+/// The rows of these parts of streams, as far as they are of tables of `db`. Blocks on the files.
+///
+/// # Errors
+/// A part is not durable, not there any more, or has nothing for the database; or a line is not understood any more.
+pub(crate) fn read_events(shared: &Shared, db: &Arc<str>, parts: &[Pending]) -> Result<Vec<TableBatch>, String> {
+    let mut parser = LineParser::new();
+    let mut batches = Vec::new();
+    for part in parts {
+        let Pending { stream, after, to } = *part;
+        let id = EventId { stream, sequence: to };
+        let durable = || Sequence(shared.faces[usize::from(stream.shard.0)].durable.load(Ordering::Acquire));
+        let is_here = stream.epoch == shared.epoch && usize::from(stream.shard.0) < shared.faces.len();
+        if stream.epoch > shared.epoch || (is_here && durable() < to) {
+            return Err(format!(
+                "the event {id} is not in the log: no write has that number, or it is not durable yet"
+            ));
+        }
+        let mut lost = None;
+        let read = read_range(&shared.config.data_dir, stream, after, to, &mut |sequence, record| {
+            let Record::Write { table, precision, base_time_ns, text, .. } = record else { return Next::More };
+            let Some(entry) = shared.directory.by_id(db, table) else { return Next::More };
+            let (body, schemas) = (Bytes::copy_from_slice(text), Now(&entry.name, entry.schema()));
+            let parsed = parser.parse(&entry.db, &body, precision, false, &schemas);
+            lost = lost.take().or_else(|| parsed.rejected.first().map(|line| line.message.clone()));
+            let id = EventId { stream, sequence };
+            batches.extend(parsed.batches.into_iter().map(|batch| {
+                let batch = Arc::new(batch.freeze(base_time_ns));
+                TableBatch { table: entry.name.clone(), batch, id, all_columns: None }
+            }));
+            let bytes: usize = batches.iter().map(|table| table.batch.bytes()).sum();
+            if bytes > TRIGGER_BACKLOG_BYTES_MAX { Next::Stop } else { Next::More }
+        });
+        if let Some(why) = read.err().map(|why| why.to_string()).or(lost) {
+            return Err(format!("the event {id} cannot be read back: {why}"));
+        }
+    }
+    if batches.is_empty() {
+        return Err(format!(
+            "there are no rows of database '{db}' in these events: they are of another database, of a table that was dropped, or no writes"
+        ));
+    }
+    Ok(batches)
+}
+
+fn event(table: TableBatch, depth: u8) -> Event {
+    Event { depth, ..Event::new(RunEvent::Writes(vec![table]), mono_now()) }
 }
 
 impl Shard {
     /// Triggers came into force on this shard, or went: says so in its log.
-    pub fn note_triggers(&self, begun: &[TriggerId], ended: &[TriggerId]) {
+    pub fn note_triggers(&self, changes: &Changes) {
         // A trigger that comes into force while the server runs has given up what it had not finished in earlier lives,
         // and its end may have been lost with one of them.
-        let afresh = begun.iter().filter(|_| self.resumed.get());
-        let ended = ended.iter().chain(afresh).map(|trigger| Record::TriggerEnd { trigger: *trigger });
-        let begun = begun.iter().map(|trigger| Record::TriggerBegin { trigger: *trigger });
-        for record in ended.chain(begun) {
-            if let Err(error) = self.log.append(&record) {
-                tracing::warn!(shard = self.id.0, %error, "after a crash, triggers may be given events again");
+        let afresh = changes.begun.iter().filter(|begun| begun.afresh && self.resumed.get()).map(|begun| begun.id);
+        let ended = changes.ended.iter().copied().chain(afresh).map(|trigger| Record::TriggerEnd { trigger });
+        let left = changes.left.iter().map(|trigger| Record::TriggerLeave { trigger: *trigger });
+        let gone: Vec<_> = ended.chain(left).collect();
+        for record in gone {
+            if !self.note_trigger(&record) {
+                return;
+            }
+        }
+        for begun in &changes.begun {
+            let spec = begun.spec.to_string();
+            if !self.note_trigger(&Record::TriggerBegin { trigger: begun.id, spec: &spec }) {
                 return;
             }
         }
     }
 
-    /// The first set of triggers of this life is in force: they go on where they were.
+    fn note_trigger(&self, record: &Record<'_>) -> bool {
+        let noted = self.log.append(record);
+        if let Err(error) = &noted {
+            tracing::warn!(shard = self.id.0, %error, "after a crash, triggers may be given events again, or not all of them");
+        }
+        noted.is_ok()
+    }
+
+    /// The first set of triggers of this life is known: they have what earlier lives left, before anything new comes.
+    pub fn claim_backlogs(&self, set: &[Arc<Trigger>]) {
+        if self.resumed.get() {
+            return;
+        }
+        let ledger = self.ledger.take();
+        self.claim_letters(&ledger, set);
+        for state in self.triggers.borrow().at_home(self.id) {
+            let mut inner = state.borrow_mut();
+            if let Some(mark) = ledger.mark_of(inner.trigger.def.id) {
+                inner.schedule = scheduler_of(&inner.trigger.def, Some(mark));
+            }
+            inner.backlog = ledger.pending(inner.trigger.def.id, &inner.trigger.def.spec).into();
+            for Left { part, .. } in inner.backlog.clone() {
+                inner.progress.entry(part.stream).or_insert_with(|| Progress::begin(part.after));
+            }
+            if !inner.backlog.is_empty() {
+                tracing::info!(trigger = %inner.trigger.def.name, streams = inner.backlog.len(), "events of an earlier life may be unfinished: they are read from the logs");
+            }
+        }
+    }
+
+    /// The first set of triggers of this life is in force on all shards: they go on where they were.
     pub fn resume(self: &Rc<Self>) {
         if self.resumed.replace(true) {
             return;
         }
-        let ledger = self.ledger.take();
         for state in self.triggers.borrow().at_home(self.id) {
-            let mut inner = state.borrow_mut();
-            inner.backlog = ledger.pending(inner.trigger.def.id).into();
-            let begun: Vec<_> = inner.backlog.iter().map(|part| (part.stream, Progress::begin(part.after))).collect();
-            inner.progress.extend(begun);
-            if !inner.backlog.is_empty() {
-                tracing::info!(trigger = %inner.trigger.def.name, streams = inner.backlog.len(), "events of an earlier life may be unfinished: they are read from the logs");
-            }
-            self.load(&mut inner);
+            self.load(&mut state.borrow_mut());
         }
     }
 
@@ -195,18 +304,32 @@ impl Shard {
         if state.loading || state.stopped || !state.wants_more() {
             return;
         }
-        let Some(part) = state.backlog.front().copied() else { return };
-        let mut durable = part;
-        if part.stream.epoch == self.shared.epoch {
-            let face = &self.shared.faces[usize::from(part.stream.shard.0)];
-            durable.to = part.to.min(Sequence(face.durable.load(Ordering::Acquire)));
-        }
-        let order =
-            Order { home: self.id, trigger: state.trigger.clone(), part: durable, bytes_max: state.chunk_bytes() };
-        if durable.to <= part.after || self.shared.reader.orders.try_send(order).is_err() {
+        let Some(left) = state.backlog.front().cloned() else { return };
+        if self.order(state, left, Purpose::Backlog) == Ordered::NotNow {
             self.load_later(state.trigger.def.id);
         }
         state.loading = true;
+    }
+
+    /// Has a part of a log read, as far as it is durable.
+    pub(super) fn order(&self, state: &TriggerState, mut left: Left, purpose: Purpose) -> Ordered {
+        let part = &mut left.part;
+        if part.stream.epoch == self.shared.epoch {
+            let face = &self.shared.faces[usize::from(part.stream.shard.0)];
+            let durable = Sequence(face.durable.load(Ordering::Acquire));
+            match purpose {
+                Purpose::Replay(_) if durable < part.to => return Ordered::NotNow,
+                _ => part.to = part.to.min(durable),
+            }
+        }
+        if part.to <= part.after {
+            return Ordered::NotNow;
+        }
+        let (trigger, bytes_max) = (state.trigger.clone(), state.chunk_bytes());
+        match self.shared.reader.orders.try_send(Order { home: self.id, trigger, left, purpose, bytes_max }) {
+            Ok(()) => Ordered::Yes,
+            Err(_) => Ordered::NotNow,
+        }
     }
 
     fn load_later(self: &Rc<Self>, trigger: TriggerId) {
@@ -222,19 +345,23 @@ impl Shard {
         });
     }
 
-    /// A chunk of a backlog.
+    /// A chunk of a backlog, or of a dead letter.
     pub fn take_chunk(self: &Rc<Self>, chunk: Chunk) {
-        let Chunk { trigger, stream, reached, events, error } = chunk;
-        let Some(state) = self.triggers.borrow().find(trigger) else { return };
+        let Some(state) = self.triggers.borrow().find(chunk.trigger) else { return };
         let mut inner = state.borrow_mut();
-        if let Some(error) = error {
-            self.counters.events_dropped.add(1);
-            tracing::error!(trigger = %inner.trigger.def.name, ?stream, %error, "events cannot be read back from the log");
+        self.counters.events_read_back.add(chunk.events.len() as u64);
+        if chunk.replay {
+            self.take_replayed(&mut inner, chunk);
+        } else {
+            for (part, why) in chunk.lost {
+                self.counters.events_dropped.add(1);
+                let left = Left { part, spec: chunk.spec.clone() };
+                self.lose(&inner.trigger, &left, format!("the log cannot be read there: {why}"));
+            }
+            inner.take_back(chunk.part.stream, chunk.reached, chunk.events, self.shared.epoch);
+            inner.loading = false;
+            self.load(&mut inner);
         }
-        self.counters.events_read_back.add(events.len() as u64);
-        inner.take_back(stream, reached, events, self.shared.epoch);
-        inner.loading = false;
-        self.load(&mut inner);
         drop(inner);
         self.runnable.notify();
         self.cursors_due.notify();
@@ -242,10 +369,19 @@ impl Shard {
 
     /// The event needs no run any more: it was run, or given up.
     pub fn done(self: &Rc<Self>, state: &mut TriggerState, event: &Event) {
-        for table in &event.tables {
-            state.progress.entry(table.id.stream).or_default().finish(table.id.sequence);
+        if event.replayed {
+            if let Some(replay) = &mut state.replay {
+                replay.open = replay.open.saturating_sub(event.tables().len());
+            }
+            self.go_on_with_replay(state);
+        } else if let RunEvent::Schedule(call) = &event.what {
+            self.called(state, call.scheduled_ns);
+        } else {
+            for table in event.tables() {
+                state.progress.entry(table.id.stream).or_default().finish(table.id.sequence);
+            }
+            self.cursors_due.notify();
         }
-        self.cursors_due.notify();
         self.load(state);
     }
 
@@ -261,13 +397,17 @@ impl Shard {
     /// Writes cursors that have moved, now.
     pub fn write_cursors(&self) {
         for state in self.triggers.borrow().at_home(self.id) {
-            let mut inner = state.borrow_mut();
-            let trigger = inner.trigger.def.id;
-            for (stream, progress) in &mut inner.progress {
-                let Some(sequence) = progress.take_cursor() else { continue };
-                if let Err(error) = self.log.append(&Record::Cursor { trigger, stream: *stream, sequence }) {
-                    tracing::debug!(shard = self.id.0, %error, "a cursor is not recorded: after a crash its events are given again");
-                }
+            self.write_cursors_of(&mut state.borrow_mut());
+        }
+    }
+
+    /// Writes those cursors of a trigger that have moved: into the frame of whatever was appended just now.
+    pub fn write_cursors_of(&self, state: &mut TriggerState) {
+        let trigger = state.trigger.def.id;
+        for (stream, progress) in &mut state.progress {
+            let Some(sequence) = progress.take_cursor() else { continue };
+            if let Err(error) = self.log.append(&Record::Cursor { trigger, stream: *stream, sequence }) {
+                tracing::debug!(shard = self.id.0, %error, "a cursor is not recorded: after a crash its events are given again");
             }
         }
     }

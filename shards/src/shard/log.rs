@@ -64,6 +64,11 @@ impl Log {
         Ok(sequence)
     }
 
+    /// Between `true` and `false` everything appended goes into one frame; the caller does not wait between them.
+    pub fn keep_together(&self, together: bool) {
+        self.writer.borrow_mut().keep_together(together);
+    }
+
     /// Whether a borrow is out: true only when a panic has passed through.
     pub fn is_borrowed(&self) -> bool {
         self.writer.try_borrow_mut().is_err()
@@ -123,24 +128,33 @@ impl Shard {
         self.drained.notify();
     }
 
-    /// After the stop: waits until runs, results and frames are done and connections are closed. False if the log is not whole.
+    /// After the stop: waits until runs, results and frames are done and connections are closed, here and on all other shards: until
+    /// then they may give this one events, and a run that began after the last cursors would be made again. False if the log is not
+    /// whole.
     pub async fn drain(&self) -> bool {
+        use std::sync::atomic::Ordering;
         loop {
             self.write_cursors();
+            self.write_marks();
             let face = self.face();
-            let connections = face.connections.load(std::sync::atomic::Ordering::Relaxed);
+            let connections = face.connections.load(Ordering::Relaxed);
             let poisoned = face.refuses.load().is_some();
+            // Read first: whoever is idle has put what it had for this shard into its mailbox before.
+            let others = self.shared.faces.iter().all(|face| face.idle.load(Ordering::SeqCst));
             let idle = self.writes_in_flight.get() == 0
                 && connections == 0
+                && self.outbox.borrow().is_empty()
+                && self.shared.mailbox(self.id).items() == 0
                 && !self.triggers.borrow().busy(self.id)
                 && (poisoned || (self.log.is_durable() && self.owner.borrow().waiting.is_empty()));
-            if idle {
+            face.idle.store(idle, Ordering::SeqCst);
+            if idle && others {
                 let waiting = self.triggers.borrow().waiting(self.id);
                 if waiting > 0 {
                     tracing::warn!(
                         shard = self.id.0,
                         events = waiting,
-                        "events of triggers that wait for another attempt are given up at this stop; their rows are safe"
+                        "events wait for another attempt; they are given again after the next start"
                     );
                 }
                 return !poisoned;

@@ -9,15 +9,20 @@
 
 pub(crate) mod arrive;
 pub(crate) mod delivery;
+pub(crate) mod letters;
 pub(crate) mod log;
 pub(crate) mod own;
 pub(crate) mod recover;
+pub(crate) mod requests;
 pub(crate) mod run;
+pub(crate) mod schedules;
+pub(crate) mod states;
 pub(crate) mod stats;
 pub(crate) mod triggers;
+pub(crate) mod write_back;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,15 +36,22 @@ use saltus_core::batch::PendingBatch;
 use saltus_core::ids::{Epoch, EventId, MonoNs, RunId, Sequence, ShardId, Stream, TableId, TriggerId};
 use saltus_core::line_protocol::{LineError, LineParser};
 use saltus_core::policy::InlineBudget;
-use saltus_core::ports::{Completions, PluginHost, RunReport, ShardPlugins, TableBatch, Trigger};
+use saltus_core::ports::{Completions, PluginHost, RunReport, RunRequest, ShardPlugins, TableBatch, Trigger};
+use saltus_core::request::PluginRequest;
+use saltus_core::route::Routes;
 use saltus_core::schema::ColumnDef;
+use saltus_core::state::State;
 
 use crate::api::{EngineConfig, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
+use crate::cursors::Left;
+use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::directory::{Directory, TableEntry};
 use crate::executor::ShardQueue;
 use crate::io::net::Accepted;
 use crate::local::{Notify, Once};
 use crate::mailbox::{Held, Mailbox};
+use crate::pulse::{Pulse, Turns};
+use crate::states::Shelf;
 use crate::table::TableSnapshot;
 
 /// What shards share: nothing here is locked on the data path.
@@ -50,9 +62,13 @@ pub(crate) struct Shared {
     pub mailboxes: Vec<Arc<Mailbox<Message>>>,
     pub faces: Vec<Face>,
     pub reader: delivery::Reader,
+    /// States of triggers that are not in force.
+    pub shelf: Shelf,
     pub host: Arc<dyn PluginHost>,
     pub runs: AtomicU64,
     pub stopping: AtomicBool,
+    /// Why a restart is asked for.
+    pub restart_wanted: ArcSwapOption<String>,
 }
 
 /// What a shard shows of itself without being asked.
@@ -60,10 +76,16 @@ pub(crate) struct Shared {
 pub(crate) struct Face {
     /// Why it takes no writes.
     pub refuses: ArcSwapOption<String>,
+    /// Which plugin's run it does not come back from.
+    pub stalled: ArcSwapOption<String>,
     /// Open connections, for dealing them out.
     pub connections: AtomicUsize,
     /// Its log is durable up to this sequence.
     pub durable: AtomicU64,
+    /// What its thread does now.
+    pub pulse: Arc<Pulse>,
+    /// At the stop: it has nothing left to do, unless another shard gives it something.
+    pub idle: AtomicBool,
 }
 
 impl Shared {
@@ -90,6 +112,14 @@ pub(crate) struct WriteOptions {
     pub received: MonoNs,
     /// Plugin runs between the client's write and this one.
     pub depth: u8,
+}
+
+impl WriteOptions {
+    /// As the request asks; `depth` runs after a client's write.
+    pub fn of(request: &WriteRequest, depth: u8) -> Self {
+        let WriteRequest { accept_partial, no_sync, received, .. } = *request;
+        WriteOptions { accept_partial, no_sync, received, depth }
+    }
 }
 
 /// One table's part of a write, on its way to the owner.
@@ -131,6 +161,10 @@ pub(crate) enum Message {
     Ensure { db: Arc<str>, table: Arc<str>, columns: Vec<ColumnDef>, reply: oneshot::Sender<Result<(), String>> },
     /// An event for a trigger whose home is here. Lost: counted at the sender.
     Event { trigger: TriggerId, event: Box<triggers::Event>, _held: Held<Message> },
+    /// A request for a trigger whose home is here. Lost: its slot is dropped, and the client gets 503.
+    Request { trigger: TriggerId, request: Arc<PluginRequest>, received: MonoNs, _held: Held<Message> },
+    /// A test run of a plugin. Lost: as `Request`.
+    Test { run: Box<RunRequest>, reply: oneshot::Sender<Result<RunReport, String>> },
     /// Events of a trigger whose home is here, read from a log. Lost: only with the shard; its trigger waits for them.
     Backlog { chunk: Box<delivery::Chunk>, _held: Held<Message> },
     /// A write from a thread that is no shard. Lost: as `Deliver`.
@@ -147,7 +181,21 @@ pub(crate) enum Message {
     /// Drop a table. Lost: as `Deliver`.
     DropTable { db: Arc<str>, name: Arc<str>, reply: oneshot::Sender<Result<(), TableError>> },
     /// The set of enabled triggers from now on. Lost: the caller waits for the reply and sees it dropped.
-    Triggers { set: Arc<Vec<Arc<Trigger>>>, reply: oneshot::Sender<()> },
+    Triggers { set: Arc<Vec<Arc<Trigger>>>, step: Coming, reply: oneshot::Sender<()> },
+    /// Further events of a trigger whose home is here are in a log. Lost: counted at the sender.
+    LeftInLog { trigger: TriggerId, left: Left },
+    /// The dead letters. Lost: the reader sees one shard less.
+    DeadLetters { reply: oneshot::Sender<Vec<Arc<DeadLetter>>> },
+    /// Give these dead letters away. Lost: the caller says so.
+    GiveLetters { ids: Arc<HashSet<EventId>>, reply: oneshot::Sender<Vec<Arc<DeadLetter>>> },
+    /// Keep these dead letters and give them to their trigger again. Lost: they come back with the next start.
+    Replay { letters: Vec<Arc<DeadLetter>>, reply: oneshot::Sender<usize> },
+    /// End these dead letters. Lost: the caller says so.
+    DiscardLetters { ids: Arc<HashSet<EventId>>, reply: oneshot::Sender<usize> },
+    /// The durable states of triggers at home here. Lost: the reader sees one shard less.
+    States { reply: oneshot::Sender<Vec<(TriggerId, Arc<State>)>> },
+    /// A trigger was deleted: end its state. Lost: it stays in the log, and nobody asks for it.
+    EndState { trigger: TriggerId, reply: oneshot::Sender<()> },
     /// Statistics. Lost: the reader sees one shard less.
     Stats { reply: oneshot::Sender<ShardStats> },
     /// Statistics of triggers. Lost: likewise.
@@ -210,16 +258,38 @@ impl Completions for Finished {
     }
 }
 
+/// How a set of triggers comes into force: each step on all shards, before the next begins on any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coming {
+    /// The homes know their triggers, and what earlier lives left for them: no event comes to a home that would not take it.
+    Known,
+    /// Every shard offers them what is written there, so no run writes rows that are not seen.
+    Offered,
+    /// What earlier lives left is read and run.
+    Running,
+}
+
+impl Coming {
+    /// In order.
+    pub const ALL: [Coming; 3] = [Coming::Known, Coming::Offered, Coming::Running];
+}
+
 /// A shard's own state.
 pub(crate) struct Shard {
     pub id: ShardId,
     pub shared: Arc<Shared>,
     pub queue: ShardQueue,
+    /// What its tasks' polls are measured with.
+    pub turns: Rc<Turns>,
     pub parser: RefCell<LineParser>,
     pub owner: RefCell<own::Owner>,
     pub log: log::Log,
     pub triggers: RefCell<triggers::TriggerSet>,
     pub plugins: RefCell<Option<Box<dyn ShardPlugins>>>,
+    /// Who answers which requests, wherever that is.
+    pub routes: RefCell<Routes<requests::Target>>,
+    /// Test runs under way, and who waits for them.
+    pub tests: RefCell<HashMap<RunId, oneshot::Sender<Result<RunReport, String>>>>,
     pub runnable: Notify,
     /// Triggers that are to be ready for the inline lane before their first event.
     pub cold: RefCell<VecDeque<Arc<Trigger>>>,
@@ -228,10 +298,16 @@ pub(crate) struct Shard {
     pub outbox: RefCell<triggers::Outbox>,
     /// What the logs of earlier lives say of triggers, until they are known.
     pub ledger: RefCell<crate::cursors::Ledger>,
+    /// What triggers did not take.
+    pub letters: RefCell<DeadLetters>,
     /// The first set of triggers of this life is in force.
     pub resumed: Cell<bool>,
     /// Cursors may have moved.
     pub cursors_due: Notify,
+    /// When schedule triggers are to be looked at.
+    pub agenda: RefCell<schedules::Agenda>,
+    /// The agenda has changed.
+    pub time_due: Notify,
     pub stopped: Once,
     pub drained: Notify,
     pub counters: stats::Counters,
@@ -245,7 +321,7 @@ impl Shard {
     /// shard takes no more writes: nobody knows what state it is in.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let shard = self.clone();
-        self.queue.spawn(task, move |text| shard.panicked(&text));
+        self.queue.spawn(self.turns.clone(), task, move |text| shard.panicked(&text));
     }
 
     fn panicked(&self, text: &str) {
@@ -286,11 +362,38 @@ impl Shard {
         }
     }
 
+    /// One step of a new set of triggers.
+    fn put_in_force(self: &Rc<Self>, set: &[Arc<Trigger>], step: Coming) {
+        match step {
+            Coming::Known => {
+                let placement = self.shared.directory.placement();
+                self.triggers.borrow_mut().replace(self.id, placement, self.shared.config.limits, set);
+                self.claim_backlogs(set);
+            }
+            Coming::Offered => {
+                let changes = self.triggers.borrow_mut().offer_from_now_on();
+                *self.routes.borrow_mut() = requests::routes(self.shared.directory.placement(), set);
+                self.note_triggers(&changes);
+                self.part_with(&changes.gone);
+            }
+            Coming::Running => {
+                self.resume();
+                self.replace_agenda();
+                let cold = self.triggers.borrow().inline_at_home(self.id);
+                *self.cold.borrow_mut() = cold.into();
+                self.warm_up();
+                self.runnable.notify();
+            }
+        }
+    }
+
     fn take(self: &Rc<Self>, message: Message) {
         match message {
             Message::Deliver(delivery) => self.accept(*delivery),
             Message::Ensure { db, table, columns, reply } => drop(reply.send(self.ensure(&db, &table, &columns))),
             Message::Event { trigger, event, _held } => self.queue_event(trigger, *event),
+            Message::Request { trigger, request, received, _held } => self.take_request(trigger, request, received),
+            Message::Test { run, reply } => self.submit_test(*run, reply),
             Message::Backlog { chunk, _held } => self.take_chunk(*chunk),
             Message::Write { request, depth, reply } => {
                 let shard = self.clone();
@@ -302,21 +405,17 @@ impl Shard {
             Message::Snapshot { table, reply } => drop(reply.send(self.publish(table))),
             Message::CreateTable { db, name, columns, reply } => self.create_table(db, name, columns, reply),
             Message::DropTable { db, name, reply } => self.drop_table(&db, &name, reply),
-            Message::Triggers { set, reply } => {
-                let changes = self.triggers.borrow_mut().replace(
-                    self.id,
-                    self.shared.directory.placement(),
-                    self.shared.config.limits,
-                    &set,
-                );
-                self.note_triggers(&changes.begun, &changes.ended);
-                self.resume();
-                let cold = self.triggers.borrow().inline_at_home(self.id);
-                *self.cold.borrow_mut() = cold.into();
-                self.warm_up();
-                self.runnable.notify();
+            Message::Triggers { set, step, reply } => {
+                self.put_in_force(&set, step);
                 let _ = reply.send(());
             }
+            Message::LeftInLog { trigger, left } => self.queue_left(trigger, left),
+            Message::DeadLetters { reply } => drop(reply.send(self.letters.borrow().iter().cloned().collect())),
+            Message::GiveLetters { ids, reply } => drop(reply.send(self.give_letters(&ids))),
+            Message::Replay { letters, reply } => drop(reply.send(self.replay_letters(letters))),
+            Message::DiscardLetters { ids, reply } => self.discard_letters(&ids, reply),
+            Message::States { reply } => drop(reply.send(self.states())),
+            Message::EndState { trigger, reply } => self.end_state(trigger, reply),
             Message::Stats { reply } => drop(reply.send(self.stats())),
             Message::TriggerStats { reply } => drop(reply.send(self.triggers.borrow().stats(self.id))),
             Message::Arrival(_) | Message::Stop => unreachable!("taken by the mailbox loop"),
@@ -326,6 +425,7 @@ impl Shard {
     /// A trigger's view of one table's rows.
     fn table_batch(&self, table: &Arc<str>, batch: &Arc<saltus_core::batch::Batch>, sequence: Sequence) -> TableBatch {
         let stream = Stream { epoch: self.shared.epoch, shard: self.id };
-        TableBatch { table: table.clone(), batch: batch.clone(), id: EventId { stream, sequence } }
+        let id = EventId { stream, sequence };
+        TableBatch { table: table.clone(), batch: batch.clone(), id, all_columns: None }
     }
 }

@@ -18,6 +18,7 @@ use saltus_core::batch::{Batch, LineNumbers, PendingBatch};
 use saltus_core::ids::{Epoch, MonoNs, Sequence, ShardId, TableId};
 use saltus_core::limits::{COLUMNS_PER_TABLE_MAX, TABLES_MAX};
 use saltus_core::line_protocol::{LineError, SchemaSource};
+use saltus_core::ports::RunEvent;
 use saltus_core::schema::{ColumnDef, TableSchema};
 
 use crate::api::TableError;
@@ -44,8 +45,8 @@ pub(crate) struct Owner {
     pub tables_created: u32,
     /// In sequence order: what happens when the log is durable up to there.
     pub waiting: VecDeque<Waiting>,
-    /// How many of those still have to activate triggers.
-    in_line: usize,
+    /// How many of those still have to activate triggers, by table.
+    in_line: HashMap<TableId, usize, ahash::RandomState>,
 }
 
 /// Something that happens when its sequence is durable and everything before it has happened.
@@ -79,8 +80,12 @@ pub(crate) enum Wait {
 }
 
 impl Wait {
-    fn activates(&self) -> bool {
-        matches!(self, Wait::Write { .. } | Wait::Activate { .. })
+    /// The table whose triggers it will activate.
+    fn activates(&self) -> Option<TableId> {
+        match self {
+            Wait::Write { table, .. } | Wait::Activate { table, .. } => Some(*table),
+            Wait::Room | Wait::Created { .. } | Wait::Dropped { .. } => None,
+        }
     }
 }
 
@@ -91,12 +96,14 @@ impl Owner {
             clock: RisingClock::default(),
             tables_created: 0,
             waiting: VecDeque::new(),
-            in_line: 0,
+            in_line: HashMap::default(),
         }
     }
 
     fn put_in_line(&mut self, sequence: Sequence, what: Wait, held: Option<Held<Message>>) {
-        self.in_line += usize::from(what.activates());
+        if let Some(table) = what.activates() {
+            *self.in_line.entry(table).or_default() += 1;
+        }
         self.waiting.push_back(Waiting { sequence, appended: mono_now(), what, _held: held });
     }
 
@@ -108,8 +115,21 @@ impl Owner {
             return None;
         }
         let waiting = self.waiting.pop_front()?;
-        self.in_line -= usize::from(waiting.what.activates());
+        if let Some(table) = waiting.what.activates()
+            && let Some(count) = self.in_line.get_mut(&table)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.in_line.remove(&table);
+            }
+        }
         Some(waiting)
+    }
+
+    /// Whether an event of a table has to wait for its turn. A trigger on one table sees the events of that one in order; one on
+    /// all tables, all of them.
+    fn is_in_line(&self, table: TableId, somebody_sees_all: bool) -> bool {
+        if somebody_sees_all { !self.in_line.is_empty() } else { self.in_line.contains_key(&table) }
     }
 
     pub fn next_table_id(&mut self, epoch: Epoch, shard: ShardId) -> TableId {
@@ -191,6 +211,7 @@ impl Shard {
             parser_version: super::log::PARSER_VERSION,
             precision: fitted.batch.precision,
             base_time_ns,
+            depth: options.depth,
             text: &fitted.batch.text,
         };
         let sequence = self.log.append(&record).map_err(Verdict::Unavailable)?;
@@ -215,7 +236,9 @@ impl Shard {
             owner.apply_waiting(table);
             owner.apply(table, batch.clone());
             drop(reply.send(verdict));
-            if owner.in_line == 0 {
+            let db = owner.tables.get(&table).map(|owned| owned.entry.db.clone());
+            let sees_all = db.is_some_and(|db| self.triggers.borrow().see_all_tables(&db));
+            if !owner.is_in_line(table, sees_all) {
                 // The room stays taken until the frame is durable: memory that waits for the disk is bounded too.
                 owner.put_in_line(sequence, Wait::Room, Some(held));
                 drop(owner);
@@ -260,7 +283,7 @@ impl Shard {
     pub fn abandon_waiting(&self, reason: &str) {
         let waiting: Vec<_> = {
             let mut owner = self.owner.borrow_mut();
-            owner.in_line = 0;
+            owner.in_line.clear();
             owner.waiting.drain(..).collect()
         };
         for waiting in waiting {
@@ -281,12 +304,8 @@ impl Shard {
         self.offer(
             &entry.db,
             &Event {
-                tables: vec![self.table_batch(&entry.name, batch, sequence)],
-                received: options.received,
-                handed_over: mono_now(),
                 depth: options.depth,
-                attempt: 0,
-                first_rows: 0,
+                ..Event::new(RunEvent::Writes(vec![self.table_batch(&entry.name, batch, sequence)]), options.received)
             },
         );
     }

@@ -7,11 +7,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use saltus_core::ids::TableId;
+use saltus_core::ids::{EventId, TableId};
 use saltus_core::line_protocol::{Precision, SchemaSource};
 use saltus_core::schema::{ColumnDef, TableSchema};
+use saltus_core::trigger::TriggerSpec;
 
+use crate::dead_letters::{Account, DeadLetter};
 use crate::directory::TableEntry;
+use crate::states::{Commit, Recovered};
 use crate::table::Table;
 use crate::wal::recovery::VisitorError;
 use crate::wal::{Columns, DataDirLock, Entry, Record, RecoveryOptions, RecoveryReport, recover};
@@ -36,8 +39,9 @@ impl Shard {
     pub fn recover(&self, lock: &DataDirLock) -> Result<(), String> {
         let options = RecoveryOptions { accept_loss: self.shared.config.accept_loss, before: Some(self.shared.epoch) };
         let mut owner = self.owner.borrow_mut();
+        let mut states = Recovered::default();
         let report = recover(lock, options, &mut |entry| {
-            self.note_record(&entry);
+            self.note_record(&entry, &mut states);
             self.recover_record(&mut owner, entry.record)
         })
         .map_err(|error| format!("the log cannot be recovered: {error}"))?;
@@ -47,19 +51,43 @@ impl Shard {
         }
         // One shard speaks for all: they read the same files.
         if self.id.0 == 0 {
+            self.shared.shelf.fill(states.states());
             say(&report);
         }
         Ok(())
     }
 
     /// What a record says of triggers.
-    fn note_record(&self, entry: &Entry<'_>) {
+    fn note_record(&self, entry: &Entry<'_>, states: &mut Recovered) {
         let mut ledger = self.ledger.borrow_mut();
         match entry.record {
             Record::Write { .. } => ledger.write(entry.stream, entry.sequence),
             Record::Cursor { trigger, stream, sequence } => ledger.cursor(trigger, stream, sequence),
-            Record::TriggerBegin { trigger } => ledger.begin(trigger, entry.stream, entry.sequence),
-            Record::TriggerEnd { trigger } => ledger.end(trigger, entry.stream, entry.sequence),
+            Record::ScheduleMark { trigger, mark } => ledger.mark(trigger, entry.stream.epoch, mark),
+            Record::TriggerBegin { trigger, spec } => {
+                ledger.begin(trigger, entry.stream, entry.sequence, TriggerSpec::parse(spec).ok());
+            }
+            Record::TriggerLeave { trigger } => ledger.leave(trigger, entry.stream, entry.sequence),
+            Record::TriggerEnd { trigger } => ledger.end(trigger, entry.stream),
+            Record::DeadLetter { trigger, account } => {
+                let id = EventId { stream: entry.stream, sequence: entry.sequence };
+                match Account::decode(account) {
+                    Ok(account) => ledger.dead_letter(DeadLetter { id, trigger, account }),
+                    Err(error) => tracing::error!(letter = %id, %error, "a dead letter cannot be read and is left out"),
+                }
+            }
+            Record::DeadLetterEnd { stream, sequence } => ledger.dead_letter_end(EventId { stream, sequence }),
+            // One shard looks for all: states go to the shelf.
+            Record::State { .. } | Record::StateEnd { .. } if self.id.0 != 0 => {}
+            Record::State { trigger, body } => match Commit::decode(body) {
+                Some(commit) => states.commit(trigger, commit),
+                None => tracing::error!(
+                    trigger = trigger.0,
+                    at = entry.sequence.0,
+                    "a change of a trigger's state cannot be read and is left out"
+                ),
+            },
+            Record::StateEnd { trigger } => states.end(trigger),
             Record::CreateTable { .. } | Record::AddColumns { .. } | Record::DropTable { .. } => {}
         }
     }
@@ -76,7 +104,10 @@ impl Shard {
                     self.shared.directory.remove(&owned.entry);
                 }
             }
-            Record::Cursor { .. } | Record::TriggerBegin { .. } | Record::TriggerEnd { .. } => {}
+            Record::Cursor { .. } | Record::ScheduleMark { .. } => {}
+            Record::TriggerBegin { .. } | Record::TriggerLeave { .. } | Record::TriggerEnd { .. } => {}
+            Record::DeadLetter { .. } | Record::DeadLetterEnd { .. } => {}
+            Record::State { .. } | Record::StateEnd { .. } => {}
         }
         Ok(())
     }

@@ -10,31 +10,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use saltus_core::ids::{MonoNs, RunId};
-use saltus_core::limits::RETRIES_MAX;
-use saltus_core::line_protocol::Precision;
+use saltus_core::limits::{RETRIES_MAX, RUNS_BEFORE_ANSWER_US};
 use saltus_core::policy::{Cost, Lane, Observation, Overspent};
 use saltus_core::ports::{
-    LogLevel, LogLine, LogText, PluginError, QueuedWrite, Readiness, RunEvent, RunOutcome, RunRecord, RunReport,
-    RunRequest, ShardPlugins, Trigger, Unwound,
+    LogLevel, LogLine, LogText, PluginError, Readiness, RunEvent, RunOutcome, RunRecord, RunReport, RunRequest,
+    ShardPlugins, Trigger, Unwound,
 };
-use saltus_core::trigger::{ErrorBehavior, Execution, retry_pause};
+use saltus_core::request::{PluginResponse, RequestError};
+use saltus_core::trigger::{ErrorBehavior, Execution, MissingColumns, retry_pause};
 
-use crate::api::{WriteOutcome, WriteRequest};
 use crate::clock::mono_now;
+use crate::dead_letters::Reason;
 
-use super::arrive::Room;
-use super::triggers::{Due, Event, TriggerState, run_event};
+use super::letters::Failure;
+use super::requests;
+use super::triggers::{Due, Event, TriggerState};
 use super::{Finished, Shard, Told};
 
-type State = Rc<RefCell<TriggerState>>;
-/// Of the event of a run: when it was handed over, and the rows of the first event in it.
-type Began = (MonoNs, usize);
+/// How often it is said that runs of a trigger wait for CPU time.
+const THROTTLE_SAID_EVERY_NS: u64 = 60_000_000_000;
+
+pub(super) type State = Rc<RefCell<TriggerState>>;
+/// What a run's request does not say of its event; see [`Event`].
+#[derive(Clone, Copy)]
+pub(crate) struct Began {
+    handed_over: MonoNs,
+    first_rows: usize,
+    replayed: bool,
+    late: bool,
+}
+
+impl Began {
+    fn of(event: &Event) -> Self {
+        let Event { handed_over, first_rows, replayed, late, .. } = *event;
+        Began { handed_over, first_rows, replayed, late }
+    }
+}
+
+/// How a run failed.
+pub(super) struct Failed {
+    /// In a line.
+    pub message: String,
+    pub traceback: String,
+    /// For the log.
+    pub text: String,
+    /// Whatever the trigger's error behaviour: its code must not run again where it is.
+    pub disable: bool,
+}
 
 /// A run that is over.
-struct Ended {
-    run_id: RunId,
-    trigger: Arc<Trigger>,
-    event: Event,
+pub(super) struct Ended {
+    pub run_id: RunId,
+    pub trigger: Arc<Trigger>,
+    pub event: Event,
+    /// What a request is answered if all goes well.
+    pub response: Option<PluginResponse>,
 }
 
 /// A deferred run under way: what is needed when it comes back.
@@ -56,18 +86,60 @@ impl Shard {
         }
     }
 
-    fn next_due(&self) -> Option<Due> {
-        self.triggers.borrow_mut().due(self.id, self.shared.config.run_rows_max)
+    /// Lets runs begin that are due and take less than what the caller is about to do. An answer to a client is a system call that wakes
+    /// another thread; the plugin need not wait for it.
+    pub async fn let_cheap_runs_begin(&self) {
+        if self.triggers.borrow().due_within(self.id, RUNS_BEFORE_ANSWER_US * 1000) {
+            futures_lite::future::yield_now().await;
+        }
+    }
+
+    fn next_due(self: &Rc<Self>) -> Option<Due> {
+        let passed_over = self.triggers.borrow().pass_over(self.id);
+        self.counters.requests_passed_over.add(passed_over as u64);
+        let (due, throttled) = {
+            let mut triggers = self.triggers.borrow_mut();
+            let due = triggers.due(self.id, self.shared.config.run_rows_max);
+            (due, std::mem::take(&mut triggers.throttled))
+        };
+        throttled.into_iter().for_each(|(state, wait)| self.throttle(state, wait));
+        due
+    }
+
+    /// The next run of a trigger waits until its share of CPU time is there.
+    fn throttle(self: &Rc<Self>, state: State, wait: Duration) {
+        {
+            let mut inner = state.borrow_mut();
+            inner.measured.cpu_waits += 1;
+            self.counters.cpu_waits.add(1);
+            let now = mono_now();
+            if inner.throttle_said.is_none_or(|said| now.since(said) >= THROTTLE_SAID_EVERY_NS) {
+                inner.throttle_said = Some(now);
+                let percent = inner.cpu_share();
+                self.log_for(&inner.trigger, LogLevel::Warn, format!("its runs have used more than {percent}% of a core (limits: cpu_share): the next one waits for {wait:.1?}, and others as they have to"));
+            }
+        }
+        let shard = self.clone();
+        self.spawn(async move {
+            crate::io::net::sleep(wait).await;
+            state.borrow_mut().throttled = false;
+            shard.runnable.notify();
+        });
     }
 
     /// False if the deferred workers' queue is full: a completion will wake us.
     fn start(self: &Rc<Self>, due: Due, under_way: &Rc<UnderWay>) -> bool {
         let Due { state, event } = due;
         let Some(mut plugins) = self.plugins.borrow_mut().take() else {
-            self.without_python(&state);
+            self.without_python(&state, &event);
             return true;
         };
-        if !self.ready(&state, plugins.as_mut()) {
+        if !self.let_in(&state, &event) {
+            *self.plugins.borrow_mut() = Some(plugins);
+            return true;
+        }
+        let has_state = self.fetch_state(&mut state.borrow_mut());
+        if !has_state || !self.ready(&state, plugins.as_mut()) {
             *self.plugins.borrow_mut() = Some(plugins);
             self.counters.runs_waited.add(1);
             let mut state = state.borrow_mut();
@@ -77,16 +149,19 @@ impl Shard {
             return true;
         }
         let request = self.request(&state, &event);
-        let (handed_over, first_rows) = (event.handed_over, event.first_rows);
+        let began = Began::of(&event);
         let inline = state.borrow().policy.lane() == Lane::Inline;
         let refused = if inline {
+            let pulse = self.turns.pulse();
+            pulse.set_trigger(Some(request.trigger.def.id));
             let report = plugins.run_inline(request);
+            pulse.set_trigger(None);
             *self.plugins.borrow_mut() = Some(plugins);
-            self.finish(&state, Lane::Inline, (handed_over, first_rows), report);
+            self.finish(&state, Lane::Inline, began, report);
             None
         } else {
             let run_id = request.run_id;
-            under_way.borrow_mut().insert(run_id, (state.clone(), (handed_over, first_rows)));
+            under_way.borrow_mut().insert(run_id, (state.clone(), began));
             let refused = plugins.submit(request).err();
             *self.plugins.borrow_mut() = Some(plugins);
             refused.inspect(|_| drop(under_way.borrow_mut().remove(&run_id)))
@@ -137,6 +212,45 @@ impl Shard {
         }
     }
 
+    /// Code that has held up a shard does not get at one again: false if there is no other place for it.
+    fn let_in(&self, state: &State, event: &Event) -> bool {
+        let mut inner = state.borrow_mut();
+        let trigger = inner.trigger.clone();
+        let code = trigger.code.current().hash;
+        if inner.quarantine_asked.replace(code) == Some(code) || !self.shared.host.quarantined(code) {
+            return true;
+        }
+        self.observe(&mut inner, Observation::Quarantined);
+        if inner.policy.lane() == Lane::Process {
+            return true;
+        }
+        let reason = "its code has held up a shard before, and isolation=interpreter keeps it out of the process lane: change the code or the isolation";
+        self.log_for(&trigger, LogLevel::Error, format!("the trigger is disabled: {reason}; then enable it"));
+        let failure = Failure {
+            reason: Reason::Disabled,
+            run_id: RunId(0),
+            attempts: event.attempt,
+            error: reason.to_owned(),
+            traceback: String::new(),
+        };
+        self.bury(&trigger, event.tables(), failure);
+        requests::answer(event, Err(RequestError::Failed(reason.to_owned())));
+        inner.running -= 1;
+        self.give_up_queue(&mut inner);
+        self.shared.host.disable(&trigger.def, reason.to_owned());
+        false
+    }
+
+    /// The trigger is being disabled: what waits for it is given up; how many events.
+    fn give_up_queue(&self, state: &mut TriggerState) -> usize {
+        let given_up = state.stop();
+        state.measured.events_failed += 1;
+        state.measured.events_dropped += given_up as u64;
+        self.counters.events_failed.add(1);
+        self.counters.events_dropped.add(given_up as u64);
+        given_up
+    }
+
     /// Tells the policy, and the world what it decides.
     fn observe(&self, state: &mut TriggerState, observation: Observation) {
         let Some(decision) = state.policy.observe(observation, mono_now()) else { return };
@@ -149,17 +263,21 @@ impl Shard {
     }
 
     fn request(&self, state: &State, event: &Event) -> RunRequest {
-        let (trigger, lane) = {
+        let (trigger, lane, kept) = {
             let state = state.borrow();
-            (state.trigger.clone(), state.policy.lane())
+            (state.trigger.clone(), state.policy.lane(), Shard::state_for_run(&state))
         };
         let config = &self.shared.config;
         let limits = trigger.def.limits.over(config.limits);
         let deadline = if lane == Lane::Inline { config.inline_deadline } else { limits.run_time };
+        let mut event_of_run = event.what.clone();
+        if trigger.def.api.missing_columns == MissingColumns::None {
+            self.name_all_columns(&trigger.def.db, &mut event_of_run);
+        }
         RunRequest {
             run_id: self.shared.next_run(),
             trigger,
-            event: run_event(event),
+            event: event_of_run,
             shard: self.id,
             lane,
             deadline,
@@ -167,16 +285,33 @@ impl Shard {
             received: event.received,
             depth: event.depth,
             attempt: event.attempt,
+            test_host: None,
+            state: kept,
         }
     }
 
-    fn without_python(&self, state: &State) {
+    /// Says which columns the tables of an event have by now.
+    fn name_all_columns(&self, db: &str, event: &mut RunEvent) {
+        let RunEvent::Writes(tables) = event else { return };
+        for table in tables {
+            let entry = self.shared.directory.get(db, &table.table);
+            table.all_columns =
+                entry.map(|entry| entry.schema().columns().iter().map(|column| column.name.clone()).collect());
+        }
+    }
+
+    fn without_python(&self, state: &State, event: &Event) {
         let mut state = state.borrow_mut();
         state.running -= 1;
         state.measured.errors += 1;
         let text = "not run: Python is not available in this server; see the log of its start";
         state.measured.last_error = Some(text.to_owned());
         self.log_for(&state.trigger, LogLevel::Error, text.to_owned());
+        requests::answer(event, Err(RequestError::Unavailable(text.to_owned())));
+        if let RunEvent::Schedule(call) = &event.what {
+            self.called(&mut state, call.scheduled_ns);
+        }
+        self.freed(&state);
     }
 
     /// Takes finished deferred runs for ever.
@@ -197,53 +332,72 @@ impl Shard {
                 self.triggers.borrow().ask_again();
                 let lane = report.request.lane;
                 self.finish(&state, lane, began, report);
+            } else {
+                self.triggers.borrow().ask_again();
+                self.runnable.notify();
+                self.take_test(report);
             }
         }
     }
 
     /// Measures, logs, and sends the results on their way.
-    fn finish(self: &Rc<Self>, state: &State, lane: Lane, (handed_over, first_rows): Began, report: RunReport) {
+    fn finish(self: &Rc<Self>, state: &State, lane: Lane, began: Began, report: RunReport) {
+        let Began { handed_over, first_rows, replayed, late } = began;
         let mut report = report;
         if self.judge(state, lane, first_rows, &report) {
             report.unwound =
                 report.result.as_ref().err().and_then(PluginError::refused_import).map(Unwound::ImportRefused);
         }
-        let RunReport { request, result, writes, entered, finished, unwound, .. } = report;
-        let RunRequest { run_id, trigger, event: RunEvent::Writes(tables), received, depth, attempt, .. } = request;
-        let run = Ended { run_id, trigger, event: Event { tables, received, handed_over, depth, attempt, first_rows } };
+        if report.result.as_ref().is_err_and(|error| error.kind == PluginError::STOPPED) {
+            report.unwound = Some(Unwound::Stopped);
+        }
+        state.borrow_mut().charge(report.cost_ns, lane, report.memory);
+        let RunReport { request, result, writes, response, state: changes, entered, finished, unwound, memory, .. } =
+            report;
+        let RunRequest { run_id, trigger, event: what, received, depth, attempt, .. } = request;
+        let event = Event { what, received, handed_over, depth, attempt, first_rows, replayed, late };
+        let run = Ended { run_id, trigger, event, response };
         let def = &run.trigger.def;
         let record =
             |what| self.shared.host.record(RunRecord { db: def.db.clone(), trigger: def.name.clone(), lane, what });
         // Nobody but the policy could run it elsewhere.
         let again = |why: &Unwound| {
-            def.execution == Execution::Auto || matches!(why, Unwound::Import(_) | Unwound::ImportRefused(_))
-        };
-        if let Some(why) = unwound.filter(again) {
-            self.counters.runs_discarded.add(1);
-            record(RunOutcome::Discarded { run_id, why });
-            let mut inner = state.borrow_mut();
-            inner.running -= 1;
-            inner.measured.discarded += 1;
-            if !inner.stopped {
-                inner.put_back(run.event);
+            // Somebody waits for a request, and may have seen what it did: nothing of it is made twice but what was undone.
+            let is_request = matches!(run.event.what, RunEvent::Request(_));
+            let given_up = matches!(why, Unwound::InterpreterLost | Unwound::Stopped);
+            if is_request && (given_up || requests::is_begun(&run.event)) {
+                return false;
             }
-            self.runnable.notify();
-            return;
+            let always = given_up || matches!(why, Unwound::Import(_) | Unwound::ImportRefused(_));
+            always || def.execution == Execution::Auto
+        };
+        let lost = unwound.as_ref().filter(|why| !again(why)).cloned();
+        if let Some(why) = unwound.filter(again) {
+            return self.discarded(state, run, lane, why);
         }
         let run_ns = entered.map_or(0, |entered| finished.since(entered));
         let activation_ns = entered.map(|entered| entered.since(received));
         let rows = run.event.rows();
         let error = result.as_ref().err().map(|error| error.message.clone());
-        record(RunOutcome::Ended { run_id, attempt, rows, activation_ns, run_ns, error });
+        let of_write = matches!(run.event.what, RunEvent::Writes(_)) && !replayed;
+        let received_at = of_write.then_some(received);
+        record(RunOutcome::Ended {
+            run_id,
+            attempt,
+            rows,
+            received: received_at,
+            activation_ns,
+            run_ns,
+            memory,
+            error,
+        });
         {
             let mut state = state.borrow_mut();
             state.running -= 1;
             let m = &mut state.measured;
-            m.runs += 1;
-            m.rows += rows as u64;
             if let Some(entered) = entered {
                 // A repetition says how long its trigger paused, not how fast it was activated.
-                if attempt == 0 {
+                if attempt == 0 && !replayed && !late {
                     m.activation.saturating_record(entered.since(received).max(1));
                 }
                 m.queue.saturating_record(entered.since(handed_over).max(1));
@@ -251,19 +405,81 @@ impl Shard {
             }
         }
         match result {
-            Ok(()) if writes.is_empty() => self.done(&mut state.borrow_mut(), &run.event),
-            Ok(()) => self.write_back(state.clone(), run, writes),
+            Ok(()) if writes.is_empty() && changes.is_empty() => {
+                let mut inner = state.borrow_mut();
+                inner.measured.finished(&run.event);
+                self.done(&mut inner, &run.event);
+                self.answer(&mut inner, run);
+            }
+            Ok(()) => self.write_back(state.clone(), run, writes, changes),
             Err(error) => {
-                let mut text = format!("error executing wal plugin: {}", error.message);
-                if !error.traceback.is_empty() {
-                    text.push('\n');
-                    text.push_str(&error.traceback);
+                // What was written synchronously stays, whatever the run came to.
+                if !writes.is_empty() {
+                    self.write_what_stays(state.clone(), &run, writes);
                 }
-                self.failed(state, run, error.message, text);
+                state.borrow_mut().measured.finished(&run.event);
+                self.plugin_failed(state, run, entered.is_some(), lost, error);
             }
         }
+        self.freed(&state.borrow());
+        self.let_go_of_state(&mut state.borrow_mut());
         self.runnable.notify();
         self.drained.notify();
+    }
+
+    /// A run has left nothing behind; its event is run again, here or, if the server stops, in its next life.
+    fn discarded(self: &Rc<Self>, state: &State, run: Ended, lane: Lane, why: Unwound) {
+        self.counters.runs_discarded.add(1);
+        let at_stop = why == Unwound::Stopped;
+        let (db, trigger) = (run.trigger.def.db.clone(), run.trigger.def.name.clone());
+        let what = RunOutcome::Discarded { run_id: run.run_id, why };
+        self.shared.host.record(RunRecord { db, trigger, lane, what });
+        if at_stop {
+            const LATER: &str =
+                "the run was interrupted because the server stops; its event is given again after the start";
+            self.log_run(&run, LogLevel::Warn, LATER.to_owned());
+        }
+        let mut inner = state.borrow_mut();
+        inner.running -= 1;
+        inner.measured.discarded += 1;
+        // What is not finished at the end is in no cursor: the next life gives it.
+        if !inner.stopped && !at_stop {
+            inner.put_back(run.event);
+        }
+        self.freed(&inner);
+        self.let_go_of_state(&mut inner);
+        self.runnable.notify();
+        self.drained.notify();
+    }
+
+    /// A run failed: tells whoever asked, and goes on as for any failure. `lost` is why a run that would have been made again is not.
+    fn plugin_failed(
+        self: &Rc<Self>,
+        state: &State,
+        run: Ended,
+        entered: bool,
+        lost: Option<Unwound>,
+        mut error: PluginError,
+    ) {
+        let told = match lost {
+            // The text of a run that was to be made again is for nobody.
+            Some(why) if matches!(run.event.what, RunEvent::Request(_)) => {
+                error.message = format!("the run was given up: {why}");
+                RequestError::Unavailable(error.message.clone())
+            }
+            _ => requests::request_error(&error, entered),
+        };
+        requests::answer(&run.event, Err(told));
+        let PluginError { kind, message, traceback } = error;
+        let mut text = format!("{}: {message}", run.event.what.kind().failure());
+        if !traceback.is_empty() {
+            text.push('\n');
+            text.push_str(&traceback);
+        }
+        let in_force = state.borrow().policy.lane();
+        let no_refuge = kind == PluginError::STUCK && in_force != Lane::Process;
+        let failed = Failed { message, traceback, text, disable: no_refuge };
+        self.failed(state, run, failed);
     }
 
     /// Lets the policy learn from a run; whether it has moved the trigger to the process lane, as that is where its modules load.
@@ -283,16 +499,28 @@ impl Shard {
             self.observe(&mut inner, Observation::ImportRefused(module));
             return lane != Lane::Process && inner.policy.lane() == Lane::Process;
         }
-        let overran = report.result.as_ref().is_err_and(|error| error.kind == "PluginTimeout");
+        let failed_with = |kind: &str| report.result.as_ref().is_err_and(|error| error.kind == kind);
+        if failed_with(PluginError::STUCK) {
+            self.observe(&mut inner, Observation::Stuck);
+            return false;
+        }
+        if failed_with(PluginError::STOPPED) {
+            return false;
+        }
+        let overran = failed_with("PluginTimeout");
+        if overran || matches!(report.unwound, Some(Unwound::Overran)) {
+            // It may have been put there meanwhile.
+            inner.quarantine_asked = None;
+        }
         let observation = match (&report.unwound, &report.reached) {
             (Some(Unwound::Blocked(what)), _) | (None, Some(what)) => Observation::Blocked(what.clone()),
             (Some(Unwound::Overran), _) => Observation::Overran(took),
             (Some(Unwound::CacheNotPlain), _) => Observation::CachePlain(false),
             (Some(Unwound::Import(_) | Unwound::ImportRefused(_)), _) => return false,
+            (Some(Unwound::InterpreterLost | Unwound::Stopped), _) => return false,
             (None, None) if overran => Observation::Overran(took),
             (None, None) => {
-                let RunEvent::Writes(tables) = &report.request.event;
-                let rows = tables.iter().map(|t| t.batch.rows()).sum();
+                let rows = report.request.event.rows();
                 Observation::Ran(Cost { nanoseconds: report.cost_ns, rows, event_rows: first_rows })
             }
         };
@@ -310,40 +538,94 @@ impl Shard {
         false
     }
 
-    fn log_run(&self, run: &Ended, level: LogLevel, text: String) {
+    /// A run is over, and what it wrote is durable: whoever asked gets the answer.
+    pub(super) fn answer(&self, state: &mut TriggerState, run: Ended) {
+        let Ended { event, response: Some(response), .. } = run else { return };
+        requests::answer(&event, Ok(response));
+        state.measured.response.saturating_record(mono_now().since(event.received).max(1));
+    }
+
+    pub(super) fn log_run(&self, run: &Ended, level: LogLevel, text: String) {
         let def = &run.trigger.def;
         let (db, trigger) = (def.db.clone(), def.name.clone());
         self.shared.host.log(LogLine { db, trigger, run_id: run.run_id, level, text: LogText::Said(text) });
     }
 
-    /// A run failed, or the writing of its results: counts, logs `text`, and does what the trigger's error behaviour asks.
-    fn failed(self: &Rc<Self>, state: &State, run: Ended, message: String, text: String) {
+    /// A run failed, or the writing of its results: counts, logs, and does what the trigger's error behaviour asks.
+    pub(super) fn failed(self: &Rc<Self>, state: &State, run: Ended, failed: Failed) {
+        let Failed { mut message, traceback, text, disable } = failed;
         self.counters.runs_failed.add(1);
         self.log_run(&run, LogLevel::Error, text);
         let mut inner = state.borrow_mut();
         inner.measured.errors += 1;
         inner.measured.last_error = Some(message.clone());
         // The settings of now: the user may have changed them while the run was under way.
-        match inner.trigger.def.error_behavior {
+        let mut behavior = match run.event.what {
+            RunEvent::Writes(_) | RunEvent::Schedule(_) => inner.trigger.def.error_behavior,
+            // Whoever asked has the error, and may ask again (reference, 1.7).
+            RunEvent::Request(_) => ErrorBehavior::Log,
+        };
+        if disable {
+            behavior = ErrorBehavior::Disable;
+            message.push_str(
+                "; isolation=interpreter keeps the trigger out of the process lane, where such a run can be ended",
+            );
+        }
+        match behavior {
             ErrorBehavior::Log => self.done(&mut inner, &run.event),
             ErrorBehavior::Retry if run.event.attempt < RETRIES_MAX => self.retry(&mut inner, state.clone(), run),
             ErrorBehavior::Retry => {
-                self.done(&mut inner, &run.event);
                 inner.measured.events_failed += 1;
                 self.counters.events_failed.add(1);
-                let attempts = run.event.attempt + 1;
-                let rows = run.event.rows();
-                self.log_run(&run, LogLevel::Error, format!("the event is given up after {attempts} attempts ({rows} rows); the rows are in their tables, only the plugin has not seen them"));
+                self.give_up(&mut inner, &run, Reason::Failed, (message, traceback));
             }
             ErrorBehavior::Disable => {
-                let given_up = inner.stop();
-                inner.measured.events_failed += 1;
-                inner.measured.events_dropped += given_up as u64;
-                self.counters.events_failed.add(1);
-                self.counters.events_dropped.add(given_up as u64);
-                self.log_run(&run, LogLevel::Error, format!("the trigger is disabled, as its error behaviour asks; {given_up} waiting events are given up; enable it when the cause is removed"));
+                self.give_up(&mut inner, &run, Reason::Disabled, (message.clone(), traceback));
+                let given_up = self.give_up_queue(&mut inner);
+                let text = match run.event.what {
+                    RunEvent::Writes(_) => format!(
+                        "the trigger is disabled; the event is a dead letter and {given_up} waiting ones are given up; when the cause is removed, enable it, and replay the event with: saltus replay"
+                    ),
+                    RunEvent::Schedule(_) | RunEvent::Request(_) => format!(
+                        "the trigger is disabled, and {given_up} waiting calls are given up; when the cause is removed, enable it"
+                    ),
+                };
+                self.log_run(&run, LogLevel::Error, text);
                 self.shared.host.disable(&inner.trigger.def, message);
             }
+        }
+    }
+
+    /// An event is not tried again, and that is said unless its trigger ends with it. Rows that were written become a dead
+    /// letter.
+    fn give_up(self: &Rc<Self>, inner: &mut TriggerState, run: &Ended, reason: Reason, failed: (String, String)) {
+        let attempts = run.event.attempt + 1;
+        match &run.event.what {
+            RunEvent::Writes(tables) => {
+                let rows = run.event.rows();
+                if reason == Reason::Failed {
+                    self.log_run(run, LogLevel::Error, format!("the event is a dead letter after {attempts} attempts ({rows} rows): the rows are in their tables, only the plugin has not taken them; see system.dead_letters, and when the cause is removed: saltus replay"));
+                }
+                let (error, traceback) = failed;
+                let failure = Failure { reason, run_id: run.run_id, attempts, error, traceback };
+                self.bury(&run.trigger, tables, failure);
+                self.done(inner, &run.event);
+                // Into the frame of the dead letter.
+                self.write_cursors_of(inner);
+            }
+            RunEvent::Schedule(call) => {
+                if reason == Reason::Failed {
+                    self.log_run(
+                        run,
+                        LogLevel::Error,
+                        format!(
+                            "the call scheduled for {call} is given up after {attempts} attempts; the schedule goes on"
+                        ),
+                    );
+                }
+                self.done(inner, &run.event);
+            }
+            RunEvent::Request(_) => self.done(inner, &run.event),
         }
     }
 
@@ -376,52 +658,5 @@ impl Shard {
     /// A number that nobody can foresee, for jitter.
     fn random(&self) -> u64 {
         std::hash::BuildHasher::hash_one(&self.chance, mono_now().0)
-    }
-
-    /// Writes what a run queued. Waits for room, never drops; a failure is an error of the run.
-    fn write_back(self: &Rc<Self>, state: State, run: Ended, writes: Vec<QueuedWrite>) {
-        state.borrow_mut().writing_back += 1;
-        let shard = self.clone();
-        self.spawn(async move {
-            let mut failure = None;
-            for write in writes {
-                let db = write.db.clone();
-                if let Err(why) = shard.write_lines(write, run.event.depth).await {
-                    let text =
-                        format!("error running wal plugin: error writing back lines to {db}: Cannot write: {why}");
-                    if let Some(before) = failure.replace(text) {
-                        shard.log_run(&run, LogLevel::Error, before);
-                    }
-                }
-            }
-            state.borrow_mut().writing_back -= 1;
-            match failure {
-                Some(text) => shard.failed(&state, run, text.clone(), text),
-                None => shard.done(&mut state.borrow_mut(), &run.event),
-            }
-            shard.runnable.notify();
-            shard.drained.notify();
-        });
-    }
-
-    async fn write_lines(self: &Rc<Self>, write: QueuedWrite, depth: u8) -> Result<(), String> {
-        saltus_core::names::check_db_name(&write.db).map_err(|_| format!("invalid database name: {}", write.db))?;
-        let request = WriteRequest {
-            db: write.db,
-            body: write.lines.into_bytes().into(),
-            precision: Precision::Nanosecond,
-            accept_partial: false,
-            no_sync: false,
-            received: mono_now(),
-        };
-        match self.write(request, depth.saturating_add(1), Room::Wait).await {
-            WriteOutcome::Written { .. } | WriteOutcome::Empty => Ok(()),
-            WriteOutcome::Rejected(error) => {
-                Err(format!("line protocol parse failed: {} (line {})", error.message, error.line_number))
-            }
-            WriteOutcome::Partial { rejected_count, .. } => Err(format!("{rejected_count} lines were refused")),
-            WriteOutcome::Busy { what, .. } => Err(what),
-            WriteOutcome::Unavailable { reason } => Err(reason),
-        }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
 use crate::api::{ShardStats, TableStats};
+use crate::pulse::cpu_time_of_this_thread;
 
 use super::Shard;
 use super::triggers::nanosecond_histogram;
@@ -43,11 +45,24 @@ pub(crate) struct Counters {
     pub runs_waited: Counter,
     pub lane_changes: Counter,
     pub events_failed: Counter,
+    /// Changes of triggers' states in the log.
+    pub state_commits: Counter,
+    pub cpu_waits: Counter,
+    /// Dead letters made.
+    pub dead_letters: Counter,
+    /// Dead letters ended because there were too many.
+    pub dead_letters_forgotten: Counter,
     pub panics: Counter,
     pub wal_rounds: Counter,
     pub wal_bytes: Counter,
     pub rows_recovered: Counter,
     pub connections_accepted: Counter,
+    /// Requests that came to triggers at home here.
+    pub requests: Counter,
+    /// Requests for which there was no room.
+    pub requests_refused: Counter,
+    /// Requests that were not run: their clients had gone, or they had waited for too long.
+    pub requests_passed_over: Counter,
     pub commit_ns: RefCell<Histogram<u64>>,
 }
 
@@ -70,11 +85,18 @@ impl Counters {
             runs_waited: Counter::default(),
             lane_changes: Counter::default(),
             events_failed: Counter::default(),
+            state_commits: Counter::default(),
+            cpu_waits: Counter::default(),
+            dead_letters: Counter::default(),
+            dead_letters_forgotten: Counter::default(),
             panics: Counter::default(),
             wal_rounds: Counter::default(),
             wal_bytes: Counter::default(),
             rows_recovered: Counter::default(),
             connections_accepted: Counter::default(),
+            requests: Counter::default(),
+            requests_refused: Counter::default(),
+            requests_passed_over: Counter::default(),
             commit_ns: RefCell::new(nanosecond_histogram()),
         }
     }
@@ -97,11 +119,18 @@ impl Counters {
             ("inline_waits_total", self.runs_waited.get()),
             ("lane_changes_total", self.lane_changes.get()),
             ("events_failed_total", self.events_failed.get()),
+            ("state_commits_total", self.state_commits.get()),
+            ("cpu_waits_total", self.cpu_waits.get()),
+            ("dead_letters_total", self.dead_letters.get()),
+            ("dead_letters_forgotten_total", self.dead_letters_forgotten.get()),
             ("panics_total", self.panics.get()),
             ("wal_rounds_total", self.wal_rounds.get()),
             ("wal_bytes_total", self.wal_bytes.get()),
             ("rows_recovered_total", self.rows_recovered.get()),
             ("connections_accepted_total", self.connections_accepted.get()),
+            ("plugin_requests_total", self.requests.get()),
+            ("plugin_requests_refused_total", self.requests_refused.get()),
+            ("plugin_requests_passed_over_total", self.requests_passed_over.get()),
         ]
     }
 }
@@ -119,6 +148,7 @@ impl Shard {
                 bytes: owned.table.bytes() as u64,
             })
             .collect();
+        let turns = self.turns.measured();
         let mailbox = self.shared.mailbox(self.id);
         let connections = self.face().connections.load(Ordering::Relaxed) as u64;
         ShardStats {
@@ -127,15 +157,19 @@ impl Shard {
             connections,
             counters: self.counters.list(),
             gauges: vec![
-                ("connections", connections as f64),
                 ("mailbox_items", mailbox.items() as f64),
                 ("mailbox_bytes", mailbox.bytes() as f64),
                 ("tables", tables.len() as f64),
                 ("table_rows", tables.iter().map(|t| t.rows).sum::<u64>() as f64),
                 ("table_bytes", tables.iter().map(|t| t.bytes).sum::<u64>() as f64),
                 ("writes_waiting", owner.waiting.len() as f64),
+                ("dead_letters", self.letters.borrow().len() as f64),
             ],
             commit_ns: self.counters.commit_ns.borrow().clone(),
+            turn_ns: turns.turn_ns,
+            busy: Duration::from_nanos(turns.busy_ns),
+            cpu_time: cpu_time_of_this_thread(),
+            stalls: turns.stalls,
             poisoned: self.face().refuses.load().as_ref().map(|reason| reason.to_string()),
             tables,
         }

@@ -6,30 +6,40 @@
 //! and said.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use saltus_core::cpu_share::{self, CpuShare};
 use saltus_core::ids::{Epoch, EventId, MonoNs, Sequence, ShardId, Stream, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
 use saltus_core::policy::{Lane, Policy};
-use saltus_core::ports::{LogLevel, LogLine, LogText, RunEvent, TableBatch, Trigger};
-use saltus_core::trigger::{ErrorBehavior, Execution, Limits, TriggerSpec};
+use saltus_core::ports::{LogLevel, LogLine, LogText, MemoryUse, RunEvent, TableBatch, Trigger};
+use saltus_core::schedule::Scheduler;
+use saltus_core::trigger::{ErrorBehavior, Execution, Limits, TriggerDef, TriggerKind, TriggerSpec};
 
-use crate::api::TriggerStats;
+use crate::api::{ScheduleStats, TriggerStats};
 use crate::clock::mono_now;
-use crate::cursors::{Pending, Progress};
+use crate::cursors::{Left, Pending, Progress};
+use crate::dead_letters::DeadLetter;
 use crate::placement::Placement;
+
+use super::letters::Replay;
+use super::schedules::scheduler_of;
+use super::states::Memory;
 
 use super::{Message, Shard};
 
-/// Rows were written: one write, one table.
+/// About what it takes to hand a run to a worker, in nanoseconds.
+const SUBMIT_NS: u64 = 5_000;
+
+/// What a trigger is to be run for. Rows that were written come as one write to one table each.
 #[derive(Clone)]
 pub(crate) struct Event {
-    pub tables: Vec<TableBatch>,
-    /// The last byte of the request was there.
+    pub what: RunEvent,
+    /// The last byte of the request was there; the schedule's time.
     pub received: MonoNs,
     /// The event was offered to the triggers.
     pub handed_over: MonoNs,
@@ -38,14 +48,35 @@ pub(crate) struct Event {
     pub attempt: u32,
     /// Rows of the first of the events that were gathered into this one.
     pub first_rows: usize,
+    /// It was a dead letter: no cursor waits for it.
+    pub replayed: bool,
+    /// A time of a schedule that was missed: its delay says nothing of how exactly time is kept.
+    pub late: bool,
 }
 
 impl Event {
-    pub fn bytes(&self) -> usize {
-        self.tables.iter().map(|t| t.batch.bytes()).sum()
+    /// Something that happens now.
+    pub fn new(what: RunEvent, received: MonoNs) -> Self {
+        let handed_over = mono_now();
+        Event { what, received, handed_over, depth: 0, attempt: 0, first_rows: 0, replayed: false, late: false }
     }
+
+    /// The rows; none but of a write.
+    pub fn tables(&self) -> &[TableBatch] {
+        self.what.tables()
+    }
+
+    /// The write that it is; `None` of any other kind, which no log knows.
+    pub fn id(&self) -> Option<EventId> {
+        self.tables().first().map(|table| table.id)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.what.bytes()
+    }
+
     pub fn rows(&self) -> usize {
-        self.tables.iter().map(|t| t.batch.rows()).sum()
+        self.what.rows()
     }
 }
 
@@ -53,11 +84,11 @@ impl Event {
 pub(crate) struct TriggerState {
     pub trigger: Arc<Trigger>,
     pub home: ShardId,
-    queue: VecDeque<Event>,
-    queued_bytes: usize,
-    /// Which lane its runs take.
+    pub(super) queue: VecDeque<Event>,
+    pub(super) queued_bytes: usize,
     /// What it may use.
-    limits: Limits,
+    pub(super) limits: Limits,
+    /// Which lane its runs take.
     pub policy: Policy,
     /// Runs under way.
     pub running: usize,
@@ -69,14 +100,36 @@ pub(crate) struct TriggerState {
     pub preparing: bool,
     /// The version of the code that the policy knows.
     pub code: Option<u64>,
+    /// The version of the code that was looked up in the quarantine.
+    pub quarantine_asked: Option<u64>,
     /// What is finished, by stream.
     pub progress: HashMap<Stream, Progress, ahash::RandomState>,
     /// Events that are in the logs and not in memory, in order.
-    pub backlog: VecDeque<Pending>,
+    pub backlog: VecDeque<Left>,
     /// The next of them are being read.
     pub loading: bool,
+    /// Bytes that were left in the log since the backlog began, an upper estimate of what is left.
+    pub lag_bytes: u64,
+    /// A dead letter that is given to it again, and those that wait for that.
+    pub replay: Option<Replay>,
+    pub replays: VecDeque<Arc<DeadLetter>>,
+    /// Where it is in its schedule, if it has one.
+    pub schedule: Option<Scheduler>,
+    /// Its durable state, once it was fetched.
+    pub durable: Option<Memory>,
+    /// Runs that have changed the state and whose changes are not in the log yet: an ordered trigger waits for them.
+    pub state_changing: usize,
+    /// It is not in force here any more.
+    pub leaving: bool,
     /// It failed and is being disabled: nothing of it is run any more.
     pub stopped: bool,
+    /// About what an inline run of it takes, in nanoseconds; too much before the first.
+    inline_ns: u64,
+    /// What it may use of a core, and whether its next run waits for that.
+    pub cpu: CpuShare,
+    pub throttled: bool,
+    /// When a wait for it was last said in the log.
+    pub throttle_said: Option<MonoNs>,
     pub measured: Measured,
 }
 
@@ -85,6 +138,7 @@ pub(crate) struct Measured {
     pub activation: Histogram<u64>,
     pub queue: Histogram<u64>,
     pub run: Histogram<u64>,
+    pub response: Histogram<u64>,
     pub runs: u64,
     pub errors: u64,
     pub rows: u64,
@@ -92,6 +146,9 @@ pub(crate) struct Measured {
     pub retries: u64,
     pub events_failed: u64,
     pub discarded: u64,
+    /// Held after the last run, and the most of all runs.
+    pub memory: Option<MemoryUse>,
+    pub cpu_waits: u64,
     pub last_error: Option<String>,
 }
 
@@ -101,11 +158,18 @@ pub(crate) fn nanosecond_histogram() -> Histogram<u64> {
 }
 
 impl Measured {
+    /// A run has ended and what it wrote is applied: whoever sees the count may read its rows.
+    pub fn finished(&mut self, event: &Event) {
+        self.runs += 1;
+        self.rows += event.rows() as u64;
+    }
+
     fn new() -> Self {
         Measured {
             activation: nanosecond_histogram(),
             queue: nanosecond_histogram(),
             run: nanosecond_histogram(),
+            response: nanosecond_histogram(),
             runs: 0,
             errors: 0,
             rows: 0,
@@ -113,6 +177,8 @@ impl Measured {
             retries: 0,
             events_failed: 0,
             discarded: 0,
+            memory: None,
+            cpu_waits: 0,
             last_error: None,
         }
     }
@@ -120,14 +186,13 @@ impl Measured {
 
 /// Results of one trigger that may be on their way to the log at once.
 const WRITE_BACKS_MAX: usize = 32;
-/// Overlapping runs of a trigger that asked for overlap.
-const OVERLAP_MAX: usize = 16;
 
 impl TriggerState {
-    fn new(trigger: Arc<Trigger>, home: ShardId, limits: Limits) -> Self {
+    pub fn new(trigger: Arc<Trigger>, home: ShardId, limits: Limits) -> Self {
         TriggerState {
             limits,
             policy: Policy::new(trigger.def.execution, trigger.def.isolation, mono_now()),
+            schedule: scheduler_of(&trigger.def, None),
             trigger,
             home,
             queue: VecDeque::new(),
@@ -137,47 +202,78 @@ impl TriggerState {
             retrying: 0,
             preparing: false,
             code: None,
+            quarantine_asked: None,
             progress: HashMap::default(),
             backlog: VecDeque::new(),
             loading: false,
+            lag_bytes: 0,
+            replay: None,
+            replays: VecDeque::new(),
+            durable: None,
+            state_changing: 0,
+            leaving: false,
             stopped: false,
+            inline_ns: u64::MAX,
+            cpu: CpuShare::new(mono_now()),
+            throttled: false,
+            throttle_said: None,
             measured: Measured::new(),
         }
     }
 
     fn wants(&self, table: &str) -> bool {
-        match &self.trigger.def.spec {
-            TriggerSpec::Table(wanted) => **wanted == *table,
-            TriggerSpec::AllTables => true,
-            TriggerSpec::Every(_) | TriggerSpec::Cron(_) | TriggerSpec::Request(_) => false,
-        }
+        wants(&self.trigger.def.spec, table)
     }
 
     /// Puts an event in line; false if it stays in the log until there is room.
     fn offer(&mut self, event: Event) -> bool {
         let full = !self.queue.is_empty() && (self.queued_bytes + event.bytes()) as u64 > self.limits.queue_bytes;
-        if full || !self.backlog.is_empty() {
-            self.leave_in_log(event.tables[0].id);
+        if let Some(EventId { stream, sequence }) = event.id()
+            && (full || !self.backlog.is_empty())
+        {
+            let part = Pending { stream, after: Sequence(sequence.0 - 1), to: sequence };
+            self.leave_in_log(part, &spec_of(&self.trigger.def.spec, &event), event.bytes() as u64);
             return false;
         }
         self.put_in_line(event);
         true
     }
 
+    /// Puts an event behind those that wait, unless it is under way.
     fn put_in_line(&mut self, event: Event) {
-        let EventId { stream, sequence } = event.tables[0].id;
         // An event that was handed over before is under way.
-        if self.progress.entry(stream).or_default().hand_over(sequence) {
-            self.queued_bytes += event.bytes();
-            self.queue.push_back(event);
+        let is_new = |EventId { stream, sequence }| self.progress.entry(stream).or_default().hand_over(sequence);
+        if event.id().is_none_or(is_new) {
+            self.put_last(event);
         }
     }
 
-    fn leave_in_log(&mut self, EventId { stream, sequence }: EventId) {
-        match self.backlog.iter_mut().find(|part| part.stream == stream) {
-            Some(part) => part.to = part.to.max(sequence),
-            None => self.backlog.push_back(Pending { stream, after: Sequence(sequence.0 - 1), to: sequence }),
+    fn leave_in_log(&mut self, part: Pending, spec: &TriggerSpec, bytes: u64) {
+        self.lag_bytes += bytes;
+        match self.backlog.iter_mut().rfind(|left| left.part.stream == part.stream) {
+            Some(left) if *left.spec == *spec => left.part.to = left.part.to.max(part.to),
+            _ => self.backlog.push_back(Left { part, spec: Arc::new(spec.clone()) }),
         }
+    }
+
+    /// Takes the backlog away if it is more than `bytes_max` long.
+    fn give_up_backlog(&mut self, bytes_max: u64) -> Vec<Left> {
+        if self.lag_bytes <= bytes_max {
+            return Vec::new();
+        }
+        self.lag_bytes = 0;
+        // A chunk that is on its way is from before: what it holds comes in, and the rest of its part is lost.
+        let lost: Vec<Left> = self.backlog.drain(..).collect();
+        for Left { part, .. } in &lost {
+            self.progress.entry(part.stream).or_default().pass(part.to);
+        }
+        lost
+    }
+
+    /// Puts an event behind all others.
+    pub fn put_last(&mut self, event: Event) {
+        self.queued_bytes += event.bytes();
+        self.queue.push_back(event);
     }
 
     /// Whether there is room for a part of the backlog.
@@ -192,26 +288,91 @@ impl TriggerState {
 
     /// Takes a part of the backlog. What the log of an earlier life does not hold is lost, and recovery has said so.
     pub fn take_back(&mut self, stream: Stream, reached: Sequence, events: Vec<Event>, epoch: Epoch) {
-        if let Some(at) = self.backlog.iter().position(|part| part.stream == stream) {
-            let part = &mut self.backlog[at];
+        if let Some(at) = self.backlog.iter().position(|left| left.part.stream == stream) {
+            let part = &mut self.backlog[at].part;
             let stuck = reached <= part.after && stream.epoch != epoch;
             part.after = part.after.max(reached);
             if stuck || part.after >= part.to {
                 self.backlog.remove(at);
             }
         }
+        let bytes: usize = events.iter().map(Event::bytes).sum();
+        self.lag_bytes = if self.backlog.is_empty() { 0 } else { self.lag_bytes.saturating_sub(bytes as u64) };
         events.into_iter().for_each(|event| self.put_in_line(event));
     }
 
     fn may_run(&self) -> bool {
+        !self.queue.is_empty() && self.has_room_for_run(0)
+    }
+
+    /// Whether a run could begin, beside those under way and so many that wait.
+    fn has_room_for_run(&self, waiting: usize) -> bool {
         let def = &self.trigger.def;
         // Inline runs follow each other, and come after the deferred ones that are under way.
-        let overlap = if def.run_async && self.policy.lane() != Lane::Inline { OVERLAP_MAX } else { 1 };
-        // An ordered trigger whose failures have consequences waits for the end of a run, writing included.
-        let in_order = !def.run_async && def.error_behavior != ErrorBehavior::Log;
+        let overlaps = def.run_async && self.policy.lane() != Lane::Inline;
+        let overlap = if overlaps { self.limits.concurrency.max(1) as usize } else { 1 };
+        // An ordered trigger whose failures have consequences waits for the end of a run, writing included; so does one whose answers
+        // say what is written.
+        let matters = def.error_behavior != ErrorBehavior::Log || matches!(def.spec, TriggerSpec::Request(_));
+        let in_order = !def.run_async && matters;
         let write_backs = if in_order { 1 } else { WRITE_BACKS_MAX };
-        let waits = !def.run_async && self.retrying > 0;
-        !self.stopped && !waits && !self.queue.is_empty() && self.running < overlap && self.writing_back < write_backs
+        let waits = !def.run_async && (self.retrying > 0 || self.state_changing > 0);
+        !self.stopped
+            && !self.throttled
+            && !waits
+            && self.running + waiting < overlap
+            && self.writing_back < write_backs
+    }
+
+    /// Whether an event would be run at once.
+    pub fn is_free(&self) -> bool {
+        self.has_room_for_run(self.queue.len())
+    }
+
+    /// The trigger was changed; what waits for it and what was measured stays.
+    fn update(&mut self, trigger: &Arc<Trigger>, limits: Limits) {
+        let (before, def) = (&self.trigger.def, &trigger.def);
+        if (before.execution, before.isolation) != (def.execution, def.isolation) {
+            self.policy = Policy::new(def.execution, def.isolation, mono_now());
+        }
+        let rescheduled = before.spec != def.spec
+            || before.timing.time_zone != def.timing.time_zone
+            || before.timing.since_ns != def.timing.since_ns;
+        if rescheduled {
+            self.schedule = scheduler_of(def, None);
+        } else if let Some(schedule) = &mut self.schedule
+            && before.timing.missed_runs != def.timing.missed_runs
+        {
+            schedule.set_missed_runs(def.timing.missed_runs);
+        }
+        (self.trigger, self.limits) = (trigger.clone(), limits);
+    }
+
+    /// How long its next run has to wait for the trigger's share of a core.
+    fn wait_for_cpu(&mut self) -> Option<Duration> {
+        let percent = self.limits.cpu_share;
+        if percent >= cpu_share::WHOLE || self.policy.lane() == Lane::Inline {
+            return None;
+        }
+        self.cpu.wait(percent, mono_now())
+    }
+
+    /// A run is over: what it has cost.
+    pub fn charge(&mut self, cost_ns: u64, lane: Lane, memory: Option<MemoryUse>) {
+        if lane == Lane::Inline {
+            self.inline_ns = if self.inline_ns == u64::MAX { cost_ns } else { (3 * self.inline_ns + cost_ns) / 4 };
+        } else {
+            self.cpu.spend(cost_ns, self.limits.cpu_share, mono_now());
+        }
+        if let Some(memory) = memory {
+            let peak = self.measured.memory.map_or(0, |before| before.peak).max(memory.peak);
+            self.measured.memory = Some(MemoryUse { peak, ..memory });
+        }
+    }
+
+    /// What it may use of a core.
+    pub fn cpu_share(&self) -> u32 {
+        self.limits.cpu_share
     }
 
     /// All waiting events up to `rows_max` rows, at least one. Tables are listed in order of their first event.
@@ -229,14 +390,18 @@ impl TriggerState {
         }
         while let Some(next) = self.queue.front() {
             // What failed is tried again as it was: the rows of others are not to suffer from it.
-            let alike = next.depth == gathered.depth && next.attempt == 0 && gathered.attempt == 0;
+            let tried = next.attempt > 0 || gathered.attempt > 0;
+            let alike = next.depth == gathered.depth && next.replayed == gathered.replayed && !tried;
+            let RunEvent::Writes(tables) = &mut gathered.what else { break };
             if rows + next.rows() > rows_max || !alike {
                 break;
             }
             rows += next.rows();
             let Some(next) = self.queue.pop_front() else { break };
             self.queued_bytes -= next.bytes();
-            gathered.tables.extend(next.tables);
+            if let RunEvent::Writes(further) = next.what {
+                tables.extend(further);
+            }
         }
         Some(gathered)
     }
@@ -262,59 +427,109 @@ pub(crate) struct Due {
 }
 
 /// What a new set of triggers changes for a shard.
+#[derive(Default)]
 pub(crate) struct Changes {
-    /// Write triggers that are new to it.
-    pub begun: Vec<TriggerId>,
-    /// Triggers that are gone.
+    /// Write triggers that see this shard's stream from now on, or see it by another specification.
+    pub begun: Vec<Begun>,
+    /// Triggers that do not see it any more, and are in force.
+    pub left: Vec<TriggerId>,
+    /// Triggers that are not in force any more.
     pub ended: Vec<TriggerId>,
+    /// Those of them that were at home here.
+    pub gone: Vec<Rc<RefCell<TriggerState>>>,
 }
+
+/// A trigger that sees a stream from now on.
+pub(crate) struct Begun {
+    pub id: TriggerId,
+    pub spec: TriggerSpec,
+    /// It was not in force before, on any shard.
+    pub afresh: bool,
+}
+
+type ByDb = HashMap<Arc<str>, Vec<Rc<RefCell<TriggerState>>>>;
 
 /// The triggers that matter to a shard.
 #[derive(Default)]
 pub(crate) struct TriggerSet {
     all: Vec<Rc<RefCell<TriggerState>>>,
-    by_db: HashMap<Arc<str>, Vec<Rc<RefCell<TriggerState>>>>,
+    /// Those that are offered what is written here, by database.
+    by_db: ByDb,
+    /// Those that will be, and what changes then: see [`super::Coming`].
+    coming: Option<(ByDb, Changes)>,
+    /// Where every trigger is at home, on whichever shard.
+    homes: HashMap<TriggerId, ShardId>,
     /// Where the search for a due run begins, so that no trigger starves another.
     next: usize,
+    /// Triggers whose next run has been found to wait for CPU time, and how long.
+    pub throttled: Vec<(Rc<RefCell<TriggerState>>, Duration)>,
 }
 
 impl TriggerSet {
-    /// The set of enabled triggers from now on. A trigger whose id stays keeps what waits for it and what was measured.
-    pub fn replace(&mut self, shard: ShardId, placement: Placement, defaults: Limits, set: &[Arc<Trigger>]) -> Changes {
-        let mut begun = Vec::new();
+    /// The set of enabled triggers from now on: as a home, this shard takes events for them. A trigger whose id stays keeps what
+    /// waits for it, what was measured, and its home, whatever its specification is now; if that was changed, it sees this shard's
+    /// stream by the new one from the next step on.
+    pub fn replace(&mut self, shard: ShardId, placement: Placement, defaults: Limits, set: &[Arc<Trigger>]) {
+        let mut by_db = ByDb::new();
+        // Of a set that never came further: what it would have changed is to be changed now.
+        let mut changes = self.coming.take().map(|(_, changes)| changes).unwrap_or_default();
         let mut before: HashMap<TriggerId, _> =
             self.all.drain(..).map(|s| (s.borrow().trigger.def.id, s.clone())).collect();
-        self.by_db.clear();
+        let homes = std::mem::take(&mut self.homes);
         for trigger in set {
-            let home = home_of(placement, trigger);
-            let limits = trigger.def.limits.over(defaults);
-            let is_new = !before.contains_key(&trigger.def.id);
-            let state = match before.remove(&trigger.def.id) {
-                Some(state) => {
-                    let mut inner = state.borrow_mut();
-                    (inner.trigger, inner.limits) = (trigger.clone(), limits);
-                    drop(inner);
-                    state
-                }
-                None => Rc::new(RefCell::new(TriggerState::new(trigger.clone(), home, limits))),
-            };
-            // A trigger on one table matters to its home only; one on all tables matters everywhere.
-            if home == shard || trigger.def.spec == TriggerSpec::AllTables {
-                if is_new && matches!(trigger.def.spec, TriggerSpec::Table(_) | TriggerSpec::AllTables) {
-                    begun.push(trigger.def.id);
-                }
-                self.by_db.entry(trigger.def.db.clone()).or_default().push(state.clone());
-                self.all.push(state);
+            let def = &trigger.def;
+            let (id, owner) = (def.id, home_of(placement, def));
+            let home = homes.get(&id).copied().unwrap_or(owner);
+            self.homes.insert(id, home);
+            let limits = def.limits.over(defaults);
+            let known = before.remove(&id);
+            // A trigger on one table matters to its home and where the table is; one on all tables matters everywhere.
+            let sees = owner == shard || def.spec == TriggerSpec::AllTables;
+            let is_write = def.spec.kind() == TriggerKind::Write;
+            let mut saw = None;
+            if let Some(state) = &known {
+                let mut inner = state.borrow_mut();
+                let spec = &inner.trigger.def.spec;
+                let seen = *spec == TriggerSpec::AllTables || home_of(placement, &inner.trigger.def) == shard;
+                saw = seen.then(|| spec.clone());
+                inner.update(trigger, limits);
             }
+            if is_write && sees && saw.as_ref() != Some(&def.spec) {
+                changes.begun.push(Begun { id, spec: def.spec.clone(), afresh: !homes.contains_key(&id) });
+            }
+            if is_write && !sees && saw.is_some() {
+                changes.left.push(id);
+            }
+            if !sees && home != shard {
+                continue;
+            }
+            let state =
+                known.unwrap_or_else(|| Rc::new(RefCell::new(TriggerState::new(trigger.clone(), home, limits))));
+            by_db.entry(def.db.clone()).or_default().push(state.clone());
+            self.all.push(state);
         }
-        let ended = before.keys().copied().collect();
+        changes.ended.extend(homes.keys().filter(|id| !self.homes.contains_key(id)));
+        changes.gone.extend(before.values().filter(|state| state.borrow().home == shard).cloned());
         for (_, gone) in before {
             let gone = gone.borrow();
             if !gone.queue.is_empty() {
                 tracing::warn!(trigger = %gone.trigger.def.name, events = gone.queue.len(), "a trigger was disabled or deleted: what waited for it is given up");
             }
         }
-        Changes { begun, ended }
+        self.coming = Some((by_db, changes));
+    }
+
+    /// The triggers of the set that came last are offered what is written here from now on; what that changes.
+    pub fn offer_from_now_on(&mut self) -> Changes {
+        let Some((by_db, changes)) = self.coming.take() else { return Changes::default() };
+        self.by_db = by_db;
+        changes
+    }
+
+    /// Whether a trigger is offered the rows of all tables of `db`.
+    pub fn see_all_tables(&self, db: &str) -> bool {
+        let states = self.by_db.get(db).into_iter().flatten();
+        states.map(|state| state.borrow()).any(|state| state.trigger.def.spec == TriggerSpec::AllTables)
     }
 
     /// The triggers at home on this shard.
@@ -326,6 +541,12 @@ impl TriggerSet {
         self.all.iter().find(|s| s.borrow().trigger.def.id == id).cloned()
     }
 
+    /// Requests that need no run any more; how many there were.
+    pub fn pass_over(&self, shard: ShardId) -> usize {
+        let at_home = self.all.iter().map(|s| s.borrow_mut()).filter(|s| s.home == shard);
+        at_home.map(|mut s| s.pass_over()).sum()
+    }
+
     /// The next run that is due on this shard, in turn.
     pub fn due(&mut self, shard: ShardId, rows_max: usize) -> Option<Due> {
         let count = self.all.len();
@@ -334,6 +555,11 @@ impl TriggerSet {
             let state = &self.all[at];
             let mut inner = state.borrow_mut();
             if inner.home == shard && !inner.preparing && inner.may_run() {
+                if let Some(wait) = inner.wait_for_cpu() {
+                    inner.throttled = true;
+                    self.throttled.push((state.clone(), wait));
+                    continue;
+                }
                 let Some(event) = inner.gather(rows_max) else { continue };
                 inner.running += 1;
                 self.next = at + 1;
@@ -341,6 +567,18 @@ impl TriggerSet {
             }
         }
         None
+    }
+
+    /// Whether runs are due on this shard, and all of them begin within this time.
+    pub fn due_within(&self, shard: ShardId, nanoseconds: u64) -> bool {
+        let at_home = self.all.iter().map(|s| s.borrow()).filter(|s| s.home == shard);
+        let due = at_home.filter(|s| !s.preparing && s.may_run());
+        let costs = due.map(|s| if s.policy.lane() == Lane::Inline { s.inline_ns } else { SUBMIT_NS });
+        let mut total = 0_u64;
+        for cost in costs {
+            total = total.saturating_add(cost);
+        }
+        total != 0 && total <= nanoseconds
     }
 
     /// The triggers at home on this shard that were told to run inline.
@@ -384,6 +622,7 @@ fn stats_of(state: &TriggerState) -> TriggerStats {
         activation_ns: m.activation.clone(),
         queue_ns: m.queue.clone(),
         run_ns: m.run.clone(),
+        response_ns: m.response.clone(),
         runs: m.runs,
         errors: m.errors,
         rows: m.rows,
@@ -395,23 +634,122 @@ fn stats_of(state: &TriggerState) -> TriggerStats {
         lane_reason: state.policy.reason().to_string(),
         lane_for: Duration::from_nanos(mono_now().since(state.policy.since())),
         lane_barred: state.policy.barred().map(|reason| reason.to_string()),
+        memory: m.memory,
+        cpu_waits: m.cpu_waits,
         last_error: m.last_error.clone(),
         backlog_events: (state.queue.len() + state.retrying) as u64,
+        schedule: state.schedule.as_ref().map(|schedule| ScheduleStats {
+            last_ns: schedule.last_run_ns(),
+            next_ns: schedule.next_ns(),
+            missed: schedule.missed_total(),
+        }),
     }
 }
 
-fn home_of(placement: Placement, trigger: &Trigger) -> ShardId {
-    match &trigger.def.spec {
-        TriggerSpec::Table(table) => placement.owner(&trigger.def.db, table),
-        _ => placement.home(trigger.def.id),
+/// Whether rows of a table are for a trigger of this specification.
+pub(super) fn wants(spec: &TriggerSpec, table: &str) -> bool {
+    match spec {
+        TriggerSpec::Table(wanted) => **wanted == *table,
+        TriggerSpec::AllTables => true,
+        TriggerSpec::Every(_) | TriggerSpec::Cron(_) | TriggerSpec::Request(_) => false,
+    }
+}
+
+/// By which specification an event is found again in its log: it may be from before the one of now.
+fn spec_of(now: &TriggerSpec, event: &Event) -> TriggerSpec {
+    match event.tables().first() {
+        Some(table) if !wants(now, &table.table) => TriggerSpec::Table(table.table.clone()),
+        _ => now.clone(),
+    }
+}
+
+/// Where the table of a trigger is, or where one without a table is at home.
+pub(crate) fn home_of(placement: Placement, trigger: &TriggerDef) -> ShardId {
+    match &trigger.spec {
+        TriggerSpec::Table(table) => placement.owner(&trigger.db, table),
+        _ => placement.home(trigger.id),
     }
 }
 
 /// Events on their way to triggers at home elsewhere, in order.
+///
+/// **Invariant.** What a trigger has in `left` comes after all that it has in `waiting`: once an event of it was left in the log,
+/// the further ones are as well, until the home was told.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    waiting: VecDeque<(ShardId, TriggerId, Event)>,
+    waiting: VecDeque<(ShardId, TriggerId, Parcel)>,
     bytes: usize,
+    left: BTreeMap<TriggerId, (ShardId, VecDeque<Left>)>,
+}
+
+/// Where an event went that was posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    Waiting,
+    LeftInLog,
+}
+
+/// What is sent to a home.
+pub(crate) enum Parcel {
+    Event(Box<Event>),
+    Left(Left),
+}
+
+impl Parcel {
+    fn bytes(&self) -> usize {
+        match self {
+            Parcel::Event(event) => event.bytes(),
+            Parcel::Left(_) => 0,
+        }
+    }
+}
+
+impl Outbox {
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.left.is_empty()
+    }
+
+    /// `spec` is what the trigger is offered the event by.
+    fn put(&mut self, home: ShardId, trigger: TriggerId, spec: &TriggerSpec, event: Event) -> Put {
+        let bytes = event.bytes();
+        let full = !self.waiting.is_empty() && self.bytes + bytes > TRIGGER_BACKLOG_BYTES_MAX;
+        if let Some(EventId { stream, sequence }) = event.id()
+            && (full || self.left.contains_key(&trigger))
+        {
+            let (_, parts) = self.left.entry(trigger).or_insert_with(|| (home, VecDeque::new()));
+            match parts.back_mut() {
+                Some(left) if *left.spec == *spec => left.part.to = left.part.to.max(sequence),
+                _ => parts.push_back(Left {
+                    part: Pending { stream, after: Sequence(sequence.0 - 1), to: sequence },
+                    spec: Arc::new(spec.clone()),
+                }),
+            }
+            return Put::LeftInLog;
+        }
+        self.bytes += bytes;
+        self.waiting.push_back((home, trigger, Parcel::Event(Box::new(event))));
+        Put::Waiting
+    }
+
+    /// Whither the next parcel goes, and how much room it takes.
+    fn next(&self) -> Option<(ShardId, usize)> {
+        let waiting = self.waiting.front().map(|(home, _, parcel)| (*home, parcel.bytes()));
+        waiting.or_else(|| self.left.values().next().map(|(home, _)| (*home, 0)))
+    }
+
+    fn take(&mut self) -> Option<(TriggerId, Parcel)> {
+        if let Some((_, trigger, parcel)) = self.waiting.pop_front() {
+            self.bytes -= parcel.bytes();
+            return Some((trigger, parcel));
+        }
+        let mut entry = self.left.first_entry()?;
+        let trigger = *entry.key();
+        let left = entry.get_mut().1.pop_front();
+        if entry.get().1.is_empty() {
+            entry.remove();
+        }
+        left.map(|left| (trigger, Parcel::Left(left)))
+    }
 }
 
 impl Shard {
@@ -421,7 +759,7 @@ impl Shard {
             Some(states) => states.clone(),
             None => return,
         };
-        let table = event.tables[0].table.clone();
+        let Some(table) = event.tables().first().map(|table| table.table.clone()) else { return };
         for state in states {
             let mut inner = state.borrow_mut();
             if !inner.wants(&table) {
@@ -432,7 +770,7 @@ impl Shard {
             } else if inner.home == self.id {
                 self.line_up(&mut inner, event.clone());
             } else {
-                self.post(inner.home, inner.trigger.def.id, event.clone());
+                self.post(&inner, event.clone());
             }
         }
     }
@@ -448,7 +786,17 @@ impl Shard {
             return;
         }
         self.counters.events_left_in_log.add(1);
-        if state.backlog.len() == 1 && state.backlog[0].to.0 == state.backlog[0].after.0 + 1 {
+        let lost = state.give_up_backlog(self.shared.config.lag_bytes);
+        for left in lost {
+            let why =
+                format!("the trigger lagged by more than trigger-lag-size, {} bytes", self.shared.config.lag_bytes);
+            state.measured.events_dropped += 1;
+            self.counters.events_dropped.add(1);
+            self.lose(&state.trigger, &left, why);
+        }
+        if let [Left { part, .. }] = state.backlog.make_contiguous()
+            && part.to.0 == part.after.0 + 1
+        {
             self.log_for(&state.trigger, LogLevel::Warn, format!(
                 "the trigger lags by more than {} bytes of events: further ones are read back from the log of writes when there is room; make the plugin faster, or raise the trigger's limit queue_size",
                 state.limits.queue_bytes,
@@ -481,23 +829,30 @@ impl Shard {
         self.line_up(&mut state.borrow_mut(), event);
     }
 
-    /// Sends an event to a trigger's home, or keeps it until there is room.
-    fn post(self: &Rc<Self>, home: ShardId, trigger: TriggerId, event: Event) {
+    /// More events for a trigger at home here are in a log: there was no room for them on the way.
+    pub fn queue_left(self: &Rc<Self>, trigger: TriggerId, left: Left) {
+        let Some(state) = self.triggers.borrow().find(trigger) else { return };
+        let mut inner = state.borrow_mut();
+        inner.leave_in_log(left.part, &left.spec, 0);
+        self.load(&mut inner);
+    }
+
+    /// Sends an event to a trigger's home, or keeps it until there is room, or leaves it in the log for the home to read.
+    fn post(self: &Rc<Self>, state: &TriggerState, event: Event) {
+        let def = &state.trigger.def;
         let mut outbox = self.outbox.borrow_mut();
-        let bytes = event.bytes();
-        if !outbox.waiting.is_empty() && outbox.bytes + bytes > TRIGGER_BACKLOG_BYTES_MAX {
-            self.counters.events_dropped.add(1);
-            tracing::error!(
-                shard = self.id.0,
-                "an event for a trigger on another shard was given up: its mailbox stays full"
-            );
-            return;
+        let idle = outbox.is_empty();
+        if outbox.put(state.home, def.id, &def.spec, event) == Put::LeftInLog {
+            self.counters.events_left_in_log.add(1);
         }
-        outbox.bytes += bytes;
-        let idle = outbox.waiting.is_empty();
-        outbox.waiting.push_back((home, trigger, event));
         drop(outbox);
-        if idle && !self.deliver_posted() {
+        if idle {
+            self.deliver_all();
+        }
+    }
+
+    fn deliver_all(self: &Rc<Self>) {
+        if !self.deliver_posted() {
             let shard = self.clone();
             self.spawn(async move {
                 while !shard.deliver_posted() {
@@ -510,19 +865,14 @@ impl Shard {
     /// Sends what waits; true when nothing waits any more.
     fn deliver_posted(&self) -> bool {
         let mut outbox = self.outbox.borrow_mut();
-        while let Some((home, trigger, event)) = outbox.waiting.pop_front() {
-            let Some(room) = self.shared.mailbox(home).reserve(event.bytes()) else {
-                outbox.waiting.push_front((home, trigger, event));
-                return false;
-            };
-            outbox.bytes -= event.bytes();
-            room.put(|held| Message::Event { trigger, event: Box::new(event), _held: held });
+        while let Some((home, bytes)) = outbox.next() {
+            let Some(room) = self.shared.mailbox(home).reserve(bytes) else { return false };
+            let Some((trigger, parcel)) = outbox.take() else { return true };
+            room.put(|held| match parcel {
+                Parcel::Event(event) => Message::Event { trigger, event, _held: held },
+                Parcel::Left(left) => Message::LeftInLog { trigger, left },
+            });
         }
         true
     }
-}
-
-/// The event as the bridge takes it.
-pub(crate) fn run_event(event: &Event) -> RunEvent {
-    RunEvent::Writes(event.tables.clone())
 }

@@ -12,6 +12,7 @@
 use saltus_core::ids::{Epoch, Sequence, ShardId, Stream, TableId, TriggerId};
 use saltus_core::limits::{DB_NAME_BYTES_MAX, NAME_BYTES_MAX, WAL_ALIGN, WAL_RECORD_BYTES_MAX};
 use saltus_core::line_protocol::Precision;
+use saltus_core::schedule::Mark;
 use saltus_core::schema::{ColumnDef, ColumnKind};
 
 /// First bytes of a segment file, `SLTSWAL\0`.
@@ -37,19 +38,33 @@ const TAG_CREATE_TABLE: u8 = 2;
 const TAG_ADD_COLUMNS: u8 = 3;
 /// Tag of [`Record::DropTable`].
 const TAG_DROP_TABLE: u8 = 4;
+/// Tag of [`Record::Write`] for a plugin's output.
+const TAG_WRITE_OF_PLUGIN: u8 = 5;
 /// Tag of [`Record::Cursor`].
 const TAG_CURSOR: u8 = 16;
-/// Reserved: durable state of a plugin.
-pub const TAG_RESERVED_PLUGIN_STATE: u8 = 17;
-/// Reserved: an event that no run finished.
-pub const TAG_RESERVED_DEAD_LETTER: u8 = 18;
-
-/// Tag of [`Record::TriggerBegin`].
-const TAG_TRIGGER_BEGIN: u8 = 19;
+/// Tag of [`Record::State`].
+const TAG_STATE: u8 = 17;
+/// Tag of [`Record::DeadLetter`].
+const TAG_DEAD_LETTER: u8 = 18;
+/// Tag of a [`Record::TriggerBegin`] that does not say by which specification.
+const TAG_TRIGGER_BEGIN_BY_ANY: u8 = 19;
 /// Tag of [`Record::TriggerEnd`].
 const TAG_TRIGGER_END: u8 = 20;
+/// Tag of [`Record::DeadLetterEnd`].
+const TAG_DEAD_LETTER_END: u8 = 21;
+/// Tag of [`Record::ScheduleMark`].
+const TAG_SCHEDULE_MARK: u8 = 22;
+/// Tag of [`Record::StateEnd`].
+const TAG_STATE_END: u8 = 23;
+/// Tag of [`Record::TriggerBegin`].
+const TAG_TRIGGER_BEGIN: u8 = 24;
+/// Tag of [`Record::TriggerLeave`].
+const TAG_TRIGGER_LEAVE: u8 = 25;
 /// Body bytes of a write record before its text.
 const WRITE_FIXED_BYTES: usize = 8 + 4 + 1 + 1 + 8;
+
+/// Stands for no time in [`Record::ScheduleMark`].
+const NEVER_RUN: i64 = i64::MIN;
 
 const _: () = assert!(WAL_RECORD_BYTES_MAX + FRAME_HEADER_BYTES + WAL_ALIGN < u32::MAX as usize, "lengths are u32");
 const _: () = assert!(NAME_BYTES_MAX <= u16::MAX as usize, "lengths of names are u16");
@@ -71,6 +86,8 @@ pub enum Record<'a> {
         precision: Precision,
         /// Nanoseconds since 1970 that rows without a timestamp got.
         base_time_ns: i64,
+        /// Plugin runs between the client's write and this one; 0 for the client's.
+        depth: u8,
         /// Line protocol.
         text: &'a [u8],
     },
@@ -106,15 +123,55 @@ pub enum Record<'a> {
         /// The last event that is finished, or beyond it.
         sequence: Sequence,
     },
+    /// How far a schedule trigger has come; of several the one that was written last counts.
+    ScheduleMark {
+        /// The trigger.
+        trigger: TriggerId,
+        /// Where it is.
+        mark: Mark,
+    },
     /// From here on a trigger sees this stream.
     TriggerBegin {
         /// The trigger.
         trigger: TriggerId,
+        /// The specification that tells which writes are for it; empty in logs of older versions.
+        spec: &'a str,
     },
-    /// From here on a trigger does not see this stream.
+    /// From here on a trigger does not see this stream; what it has seen and not finished is still for it.
+    TriggerLeave {
+        /// The trigger.
+        trigger: TriggerId,
+    },
+    /// From here on a trigger does not see this stream, and what it has not finished is not for it any more.
     TriggerEnd {
         /// The trigger.
         trigger: TriggerId,
+    },
+    /// Events that a trigger did not take.
+    DeadLetter {
+        /// The trigger.
+        trigger: TriggerId,
+        /// [`crate::dead_letters::Account`] as JSON.
+        account: &'a [u8],
+    },
+    /// What a run has changed of its trigger's state.
+    State {
+        /// The trigger.
+        trigger: TriggerId,
+        /// [`crate::states::Commit`]
+        body: &'a [u8],
+    },
+    /// A trigger was deleted, and its state with it.
+    StateEnd {
+        /// The trigger.
+        trigger: TriggerId,
+    },
+    /// A dead letter was replayed or discarded.
+    DeadLetterEnd {
+        /// Where the dead letter is.
+        stream: Stream,
+        /// And its place there.
+        sequence: Sequence,
     },
 }
 
@@ -224,7 +281,7 @@ impl Record<'_> {
     /// What is too large to be read again.
     pub fn encoded_len(&self) -> Result<usize, EncodeError> {
         let body = match self {
-            Record::Write { text, .. } => WRITE_FIXED_BYTES + text.len(),
+            Record::Write { depth, text, .. } => WRITE_FIXED_BYTES + usize::from(*depth > 0) + text.len(),
             Record::CreateTable { db, name, .. } => {
                 check_name(db, DB_NAME_BYTES_MAX)?;
                 check_name(name, NAME_BYTES_MAX)?;
@@ -238,8 +295,16 @@ impl Record<'_> {
                 }
                 bytes
             }
-            Record::DropTable { .. } | Record::TriggerBegin { .. } | Record::TriggerEnd { .. } => 8,
+            Record::TriggerBegin { spec, .. } => 8 + spec.len(),
+            Record::DropTable { .. }
+            | Record::TriggerLeave { .. }
+            | Record::TriggerEnd { .. }
+            | Record::StateEnd { .. } => 8,
+            Record::State { body, .. } => 8 + body.len(),
             Record::Cursor { .. } => 8 + 4 + 2 + 8,
+            Record::ScheduleMark { .. } => 8 + 8 + 8,
+            Record::DeadLetter { account, .. } => 8 + account.len(),
+            Record::DeadLetterEnd { .. } => 4 + 2 + 8,
         };
         let bytes = RECORD_HEADER_BYTES + body;
         if bytes > WAL_RECORD_BYTES_MAX {
@@ -255,11 +320,14 @@ impl Record<'_> {
         sink.put(&[self.tag()]);
         sink.put(&body.to_le_bytes());
         match *self {
-            Record::Write { table, schema_version, parser_version, precision, base_time_ns, text } => {
+            Record::Write { table, schema_version, parser_version, precision, base_time_ns, depth, text } => {
                 sink.put(&table.0.to_le_bytes());
                 sink.put(&schema_version.to_le_bytes());
                 sink.put(&[parser_version, precision_code(precision)]);
                 sink.put(&base_time_ns.to_le_bytes());
+                if depth > 0 {
+                    sink.put(&[depth]);
+                }
                 sink.put(text);
             }
             Record::CreateTable { table, db, name } => {
@@ -283,20 +351,51 @@ impl Record<'_> {
                 sink.put(&stream.shard.0.to_le_bytes());
                 sink.put(&sequence.0.to_le_bytes());
             }
-            Record::TriggerBegin { trigger } | Record::TriggerEnd { trigger } => sink.put(&trigger.0.to_le_bytes()),
+            Record::TriggerBegin { trigger, spec } => {
+                sink.put(&trigger.0.to_le_bytes());
+                sink.put(spec.as_bytes());
+            }
+            Record::TriggerLeave { trigger } | Record::TriggerEnd { trigger } | Record::StateEnd { trigger } => {
+                sink.put(&trigger.0.to_le_bytes());
+            }
+            Record::ScheduleMark { trigger, mark } => {
+                sink.put(&trigger.0.to_le_bytes());
+                sink.put(&mark.handled_ns.to_le_bytes());
+                sink.put(&mark.last_run_ns.unwrap_or(NEVER_RUN).to_le_bytes());
+            }
+            Record::State { trigger, body } => {
+                sink.put(&trigger.0.to_le_bytes());
+                sink.put(body);
+            }
+            Record::DeadLetter { trigger, account } => {
+                sink.put(&trigger.0.to_le_bytes());
+                sink.put(account);
+            }
+            Record::DeadLetterEnd { stream, sequence } => {
+                sink.put(&stream.epoch.0.to_le_bytes());
+                sink.put(&stream.shard.0.to_le_bytes());
+                sink.put(&sequence.0.to_le_bytes());
+            }
         }
         debug_assert!(sink.out.is_empty(), "encoded_len and encode agree");
     }
 
     fn tag(&self) -> u8 {
         match self {
-            Record::Write { .. } => TAG_WRITE,
+            Record::Write { depth: 0, .. } => TAG_WRITE,
+            Record::Write { .. } => TAG_WRITE_OF_PLUGIN,
             Record::CreateTable { .. } => TAG_CREATE_TABLE,
             Record::AddColumns { .. } => TAG_ADD_COLUMNS,
             Record::DropTable { .. } => TAG_DROP_TABLE,
             Record::Cursor { .. } => TAG_CURSOR,
+            Record::ScheduleMark { .. } => TAG_SCHEDULE_MARK,
             Record::TriggerBegin { .. } => TAG_TRIGGER_BEGIN,
+            Record::TriggerLeave { .. } => TAG_TRIGGER_LEAVE,
             Record::TriggerEnd { .. } => TAG_TRIGGER_END,
+            Record::DeadLetter { .. } => TAG_DEAD_LETTER,
+            Record::DeadLetterEnd { .. } => TAG_DEAD_LETTER_END,
+            Record::State { .. } => TAG_STATE,
+            Record::StateEnd { .. } => TAG_STATE_END,
         }
     }
 }
@@ -316,12 +415,13 @@ pub fn decode_record(bytes: &[u8]) -> Result<(Record<'_>, usize), FormatError> {
 fn decode_body(tag: u8, body: &[u8]) -> Result<Record<'_>, FormatError> {
     let mut cursor = Cursor { bytes: body };
     let record = match tag {
-        TAG_WRITE => Record::Write {
+        TAG_WRITE | TAG_WRITE_OF_PLUGIN => Record::Write {
             table: cursor.table()?,
             schema_version: cursor.u32("schema version")?,
             parser_version: cursor.u8("parser version")?,
             precision: precision_of(cursor.u8("precision")?)?,
             base_time_ns: cursor.u64("base time")? as i64,
+            depth: if tag == TAG_WRITE { 0 } else { cursor.u8("depth")? },
             text: std::mem::take(&mut cursor.bytes),
         },
         TAG_CREATE_TABLE => Record::CreateTable {
@@ -337,10 +437,30 @@ fn decode_body(tag: u8, body: &[u8]) -> Result<Record<'_>, FormatError> {
         TAG_DROP_TABLE => Record::DropTable { table: cursor.table()? },
         TAG_CURSOR => Record::Cursor {
             trigger: cursor.trigger()?,
-            stream: Stream { epoch: Epoch(cursor.u32("epoch")?), shard: ShardId(cursor.u16("shard")?) },
+            stream: cursor.stream()?,
             sequence: Sequence(cursor.u64("sequence")?),
         },
-        TAG_TRIGGER_BEGIN => Record::TriggerBegin { trigger: cursor.trigger()? },
+        TAG_SCHEDULE_MARK => {
+            let trigger = cursor.trigger()?;
+            let (handled_ns, last) = (cursor.u64("handled time")? as i64, cursor.u64("last run")? as i64);
+            let mark = Mark { handled_ns, last_run_ns: (last != NEVER_RUN).then_some(last) };
+            Record::ScheduleMark { trigger, mark }
+        }
+        TAG_DEAD_LETTER => {
+            Record::DeadLetter { trigger: cursor.trigger()?, account: std::mem::take(&mut cursor.bytes) }
+        }
+        TAG_DEAD_LETTER_END => {
+            Record::DeadLetterEnd { stream: cursor.stream()?, sequence: Sequence(cursor.u64("sequence")?) }
+        }
+        TAG_STATE => Record::State { trigger: cursor.trigger()?, body: std::mem::take(&mut cursor.bytes) },
+        TAG_STATE_END => Record::StateEnd { trigger: cursor.trigger()? },
+        TAG_TRIGGER_BEGIN_BY_ANY => Record::TriggerBegin { trigger: cursor.trigger()?, spec: "" },
+        TAG_TRIGGER_BEGIN => {
+            let (trigger, spec) = (cursor.trigger()?, std::mem::take(&mut cursor.bytes));
+            let spec = std::str::from_utf8(spec).map_err(|_| FormatError::Text { what: "trigger specification" })?;
+            Record::TriggerBegin { trigger, spec }
+        }
+        TAG_TRIGGER_LEAVE => Record::TriggerLeave { trigger: cursor.trigger()? },
         TAG_TRIGGER_END => Record::TriggerEnd { trigger: cursor.trigger()? },
         tag => return Err(FormatError::UnknownTag { tag }),
     };
@@ -598,6 +718,10 @@ impl<'a> Cursor<'a> {
 
     fn table(&mut self) -> Result<TableId, FormatError> {
         Ok(TableId(self.u64("table id")?))
+    }
+
+    fn stream(&mut self) -> Result<Stream, FormatError> {
+        Ok(Stream { epoch: Epoch(self.u32("epoch")?), shard: ShardId(self.u16("shard")?) })
     }
 
     fn trigger(&mut self) -> Result<TriggerId, FormatError> {

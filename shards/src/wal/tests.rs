@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use saltus_core::ids::{Epoch, Sequence, ShardId, Stream, TableId, TriggerId};
 use saltus_core::limits::WAL_ALIGN;
 use saltus_core::line_protocol::Precision;
+use saltus_core::schedule::Mark;
 use saltus_core::schema::{ColumnDef, ColumnKind};
 
 use super::epoch::EpochError;
@@ -71,6 +72,13 @@ fn four_rounds() -> Log {
     log
 }
 
+fn plugin_wrote(text: &[u8]) -> Record<'_> {
+    let Record::Write { table, schema_version, parser_version, precision, base_time_ns, text, .. } = write(text) else {
+        unreachable!("a write")
+    };
+    Record::Write { table, schema_version, parser_version, precision, base_time_ns, depth: 3, text }
+}
+
 fn write(text: &[u8]) -> Record<'_> {
     Record::Write {
         table: TableId(7),
@@ -78,6 +86,7 @@ fn write(text: &[u8]) -> Record<'_> {
         parser_version: 1,
         precision: Precision::Auto,
         base_time_ns: -5,
+        depth: 0,
         text,
     }
 }
@@ -117,14 +126,22 @@ fn every_record_kind_comes_back_as_it_was() {
         Record::AddColumns { table: TableId(9), version: 2, columns: Columns::Defs(&defs) },
         write(b"cpu,host=a usage=1.5 1"),
         write(b""),
+        plugin_wrote(b"cpu usage=2 2"),
         Record::DropTable { table: TableId(u64::MAX) },
         Record::Cursor {
             trigger: TriggerId(7),
             stream: Stream { epoch: Epoch(3), shard: ShardId(u16::MAX) },
             sequence: Sequence(u64::MAX),
         },
-        Record::TriggerBegin { trigger: TriggerId(u64::MAX) },
+        Record::TriggerBegin { trigger: TriggerId(u64::MAX), spec: "table:größe" },
+        Record::TriggerLeave { trigger: TriggerId(2) },
         Record::TriggerEnd { trigger: TriggerId(1) },
+        Record::DeadLetter { trigger: TriggerId(7), account: b"{}" },
+        Record::ScheduleMark { trigger: TriggerId(7), mark: Mark { handled_ns: -1, last_run_ns: None } },
+        Record::ScheduleMark { trigger: TriggerId(8), mark: Mark { handled_ns: i64::MAX, last_run_ns: Some(3) } },
+        Record::State { trigger: TriggerId(7), body: b"state" },
+        Record::StateEnd { trigger: TriggerId(7) },
+        Record::DeadLetterEnd { stream: Stream { epoch: Epoch(u32::MAX), shard: ShardId(1) }, sequence: Sequence(9) },
     ];
     for record in records {
         let mut bytes = vec![0; record.encoded_len().unwrap()];
@@ -147,23 +164,23 @@ fn a_name_or_record_too_long_to_be_read_again_is_refused() {
 }
 
 #[test]
-fn reserved_and_unknown_tags_are_refused_with_file_and_offset() {
-    let record = [18, 1, 0, 0, 0, 0];
-    assert_eq!(decode_record(&record), Err(FormatError::UnknownTag { tag: 18 }));
+fn unknown_tags_are_refused_with_file_and_offset() {
+    let record = [250, 1, 0, 0, 0, 0];
+    assert_eq!(decode_record(&record), Err(FormatError::UnknownTag { tag: 250 }));
 
     let log = four_rounds();
     let mut files = log.dir.written();
     let bytes = first_segment(&mut files);
     let (header, _) = FrameHeader::decode(bytes, WAL_ALIGN).unwrap();
     let frame = &mut bytes[WAL_ALIGN..2 * WAL_ALIGN];
-    frame[48] = 17;
+    frame[48] = 250;
     header.seal(frame);
     for accept_loss in [false, true] {
         let error = recover_files(&files, accept_loss).unwrap_err();
         let RecoveryError::Frame { path, offset, source } = error else { panic!("{error}") };
         assert!(path.ends_with("wal/00000005-0002/00000001.wal"), "{}", path.display());
         assert_eq!(offset, 4096);
-        assert_eq!(source, FrameError::Record(FormatError::UnknownTag { tag: 17 }));
+        assert_eq!(source, FrameError::Record(FormatError::UnknownTag { tag: 250 }));
     }
 }
 
@@ -441,6 +458,25 @@ fn what_waits_is_closed_into_frames_that_keep_the_limit() {
     assert_eq!((rounds, log.writer.waiting_bytes()), (5, 0));
     assert_eq!((log.writer.durable(), log.writer.last()), (Sequence(11), Sequence(11)));
     assert_eq!(recover_files(&log.dir.written(), false).unwrap().0.len(), 11);
+}
+
+#[test]
+fn what_belongs_together_is_in_one_frame_however_full_the_open_one_is() {
+    let mut log = Log::open(1 << 20, 4000);
+    log.writer.append(&write(&[b'a'; 2500])).unwrap();
+    log.writer.keep_together(true);
+    for _ in 0..5 {
+        log.writer.append(&write(&[b'b'; 1500])).unwrap();
+    }
+    log.writer.keep_together(false);
+    log.writer.append(&write(b"after")).unwrap();
+    let mut rounds = Vec::new();
+    while let Some(mut round) = log.writer.take_round() {
+        rounds.push((round.sequences().0.0, round.sequences().1.0));
+        block_on(log.committer.commit(&mut round)).unwrap();
+    }
+    assert_eq!(rounds, [(1, 1), (2, 6), (7, 7)]);
+    assert_eq!(recover_files(&log.dir.written(), false).unwrap().0.len(), 7);
 }
 
 #[test]

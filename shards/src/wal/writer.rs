@@ -164,6 +164,7 @@ pub async fn open_stream<D: WalDir>(
         open: None,
         full: VecDeque::new(),
         waiting_bytes: 0,
+        together: false,
     };
     let committer = WalCommitter { maker, shared, segment, slot: Rc::new(Slot::default()) };
     Ok((writer, committer))
@@ -191,9 +192,21 @@ pub struct WalWriter<D: WalDir> {
     full: VecDeque<Filling<D::Buffer>>,
     /// Payload of all frames that wait.
     waiting_bytes: usize,
+    /// What is appended goes into one frame.
+    together: bool,
 }
 
 impl<D: WalDir> WalWriter<D> {
+    /// From now on, or not any more, what is appended goes into one frame, however large: it is durable as a whole or not at all.
+    /// Between the two nothing else may be appended, so the caller must not wait.
+    pub fn keep_together(&mut self, together: bool) {
+        self.together = together;
+        // A frame that is half full would only grow beyond its bound.
+        if together && self.open.as_ref().is_some_and(|open| open.payload_bytes > self.payload_bytes_max / 2) {
+            self.full.extend(self.open.take());
+        }
+    }
+
     /// Puts a record at the end of the log, in memory. Its sequence is durable when a committed round has reached it.
     ///
     /// # Errors
@@ -201,7 +214,8 @@ impl<D: WalDir> WalWriter<D> {
     pub fn append(&mut self, record: &Record<'_>) -> Result<Sequence, WalError> {
         self.shared.check()?;
         let len = record.encoded_len()?;
-        if self.open.as_ref().is_some_and(|open| open.payload_bytes + len > self.payload_bytes_max) {
+        let bound = if self.together { WAL_RECORD_BYTES_MAX } else { self.payload_bytes_max };
+        if self.open.as_ref().is_some_and(|open| open.payload_bytes + len > bound) {
             self.full.extend(self.open.take());
         }
         let sequence = self.next;

@@ -62,6 +62,7 @@ fn write_record(text: &[u8]) -> Record<'_> {
         parser_version: 1,
         precision: saltus_core::line_protocol::Precision::Nanosecond,
         base_time_ns: 1,
+        depth: 0,
         text,
     }
 }

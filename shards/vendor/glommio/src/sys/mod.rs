@@ -330,6 +330,10 @@ impl SleepNotifier {
         self.notify(force_notify);
     }
 
+    pub(crate) fn has_foreign_wakes(&self) -> bool {
+        !self.foreign_wakes.is_empty()
+    }
+
     pub(crate) fn process_foreign_wakes(&self) -> usize {
         let mut processed = 0;
         while let Ok(waker) = self.foreign_wakes.try_recv() {

@@ -225,10 +225,9 @@ where
         if Self::thread_id() != Some(raw.my_id()) {
             dbg_context!(ptr, "foreign", {
                 let notifier = raw.notifier();
-                notifier.queue_waker(
-                    Waker::from_raw(Self::clone_waker(ptr)),
-                    (*raw.header).latency_matters,
-                );
+                // The executor looks for these whenever it asks whether to preempt, so only
+                // one that sleeps has to be told.
+                notifier.queue_waker(Waker::from_raw(Self::clone_waker(ptr)), false);
             });
         } else {
             let state = (*raw.header).state;
