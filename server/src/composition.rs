@@ -6,10 +6,12 @@
 //! once. Interpreters are never destroyed: the end is a flush and an immediate exit.
 
 mod host;
+mod loop_watch;
 mod plugins;
 mod sql;
 mod system;
 mod tables;
+mod tester;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -18,17 +20,18 @@ use std::time::{Duration, Instant};
 
 use saltus_core::ports::PluginRuntime;
 use saltus_python::{PythonConfig, PythonRuntime};
-use saltus_shards::api::EngineConfig;
 use saltus_shards::engine::{Engine, EngineHandle};
 
 use crate::config::Config;
 use crate::http::metrics::MetricsSource;
 use crate::http::{HttpOptions, HttpParts, HttpService};
 use crate::logs::PluginLogs;
+use crate::quarantine::Quarantine;
 use crate::query::{QueryConfig, QueryEngine};
-use crate::registry::Registry;
+use crate::registry::{Registry, SourceCheck};
 use crate::runs::RunRecords;
 use crate::signals::StopSignal;
+use crate::traces::{Exporter, Tracer};
 
 /// Queries that run at the same time; more wait.
 const QUERIES_AT_ONCE: usize = 64;
@@ -58,12 +61,15 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| ServeError(format!("cannot create {}: {error}", config.data_dir.display())))?;
     let late = LateEngine::default();
-    let logs = Arc::new(PluginLogs::new());
+    let logs = PluginLogs::open(&config.data_dir).map_err(|error| {
+        ServeError(format!("cannot keep plugin logs in {}: {error}", config.data_dir.join("plugin-logs").display()))
+    })?;
+    let logs = Arc::new(logs);
     let runs = Arc::new(RunRecords::default());
     let collector = logs.start_collector().map_err(ServeError::of)?;
     // The engine locks the data directory; the registry's store has a lock of its own, so a second server is told either way.
     let registry = Registry::open(&config.data_dir, config.plugin_dir.as_deref()).map_err(ServeError::of)?;
-    let sources = system::System::new(late.clone(), registry.clone(), logs.clone(), runs.clone());
+    let sources = system::System::new(late.clone(), registry.clone(), logs.clone(), runs.clone(), &config);
     let query = Arc::new(
         QueryEngine::new(
             Arc::new(tables::Tables::new(late.clone(), registry.clone())),
@@ -72,7 +78,17 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         )
         .map_err(ServeError::of)?,
     );
-    let host = Arc::new(host::Host::new(logs.clone(), runs, query.clone(), registry.clone()));
+    let quarantine = Quarantine::open(&config.data_dir).map_err(ServeError::of)?;
+    let (tracer, exporter) = start_traces(&config).map_err(ServeError::of)?;
+    let host = Arc::new(host::Host::new(
+        logs.clone(),
+        runs,
+        query.clone(),
+        registry.clone(),
+        late.clone(),
+        quarantine,
+        tracer.clone(),
+    ));
     let python = start_python(&config, host.clone());
     let service = HttpService::new(HttpParts {
         options: HttpOptions {
@@ -82,22 +98,28 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         },
         registry: registry.clone(),
         query: Arc::new(sql::Sql::new(query.clone())),
+        tests: Arc::new(tester::Tester::new(late.clone(), registry.clone(), host.clone(), config.engine().limits)),
         logs: logs.clone(),
-        metrics: python
-            .iter()
-            .map(|python| Arc::new(plugins::Plugins(python.clone())) as Arc<dyn MetricsSource>)
-            .collect(),
+        metrics: further_metrics(python.as_ref(), tracer.as_ref()),
+        tracer,
     });
     let runtime = python.clone().map(|p| p as Arc<dyn PluginRuntime>);
-    let mut engine = Engine::start(engine_config(&config), runtime, host, Arc::new(service)).map_err(ServeError::of)?;
+    let mut engine = Engine::start(config.engine(), runtime, host, Arc::new(service)).map_err(ServeError::of)?;
     drop(late.set(engine.handle()));
-    futures_lite::future::block_on(registry.connect(Box::new(engine.handle()))).map_err(ServeError::of)?;
+    let check = python
+        .clone()
+        .map(|python| -> SourceCheck { Box::new(move |source, file_name| python.check_source(source, file_name)) });
+    futures_lite::future::block_on(registry.connect(Box::new(engine.handle()), check)).map_err(ServeError::of)?;
+    let stall = loop_watch::LoopStall { limit: config.loop_stall_limit, backtrace: config.loop_stall_backtrace };
+    let watch = loop_watch::start(&engine.handle(), registry.clone(), stall).map_err(ServeError::of)?;
     engine.accept_connections();
     tracing::info!(node = %config.node_id, address = %engine.local_addr(), "serving");
     println!("saltus is serving on http://{}", engine.local_addr());
     let name = signal.wait();
     tracing::info!(signal = name, "stopping; a second signal stops at once");
     let clean = stop(&config, engine, &registry, python);
+    drop(watch);
+    drop(exporter);
     drop(collector);
     tracing::info!(clean, "stopped");
     if clean {
@@ -112,27 +134,30 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
 fn stop(config: &Config, engine: Engine, registry: &Registry, python: Option<Arc<PythonRuntime>>) -> bool {
     let end = Instant::now() + config.shutdown_timeout;
     let left = || end.saturating_duration_since(Instant::now());
-    // Runs in hand may finish in most of the time; the rest is for interrupting them.
-    let drained = engine.stop(left().mul_f64(0.8));
+    // Runs in hand may finish in most of the time; the rest is for interrupting them, and for the last cursors after that.
+    let patience = left().mul_f64(0.8);
+    let mut engine = engine.stop(patience);
+    let undisturbed = engine.wait(patience);
     if let Some(python) = python {
-        python.stop(left().min(Duration::from_secs(2)));
+        python.stop(left().mul_f64(0.8).min(Duration::from_secs(2)));
     }
+    let drained = undisturbed || engine.wait(left());
     registry.stop();
     drained
 }
 
-fn engine_config(config: &Config) -> EngineConfig {
-    EngineConfig {
-        cpus: config.cpus.clone(),
-        data_dir: config.data_dir.clone(),
-        http_bind: config.http_bind,
-        mailbox_bytes: config.mailbox_bytes,
-        wal_segment_bytes: config.wal_segment_bytes,
-        accept_loss: config.accept_loss,
-        run_rows_max: config.run_rows_max,
-        inline_deadline: config.inline_deadline,
-        limits: config.limits,
-    }
+/// What `/metrics` has besides the engine's figures.
+fn further_metrics(python: Option<&Arc<PythonRuntime>>, tracer: Option<&Arc<Tracer>>) -> Vec<Arc<dyn MetricsSource>> {
+    let python = python.map(|python| Arc::new(plugins::Plugins(python.clone())) as Arc<dyn MetricsSource>);
+    python.into_iter().chain(tracer.map(|tracer| tracer.clone() as Arc<dyn MetricsSource>)).collect()
+}
+
+/// Who traces writes and who sends the spans, if that is wanted.
+fn start_traces(config: &Config) -> std::io::Result<(Option<Arc<Tracer>>, Option<Exporter>)> {
+    let Some(options) = &config.traces else { return Ok((None, None)) };
+    let tracer = Arc::new(Tracer::new(options.ratio));
+    let exporter = Exporter::start(tracer.clone(), options.clone())?;
+    Ok((Some(tracer), Some(exporter)))
 }
 
 fn query_config(config: &Config) -> QueryConfig {
@@ -142,6 +167,7 @@ fn query_config(config: &Config) -> QueryConfig {
         memory_bytes: usize::try_from(config.query_memory_bytes).unwrap_or(usize::MAX),
         max_concurrent: at_least_one(QUERIES_AT_ONCE),
         query_log_entries: QUERY_LOG_ENTRIES,
+        shard_cpus: config.cpus.clone(),
     }
 }
 
@@ -155,15 +181,39 @@ fn site_packages(venv: &Path) -> PathBuf {
     packages
 }
 
+/// What plugins look for in their environment: where they lie, and which virtual environment is active. What the server was
+/// started with stays, but for the environment that is active.
+fn plugin_environment(config: &Config) -> Vec<(String, String)> {
+    let text = |path: &Path| std::path::absolute(path).as_deref().unwrap_or(path).to_string_lossy().into_owned();
+    let mut variables = Vec::new();
+    for name in ["PLUGIN_DIR", "INFLUXDB3_PLUGIN_DIR"] {
+        if let Some(directory) = config.plugin_dir.as_deref().filter(|_| std::env::var_os(name).is_none()) {
+            variables.push((name.to_owned(), text(directory)));
+        }
+    }
+    if let Some(venv) = &config.virtual_env {
+        let path = std::env::var("PATH").unwrap_or_default();
+        variables.push(("VIRTUAL_ENV".to_owned(), text(venv)));
+        variables.push(("PATH".to_owned(), format!("{}:{path}", text(&venv.join("bin")))));
+    }
+    variables
+}
+
 /// Python trouble never stops the database: it is degraded, and says why.
 fn start_python(config: &Config, host: Arc<host::Host>) -> Option<Arc<PythonRuntime>> {
     config.plugin_dir.as_ref()?;
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let python = PythonConfig {
         plugin_dir: config.plugin_dir.clone(),
         site_packages: config.virtual_env.iter().map(|venv| site_packages(venv)).collect(),
+        environment: plugin_environment(config),
         deferred_workers: config.deferred_workers,
-        shared_cores: config.cpus.len() >= cores,
+        shard_cpus: config.cpus.iter().copied().collect(),
+        hardened: config.python_hardened,
+        stall_limit: config.stall_limit,
+        deferred_grace: config.deferred_grace,
+        stall_abort: config.stall_abort,
+        cache_file: Some(config.data_dir.join("plugin-caches")),
+        restore_caches: config.restore_caches,
         ..PythonConfig::default()
     };
     match PythonRuntime::start(python, host) {

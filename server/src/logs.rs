@@ -6,18 +6,24 @@
 //!
 //! Bounds: [`LOG_ROWS_MAX`] rows and [`KEPT_BYTES_MAX`] bytes are kept, the oldest go first; the queue holds
 //! [`QUEUE_LINES_MAX`] lines and [`QUEUE_BYTES_MAX`] bytes, what finds no room is dropped and counted.
+//!
+//! What plugins said, and failures, are kept over restarts (`log_store.rs`); what the engine says of every run only over an
+//! orderly stop, as it may be thousands of lines a second.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam::queue::ArrayQueue;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use saltus_core::ids::RunId;
 use saltus_core::limits::{LOG_ROWS_MAX, LOG_TEXT_BYTES_MAX};
 use saltus_core::ports::{LogLevel, LogLine, LogText};
+
+use crate::log_store::LogStore;
 
 /// Lines that wait for the collector.
 pub const QUEUE_LINES_MAX: usize = 16 * 1024;
@@ -25,13 +31,15 @@ pub const QUEUE_LINES_MAX: usize = 16 * 1024;
 pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of text of the kept rows.
 pub const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The collector comes after everything else on its core.
+const BACKGROUND_NICE: i32 = 19;
 /// How often the collector looks; readers do not wait for it.
 const COLLECT_INTERVAL: Duration = Duration::from_millis(20);
 
 const _: () = assert!(LOG_TEXT_BYTES_MAX * 16 <= QUEUE_BYTES_MAX, "the longest texts do not block the queue");
 
 /// One kept line.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogRow {
     /// Wall clock when the plugin said it, nanoseconds since the epoch.
     pub time_ns: i64,
@@ -45,6 +53,10 @@ pub struct LogRow {
     pub level: LogLevel,
     /// The text.
     pub text: Arc<str>,
+    /// How long the run took, in the line that ends it.
+    pub took: Option<Duration>,
+    /// The engine says it of every run.
+    pub of_run: bool,
 }
 
 /// The ring of plugin log lines.
@@ -53,15 +65,24 @@ pub struct PluginLogs {
     queue_bytes: AtomicUsize,
     dropped: AtomicU64,
     kept: RwLock<Kept>,
+    /// Taken before `kept`, so that files have the order of rows.
+    store: Mutex<Option<LogStore>>,
 }
 
 /// What was said and what the engine says of every run are kept apart, so that a busy trigger's "starting" and "finished"
 /// do not push out the one failure that somebody will look for.
-#[derive(Default)]
 struct Kept {
     next: u64,
+    /// When this life began: older rows are in files already.
+    since_ns: i64,
     said: Rows,
     runs: Rows,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Kept { next: 0, since_ns: wall_clock_ns(), said: Rows::default(), runs: Rows::default() }
+    }
 }
 
 /// Rows with their place in the order of arrival.
@@ -85,6 +106,33 @@ impl PluginLogs {
             queue_bytes: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
             kept: RwLock::default(),
+            store: Mutex::new(None),
+        }
+    }
+
+    /// With what earlier lives of the server have left in its data directory; from now on it is kept there.
+    ///
+    /// # Errors
+    /// The folder cannot be made or written.
+    pub fn open(data_dir: &Path) -> std::io::Result<Self> {
+        let (store, rows) = LogStore::open(data_dir)?;
+        let logs = PluginLogs::new();
+        {
+            let mut kept = logs.kept.write();
+            rows.into_iter().for_each(|row| kept.keep(Arc::new(row)));
+        }
+        *logs.store.lock() = Some(store);
+        Ok(logs)
+    }
+
+    /// Keeps what the engine said of runs as well: at the stop.
+    fn store_runs(&self) {
+        let mut store = self.store.lock();
+        if let Some(store) = store.as_mut() {
+            let kept = self.kept.read();
+            let runs: Vec<_> =
+                kept.runs.rows.iter().map(|(_, row)| row.clone()).filter(|row| row.time_ns >= kept.since_ns).collect();
+            store.append(&runs);
         }
     }
 
@@ -95,7 +143,7 @@ impl PluginLogs {
                 cut_text(text);
                 text.len()
             }
-            LogText::RunStarted | LogText::RunFinished(_) => 0,
+            LogText::RunStarted(_) | LogText::RunFinished(_) => 0,
         };
         if self.queue_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes > QUEUE_BYTES_MAX
             || self.queue.push((wall_clock_ns(), line)).is_err()
@@ -129,6 +177,7 @@ impl PluginLogs {
             return;
         }
         let mut taken = Vec::new();
+        let mut store = self.store.lock();
         {
             // Popped under the lock, so that two collectors cannot swap the order of lines.
             let mut kept = self.kept.write();
@@ -136,15 +185,20 @@ impl PluginLogs {
                 let Some((time_ns, line)) = self.queue.pop() else { break };
                 let said = match &line.text {
                     LogText::Said(text) => Some(text.len()),
-                    LogText::RunStarted | LogText::RunFinished(_) => None,
+                    LogText::RunStarted(_) | LogText::RunFinished(_) => None,
                 };
                 self.queue_bytes.fetch_sub(said.unwrap_or(0), Ordering::AcqRel);
                 let row = Arc::new(LogRow::new(time_ns, line));
-                kept.keep(row.clone(), said.is_some());
-                taken.push((row, said.is_some()));
+                kept.keep(row.clone());
+                taken.push(row);
             }
         }
-        taken.iter().for_each(|(row, said)| row.trace(*said));
+        if let Some(store) = store.as_mut() {
+            let said: Vec<_> = taken.iter().filter(|row| !row.of_run).cloned().collect();
+            store.append(&said);
+        }
+        drop(store);
+        taken.iter().for_each(|row| row.trace());
     }
 
     /// Starts the thread that collects until the returned handle is dropped.
@@ -155,11 +209,14 @@ impl PluginLogs {
         let stop = Arc::new(AtomicBool::new(false));
         let (logs, asked) = (self.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("saltus-logs".into()).spawn(move || {
+            // Plugins that flood the log are not to hold up a shard on the same core. Refused only where even that is forbidden.
+            let _ = rustix::process::nice(BACKGROUND_NICE);
             while !asked.load(Ordering::Acquire) {
                 logs.collect();
                 std::thread::park_timeout(COLLECT_INTERVAL);
             }
             logs.collect();
+            logs.store_runs();
         })?;
         Ok(LogCollector { stop, thread: Some(thread) })
     }
@@ -182,10 +239,10 @@ impl Drop for LogCollector {
 }
 
 impl Kept {
-    fn keep(&mut self, row: Arc<LogRow>, said: bool) {
+    fn keep(&mut self, row: Arc<LogRow>) {
         let place = self.next;
         self.next += 1;
-        if said { &mut self.said } else { &mut self.runs }.keep(place, row);
+        if row.of_run { &mut self.runs } else { &mut self.said }.keep(place, row);
     }
 }
 
@@ -202,7 +259,14 @@ impl Rows {
 
 impl LogRow {
     fn new(time_ns: i64, line: LogLine) -> Self {
+        let (took, of_run) = match &line.text {
+            LogText::Said(_) => (None, false),
+            LogText::RunStarted(_) => (None, true),
+            LogText::RunFinished(took) => (Some(*took), true),
+        };
         LogRow {
+            took,
+            of_run,
             time_ns,
             db: line.db,
             trigger: line.trigger,
@@ -210,7 +274,7 @@ impl LogRow {
             level: line.level,
             text: match line.text {
                 LogText::Said(text) => text.into(),
-                LogText::RunStarted => "starting execution of wal plugin.".into(),
+                LogText::RunStarted(started) => started.to_string().into(),
                 LogText::RunFinished(took) => {
                     format!("finished execution in {}", humantime::format_duration(took)).into()
                 }
@@ -218,10 +282,10 @@ impl LogRow {
         }
     }
 
-    fn trace(&self, said: bool) {
+    fn trace(&self) {
         let (db, trigger, run, text) = (&*self.db, &*self.trigger, self.run_id.0, &*self.text);
         match self.level {
-            _ if !said => tracing::debug!(db, trigger, run, "processing engine: {text}"),
+            _ if self.of_run => tracing::debug!(db, trigger, run, "processing engine: {text}"),
             LogLevel::Info => tracing::info!(db, trigger, run, "processing engine: {text}"),
             LogLevel::Warn => tracing::warn!(db, trigger, run, "processing engine: {text}"),
             LogLevel::Error => tracing::error!(db, trigger, run, "processing engine: {text}"),
@@ -246,6 +310,8 @@ pub(crate) fn wall_clock_ns() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use saltus_core::ports::Started;
+
     use super::*;
 
     fn line(db: &str, text: &str) -> LogLine {
@@ -261,7 +327,7 @@ mod tests {
         let logs = PluginLogs::new();
         logs.log(line("a", "said"));
         let round = || {
-            logs.log(saying("a", LogText::RunStarted));
+            logs.log(saying("a", LogText::RunStarted(Started::Write)));
             logs.log(saying("a", LogText::RunFinished(Duration::new(0, 1_250_003))));
             logs.collect();
         };

@@ -87,7 +87,7 @@ fn a_failed_event_is_tried_again_before_those_behind_it() {
 }
 
 #[test]
-fn an_event_that_fails_too_often_is_given_up_and_the_next_one_is_run() {
+fn an_event_that_fails_too_often_is_a_dead_letter_and_the_next_one_is_run() {
     let root = tempfile::tempdir().unwrap();
     let start = Start::new(root.path());
     start.plugin("fails.py", FAILS);
@@ -107,7 +107,7 @@ fn an_event_that_fails_too_often_is_given_up_and_the_next_one_is_run() {
     assert_eq!(numbers(&rows), [2]);
     let errors = logged(&server, "t", "ERROR");
     assert_eq!(errors.len(), 7, "six attempts and a last word: {errors:?}");
-    assert!(errors[6].starts_with("the event is given up after 6 attempts (1 rows)"), "{}", errors[6]);
+    assert!(errors[6].starts_with("the event is a dead letter after 6 attempts (1 rows)"), "{}", errors[6]);
     assert_eq!(metric(&server, "saltus_trigger_retries_total", "t"), 5.0);
     assert_eq!(metric(&server, "saltus_trigger_events_failed_total", "t"), 1.0);
     let stored = server.sql("main", "SELECT n FROM a ORDER BY n");
@@ -129,11 +129,11 @@ fn an_overlapping_trigger_goes_on_while_a_failed_event_pauses() {
         settings("deferred", "retry", true),
         json!({"to": "out"}),
     );
-    event(&server, "a", 1, 3);
+    event(&server, "a", 1, 5);
     server.sql_until("main", "SELECT log_text FROM system.processing_engine_logs WHERE log_level = 'WARN'", |rows| {
-        rows.len() == 3
+        rows.len() == 5
     });
-    // It pauses for 200 ms at least; this one overtakes it.
+    // It pauses for 800 ms at least; this one overtakes it.
     event(&server, "a", 2, 0);
     let rows = server.sql_until("main", "SELECT n FROM out ORDER BY at", |rows| rows.len() == 2);
     assert_eq!(numbers(&rows), [2, 1]);

@@ -93,7 +93,7 @@ fn a_worker_that_dies_or_is_killed_costs_its_run_and_nothing_else() {
     start.plugin("asked.py", ASKED);
     let server = start.run();
     server.create_database("main");
-    let settings = json!({"isolation": "process", "limits": {"run_time": "300ms"}});
+    let settings = json!({"isolation": "process", "limits": {"run_time": "2s"}});
     server.create_trigger_with("main", "t", "asked.py", "table:in", settings, Value::Null);
     for (n, ask) in ["nothing", "die", "nothing", "loop", "nothing"].into_iter().enumerate() {
         assert_eq!(server.write("main", &format!("in n={n}i,ask=\"{ask}\" {}", n + 1)).status, 204);
@@ -107,7 +107,7 @@ fn a_worker_that_dies_or_is_killed_costs_its_run_and_nothing_else() {
     let errors = "SELECT detail FROM system.trigger_runs WHERE outcome = 'error' ORDER BY event_time";
     let errors = server.sql("main", errors);
     assert!(errors[0]["detail"].as_str().unwrap().contains("was ended by SIGSEGV"), "{errors:?}");
-    assert!(errors[1]["detail"].as_str().unwrap().contains("deadline of 300 ms"), "{errors:?}");
+    assert!(errors[1]["detail"].as_str().unwrap().contains("deadline of 2000 ms"), "{errors:?}");
     assert_eq!(
         (
             metric(&server, "saltus_worker_processes_died_total"),
@@ -115,7 +115,7 @@ fn a_worker_that_dies_or_is_killed_costs_its_run_and_nothing_else() {
         ),
         (1.0, 1.0)
     );
-    assert_eq!(trigger(&server)["limits"], "{\"run_time\":\"300ms\"}");
+    assert_eq!(trigger(&server)["limits"], "{\"run_time\":\"2000ms\"}");
 }
 
 #[test]

@@ -49,7 +49,6 @@ impl Client {
     }
 
     /// The server's address.
-    #[cfg(test)]
     pub(crate) fn base(&self) -> &str {
         &self.base
     }
@@ -94,6 +93,9 @@ impl Client {
             self.agent.run(request.body(call.body).map_err(bad)?)
         };
         let mut response = response.map_err(|error| failed(&error))?;
+        for warning in response.headers().get_all("saltus-warning").iter().filter_map(|value| value.to_str().ok()) {
+            eprintln!("Warning: {warning}");
+        }
         let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let mut body = Vec::new();
         response.body_mut().as_reader().read_to_end(&mut body).map_err(|error| failed(&error))?;

@@ -104,7 +104,7 @@ pub(crate) struct CreateTrigger {
     /// The plugin: a file or directory under the server's plugin directory; with --upload, here
     #[arg(long, alias = "plugin-filename", value_name = "PATH")]
     path: String,
-    /// What starts it: table:<TABLE_NAME> or all_tables
+    /// What starts it: table:TABLE, all_tables, every:DURATION, cron:EXPRESSION or request:PATH
     #[arg(long, value_name = "SPEC")]
     trigger_spec: String,
     /// What the plugin gets as args: key=value, separated by commas
@@ -127,10 +127,26 @@ pub(crate) struct CreateTrigger {
     /// manifest.toml, or auto]
     #[arg(long, value_parser = ["auto", "interpreter", "process"])]
     isolation: Option<String>,
-    /// What it may use: run_time, memory, output_rows, log_lines_per_second, queue_size, for instance
+    /// What it may use: run_time, memory, output_rows, log_lines_per_second, queue_size, concurrency, cpu_share, for instance
     /// run_time=5s,memory=256mb [default: the server's]
     #[arg(long, value_delimiter = ',', value_name = "LIMIT=VALUE", value_parser = key_value)]
     limits: Vec<(String, String)>,
+    /// The time zone of its schedule, for instance Europe/Berlin: that of cron expressions, and of the time that the plugin is
+    /// told [default: UTC, and the server's]
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<String>,
+    /// What becomes of times of its schedule that were missed: they are passed over, made up for by one run, or by one
+    /// each [default: the plugin's manifest.toml, or skip]
+    #[arg(long, value_parser = ["skip", "once", "all"])]
+    missed_runs: Option<String>,
+    /// What rows have for a column that their line does not name: no key, or None [default: the plugin's manifest.toml, or
+    /// absent]
+    #[arg(long, value_parser = ["absent", "none"])]
+    missing_columns: Option<String>,
+    /// Whether plain values of its cache are there again after a restart [default: the plugin's manifest.toml, or the
+    /// server's]
+    #[arg(long)]
+    restore_cache: Option<bool>,
     /// Send the plugin's files to the server first
     #[arg(long)]
     upload: bool,
@@ -141,7 +157,8 @@ pub(crate) struct CreateTrigger {
 impl CreateTrigger {
     fn run(self, env: &Env) -> Result<(), CliError> {
         let db = self.database.required(env)?;
-        let spec = TriggerSpec::parse(&self.trigger_spec).map_err(|error| CliError(error.to_string()))?;
+        let spec =
+            TriggerSpec::parse(&self.trigger_spec).map_err(|error| CliError(format!("{error}{}", error.remedy())))?;
         let client = self.server.client(env, &[])?;
         let filename = if self.upload { upload(&client, Path::new(&self.path))? } else { self.path };
         let arguments: Map<String, Value> = self.trigger_arguments.into_iter().map(|(k, v)| (k, v.into())).collect();
@@ -154,6 +171,10 @@ impl CreateTrigger {
             "execution": self.execution,
             "isolation": self.isolation,
             "limits": limits,
+            "time_zone": self.time_zone,
+            "missed_runs": self.missed_runs,
+            "missing_columns": self.missing_columns,
+            "restore_cache": self.restore_cache,
         });
         let body = json!({
             "db": db,
@@ -175,6 +196,13 @@ impl CreateTrigger {
 fn upload(client: &Client, path: &Path) -> Result<String, CliError> {
     let real = path.canonicalize().map_err(|error| CliError::file(path, error))?;
     let name = real.file_name().ok_or_else(|| CliError::file(path, "is no plugin"))?.to_string_lossy().into_owned();
+    upload_as(client, &real, &name)?;
+    Ok(name)
+}
+
+/// Sends a file, or all `*.py` of a directory, to be the plugin of that name on the server.
+pub(super) fn upload_as(client: &Client, path: &Path, name: &str) -> Result<(), CliError> {
+    let real = path.canonicalize().map_err(|error| CliError::file(path, error))?;
     let mut files = Vec::new();
     if real.is_dir() {
         python_files(&real, &mut files)?;
@@ -185,10 +213,10 @@ fn upload(client: &Client, path: &Path) -> Result<String, CliError> {
     for file in files {
         let content = std::fs::read_to_string(&file).map_err(|error| CliError::file(&file, error))?;
         let below = file.strip_prefix(&real).ok().filter(|rest| !rest.as_os_str().is_empty());
-        let target = below.map_or(name.clone(), |rest| format!("{name}/{}", rest.display()));
+        let target = below.map_or(name.to_owned(), |rest| format!("{name}/{}", rest.display()));
         client.json(Method::POST, "/api/v3/plugins/files", &json!({ "plugin_name": target, "content": content }))?;
     }
-    Ok(name)
+    Ok(())
 }
 
 fn python_files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), CliError> {

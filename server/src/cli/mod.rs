@@ -6,11 +6,17 @@
 mod client;
 mod create;
 mod delete;
+mod doctor;
+mod latency;
 mod options;
 mod query;
+mod replay;
 mod serve;
 mod show;
+mod test;
 mod toggle;
+pub mod top;
+mod update;
 mod write;
 
 use std::process::ExitCode;
@@ -45,6 +51,22 @@ enum Command {
     Show {
         #[command(subcommand)]
         what: show::Show,
+    },
+    /// Check the machine, and say what to change
+    Doctor(doctor::Doctor),
+    /// Watch the shards and triggers of a server
+    Top(top::Top),
+    /// Give events that a trigger did not take to it again
+    Replay(replay::Replay),
+    /// Run a plugin once and show what it would do
+    Test {
+        #[command(subcommand)]
+        what: test::Test,
+    },
+    /// Change a trigger
+    Update {
+        #[command(subcommand)]
+        what: update::Update,
     },
     /// Enable a trigger
     Enable {
@@ -102,8 +124,13 @@ fn run(command: Command, env: &Env) -> (&'static str, Result<(), CliError>) {
         Command::Create { what } => ("Create", what.run(env)),
         Command::Delete { what } => ("Delete", what.run(env)),
         Command::Show { what } => ("Show", what.run(env)),
+        Command::Update { what } => ("Update", what.run(env)),
         Command::Enable { what } => ("Enable", what.run(env, true)),
         Command::Disable { what } => ("Disable", what.run(env, false)),
+        Command::Doctor(args) => ("Doctor", args.run(env)),
+        Command::Top(args) => ("Top", args.run(env)),
+        Command::Replay(args) => ("Replay", args.run(env)),
+        Command::Test { what } => ("Test", what.run(env)),
         Command::Write(args) => ("Write", args.run(env)),
         Command::Query(args) => ("Query", args.run(env)),
         Command::Worker => unreachable!("a worker does not come here"),
@@ -165,6 +192,17 @@ mod tests {
                     --trigger-arguments a=1,b=2 --run-asynchronous --error-behavior retry --disabled t";
         assert!(matches!(parse(line).unwrap(), Command::Create { .. }));
         assert!(parse("saltus create trigger -d db --path p.py --trigger-spec all_tables --execution fast t").is_err());
+        let line = "saltus test wal_plugin -d db --lp x --input-arguments a=1,b=2 --cache-name c p.py";
+        assert!(matches!(parse(line).unwrap(), Command::Test { .. }));
+        assert!(parse("saltus test wal_plugin -d db --lp x --event 1-0-1 p.py").is_err());
+        assert!(parse("saltus test wal_plugin -d db p.py").is_err());
+        assert!(parse("saltus test schedule_plugin -d db --schedule * p.py").is_ok());
+        assert!(parse("saltus test request_plugin -d db --query a=1 --header X:1 --body b p.py").is_ok());
+        assert!(matches!(parse("saltus update trigger -d db -t t -p p.py").unwrap(), Command::Update { .. }));
+        let line = "saltus update trigger -d db --trigger-spec every:1s --time-zone UTC --missed-runs default \
+                    --no-trigger-arguments --run-asynchronous false t";
+        assert!(matches!(parse(line).unwrap(), Command::Update { .. }));
+        assert!(parse("saltus update trigger -d db --missed-runs once").is_err());
         assert!(matches!(parse("saltus delete database -y x").unwrap(), Command::Delete { .. }));
         assert!(matches!(parse("saltus delete database --force x").unwrap(), Command::Delete { .. }));
     }

@@ -26,6 +26,14 @@ impl ServeArgs {
     pub(crate) fn run(self, env: &Env) -> Result<(), CliError> {
         let mut config =
             Config::resolve(self.flags, self.file, env, &Machine::look()).map_err(|error| CliError(error.0))?;
+        if let Some(cpus) = &config.process_cpus {
+            keep_to(cpus)?;
+        }
+        if !config.huge_pages
+            && let Err(error) = rustix::thread::disable_transparent_huge_pages(true)
+        {
+            config.notes.push(format!("huge-pages: the kernel goes on giving huge pages: {error}"));
+        }
         logging::start(&config.log_filter, config.log_format).map_err(CliError)?;
         config.notes.extend(self.notes);
         for note in &config.notes {
@@ -33,6 +41,14 @@ impl ServeArgs {
         }
         composition::serve(config).map_err(|error| CliError(error.to_string()))
     }
+}
+
+/// Binds this thread, and with it all that it starts, to these cores.
+fn keep_to(cpus: &[usize]) -> Result<(), CliError> {
+    let mut set = rustix::thread::CpuSet::new();
+    cpus.iter().filter(|cpu| **cpu < rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| set.set(*cpu));
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|error| CliError(format!("numa: the server cannot keep to the cores {cpus:?}: {error}")))
 }
 
 impl Args for ServeArgs {

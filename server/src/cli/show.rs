@@ -1,9 +1,10 @@
-//! `saltus show databases|triggers|system`.
+//! `saltus show databases|triggers|plugins|latency|system`.
 
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
+use super::latency::ShowLatency;
 use super::options::{DatabaseOption, ServerOptions};
 use super::query::{print_bytes, query};
 use super::{CliError, say};
@@ -19,6 +20,10 @@ pub(crate) enum Show {
     Databases(ShowDatabases),
     /// Triggers of a database, or of all
     Triggers(ShowTriggers),
+    /// Files of the plugins that triggers have
+    Plugins(ShowPlugins),
+    /// Latencies of triggers, as a table or as histograms
+    Latency(ShowLatency),
     /// System tables
     System(ShowSystem),
 }
@@ -28,6 +33,8 @@ impl Show {
         match self {
             Show::Databases(args) => args.run(env),
             Show::Triggers(args) => args.run(env),
+            Show::Plugins(args) => args.run(env),
+            Show::Latency(args) => args.run(env),
             Show::System(args) => args.run(env),
         }
     }
@@ -52,6 +59,25 @@ impl ShowDatabases {
         let params = [("format", self.format.as_str()), ("show_deleted", deleted.as_str())];
         let list = self.server.client(env, &[])?.params(Method::GET, "/api/v3/configure/database", &params)?;
         print_bytes(&list)
+    }
+}
+
+/// `show plugins`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowPlugins {
+    #[command(flatten)]
+    server: ServerOptions,
+    /// How to write the result
+    #[arg(long, value_parser = FORMATS, default_value = "pretty")]
+    format: String,
+}
+
+impl ShowPlugins {
+    fn run(self, env: &Env) -> Result<(), CliError> {
+        let sql = "SELECT plugin_name, file_name, file_path, size_bytes, last_modified FROM system.plugin_files \
+                   ORDER BY plugin_name, file_name";
+        let body = json!({ "db": "_internal", "q": sql, "format": self.format });
+        print_bytes(&query(&self.server.client(env, &[])?, &body)?)
     }
 }
 
@@ -87,8 +113,8 @@ impl ShowTriggers {
 
 fn trigger_table(list: &[Value]) -> TextTable {
     let columns = ["db", "trigger_name", "plugin_filename", "trigger_specification"];
-    let settings = ["execution", "isolation", "run_async", "error_behavior"];
-    let last = ["trigger_arguments", "disabled", "disabled_reason"];
+    let settings = ["execution", "isolation", "run_async", "error_behavior", "time_zone", "missed_runs"];
+    let last = ["trigger_arguments", "disabled", "disabled_reason", "next_scheduled_time"];
     let mut table = TextTable::new(&[&columns[..], &settings[..], &last[..]].concat());
     for trigger in list {
         let outer = columns.iter().map(|name| cell(&trigger[name]));
@@ -194,6 +220,6 @@ mod tests {
             "trigger_arguments": null, "disabled": true, "disabled_reason": "KeyError: 'x'",
         });
         let csv = trigger_table(&[trigger]).csv();
-        assert_eq!(csv.lines().nth(1), Some("d,t,p.py,all_tables,inline,auto,false,log,,true,KeyError: 'x'"));
+        assert_eq!(csv.lines().nth(1), Some("d,t,p.py,all_tables,inline,auto,false,log,,,,true,KeyError: 'x',"));
     }
 }

@@ -36,6 +36,7 @@ pub fn from_toml(text: &str, origin: &str) -> Result<Layer, ConfigError> {
         let value = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Float(number) => number.to_string(),
             toml::Value::Boolean(flag) => flag.to_string(),
             other => {
                 let kind = other.type_str();

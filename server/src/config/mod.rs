@@ -8,14 +8,16 @@ pub mod layers;
 pub mod parse;
 pub mod settings;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use saltus_core::limits::WAL_RECORD_BYTES_MAX;
 use saltus_core::trigger::Limits;
 use saltus_shards::api::EngineConfig;
 
+use crate::traces::TraceOptions;
 use env::Env;
 use layers::{Layer, Text};
 
@@ -63,6 +65,12 @@ pub struct Config {
     pub http_idle_timeout: Duration,
     /// One shard each; `None` leaves it unpinned.
     pub cpus: Vec<Option<usize>>,
+    /// Cores that all threads of the process keep to; `None` is all that it may use.
+    pub process_cpus: Option<Vec<usize>>,
+    /// Whether a shard polls instead of sleeping, for each of `cpus`.
+    pub busy_poll: Vec<bool>,
+    /// Whether the kernel may give the process huge pages.
+    pub huge_pages: bool,
     /// Bytes of batches under way to one shard.
     pub mailbox_bytes: usize,
     /// Bytes of one WAL segment.
@@ -75,6 +83,22 @@ pub struct Config {
     pub inline_deadline: Duration,
     /// What runs may use, where their triggers do not say.
     pub limits: Limits,
+    /// Bytes of events by which a trigger may lag.
+    pub lag_bytes: u64,
+    /// Keep `ctypes` and its like out of the server's process.
+    pub python_hardened: bool,
+    /// Whether plain values of plugins' caches are there again after a restart.
+    pub restore_caches: bool,
+    /// After its deadline and this, a deferred run is left behind.
+    pub deferred_grace: Duration,
+    /// A task that holds its shard for so long is told, with a backtrace.
+    pub loop_stall_limit: Duration,
+    /// Whether it is told with a backtrace.
+    pub loop_stall_backtrace: bool,
+    /// An inline run that goes on so long is a stall.
+    pub stall_limit: Duration,
+    /// After so long the process is aborted; never, if `None`.
+    pub stall_abort: Option<Duration>,
     /// Threads per shard for deferred runs.
     pub deferred_workers: usize,
     /// Trigger kinds that may be created; `None` is all.
@@ -85,10 +109,14 @@ pub struct Config {
     pub query_memory_bytes: u64,
     /// How long a stop may take.
     pub shutdown_timeout: Duration,
+    /// Traces of writes, if they are exported.
+    pub traces: Option<TraceOptions>,
     /// What is logged.
     pub log_filter: String,
     /// How it is logged.
     pub log_format: LogFormat,
+    /// The settings that were given, by flag, variable or file, as they were written.
+    pub given: Vec<(&'static str, String)>,
     /// To be logged once at start: what was ignored, what is dangerous.
     pub notes: Vec<String>,
 }
@@ -100,6 +128,10 @@ pub struct Machine {
     pub cpus: Vec<usize>,
     /// Bytes of memory.
     pub memory_bytes: u64,
+    /// The cores of each NUMA node, by its number; empty where the kernel does not say.
+    pub numa: BTreeMap<usize, Vec<usize>>,
+    /// It runs under a hypervisor.
+    pub is_virtual: bool,
 }
 
 impl Machine {
@@ -111,8 +143,24 @@ impl Machine {
         let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
         let kib: Option<u64> = total.and_then(|text| text.trim().trim_end_matches("kB").trim().parse().ok());
-        Machine { cpus: cpus.unwrap_or_else(|| vec![0]), memory_bytes: kib.unwrap_or(1 << 20) * 1024 }
+        let numa = numa_nodes(Path::new("/sys/devices/system/node"));
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let flags = info.lines().find(|line| line.starts_with("flags"));
+        let is_virtual = flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"));
+        let memory_bytes = kib.unwrap_or(1 << 20) * 1024;
+        Machine { cpus: cpus.unwrap_or_else(|| vec![0]), memory_bytes, numa, is_virtual }
     }
+}
+
+/// The cores of each node, of the kernel's folder for them.
+fn numa_nodes(folder: &Path) -> BTreeMap<usize, Vec<usize>> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let node = |entry: std::fs::DirEntry| {
+        let number = entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
+        let list = std::fs::read_to_string(entry.path().join("cpulist")).ok()?;
+        Some((number, parse::cpus(list.trim()).ok()?))
+    };
+    entries.filter_map(node).collect()
 }
 
 impl Config {
@@ -128,14 +176,18 @@ impl Config {
         }
         merged.extend(layers::from_env(env));
         merged.extend(flags);
+        let defaults = layers::defaults();
+        let given = merged.iter().filter(|(key, text)| defaults.get(*key) != Some(text));
+        let given = given.map(|(key, text)| (*key, text.value.clone())).collect();
         let notes = layers::foreign_env_notes(env)?;
-        Reader { layer: merged, env, machine, notes }.config()
+        Reader { layer: merged, env, machine, given, notes }.config()
     }
 
     /// What the engine has to know.
     pub fn engine(&self) -> EngineConfig {
         EngineConfig {
             cpus: self.cpus.clone(),
+            busy_poll: self.busy_poll.clone(),
             data_dir: self.data_dir.clone(),
             http_bind: self.http_bind,
             mailbox_bytes: self.mailbox_bytes,
@@ -143,7 +195,9 @@ impl Config {
             accept_loss: self.accept_loss,
             run_rows_max: self.run_rows_max,
             inline_deadline: self.inline_deadline,
+            loop_stall: self.loop_stall_limit,
             limits: self.limits,
+            lag_bytes: self.lag_bytes,
         }
     }
 }
@@ -153,6 +207,7 @@ struct Reader<'a> {
     layer: Layer,
     env: &'a Env,
     machine: &'a Machine,
+    given: Vec<(&'static str, String)>,
     notes: Vec<String>,
 }
 
@@ -162,6 +217,9 @@ impl Reader<'_> {
         let http_bind = self.http_bind()?;
         self.check_auth(http_bind)?;
         let http_request_bytes_max = self.request_bytes()?;
+        let process_cpus = self.numa()?;
+        let cpus = self.placement(process_cpus.as_deref())?;
+        let busy_poll = self.busy_poll(&cpus)?;
         Ok(Config {
             node_id: self.node_id()?,
             data_dir: self.path("data-dir")?.ok_or_else(|| self.error("data-dir", "must be set"))?,
@@ -170,20 +228,33 @@ impl Reader<'_> {
             http_bind,
             http_request_bytes_max,
             http_idle_timeout: self.positive_time("http-idle-timeout")?,
-            cpus: self.placement()?,
+            cpus,
+            process_cpus,
+            busy_poll,
+            huge_pages: self.huge_pages()?,
             mailbox_bytes: self.bounded_size("mailbox-size", 4 * http_request_bytes_max as u64)? as usize,
             wal_segment_bytes: self.bounded_size("wal-segment-size", 1 << 20)?,
             accept_loss: self.read("accept-loss", parse::flag)?,
             run_rows_max: self.at_least_one("run-rows-max")?,
             inline_deadline: self.positive_time("inline-deadline")?,
             limits: self.limits()?,
+            python_hardened: self.read("python-hardened", parse::flag)?,
+            restore_caches: self.read("restore-caches", parse::flag)?,
+            deferred_grace: self.positive_time("deferred-grace")?,
+            loop_stall_limit: self.positive_time("loop-stall-limit")?,
+            loop_stall_backtrace: self.read("loop-stall-backtrace", parse::flag)?,
+            stall_limit: self.positive_time("stall-limit")?,
+            stall_abort: self.stall_abort()?,
+            lag_bytes: self.bounded_size("trigger-lag-size", 1)?,
             deferred_workers: self.at_least_one("deferred-workers")?,
             trigger_kinds: self.trigger_kinds()?,
             query_threads: self.query_threads()?,
             query_memory_bytes: self.read("query-memory", |t| parse::size_or_share(t, self.machine.memory_bytes))?,
             shutdown_timeout: self.read("shutdown-timeout", parse::duration)?,
+            traces: self.traces()?,
             log_filter: self.text("log-filter").value.clone(),
             log_format: self.read("log-format", log_format)?,
+            given: self.given,
             notes: self.notes,
         })
     }
@@ -231,7 +302,18 @@ impl Reader<'_> {
             output_rows: self.at_least_one("trigger-output-rows")? as u64,
             log_lines_per_second: u32::try_from(lines).unwrap_or(u32::MAX),
             queue_bytes: self.bounded_size("trigger-queue-size", 1)?,
+            concurrency: u32::try_from(self.at_least_one("trigger-concurrency")?).unwrap_or(u32::MAX),
+            cpu_share: self.read("trigger-cpu-share", parse::percent)?,
         })
+    }
+
+    fn stall_abort(&self) -> Result<Option<Duration>, ConfigError> {
+        let (limit, abort) = (self.positive_time("stall-limit")?, self.read("stall-abort", parse::duration)?);
+        match abort {
+            Duration::ZERO => Ok(None),
+            abort if abort <= limit => Err(self.error("stall-abort", "must be more than stall-limit, or 0s for never")),
+            abort => Ok(Some(abort)),
+        }
     }
 
     fn positive_time(&self, key: &str) -> Result<Duration, ConfigError> {
@@ -313,15 +395,48 @@ impl Reader<'_> {
 
     /// Which core each shard is pinned to: those named, or the first that this process may use. More shards than cores
     /// leaves all unpinned: two pinned to one core would stall each other.
-    fn placement(&mut self) -> Result<Vec<Option<usize>>, ConfigError> {
+    fn huge_pages(&self) -> Result<bool, ConfigError> {
+        match self.text("huge-pages").value.trim() {
+            "auto" => Ok(!self.machine.is_virtual),
+            "on" => Ok(true),
+            "off" => Ok(false),
+            other => Err(self.error("huge-pages", format_args!("'{other}' is none of auto, on, off"))),
+        }
+    }
+
+    /// The cores of the NUMA nodes that were asked for, as far as this process may use them.
+    fn numa(&self) -> Result<Option<Vec<usize>>, ConfigError> {
+        let text = self.text("numa").value.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let nodes = parse::cpus(text).map_err(|_| {
+            self.error("numa", format_args!("'{text}' is no list of NUMA nodes; write for instance 0 or 0,1"))
+        })?;
+        let mut cpus = Vec::new();
+        for node in nodes {
+            let Some(of_node) = self.machine.numa.get(&node) else {
+                let there: Vec<_> = self.machine.numa.keys().collect();
+                return Err(self.error("numa", format_args!("this machine has no NUMA node {node}; it has {there:?}")));
+            };
+            cpus.extend(of_node.iter().filter(|cpu| self.machine.cpus.contains(cpu)));
+        }
+        if cpus.is_empty() {
+            return Err(self.error("numa", "this process may use none of the cores of these nodes"));
+        }
+        cpus.sort_unstable();
+        Ok(Some(cpus))
+    }
+
+    fn placement(&mut self, of_nodes: Option<&[usize]>) -> Result<Vec<Option<usize>>, ConfigError> {
         let shards = self.read("shards", parse::number)?;
         if shards > usize::from(u16::MAX) {
             return Err(self.error("shards", "too many"));
         }
         if !self.text("cpus").value.trim().is_empty() {
-            return self.named_placement(shards);
+            return self.named_placement(shards, of_nodes);
         }
-        let allowed = &self.machine.cpus;
+        let allowed = of_nodes.unwrap_or(&self.machine.cpus);
         match shards {
             0 => Ok(allowed.iter().map(|&cpu| Some(cpu)).collect()),
             shards if shards <= allowed.len() => Ok(allowed[..shards].iter().map(|&cpu| Some(cpu)).collect()),
@@ -333,11 +448,14 @@ impl Reader<'_> {
         }
     }
 
-    fn named_placement(&self, shards: usize) -> Result<Vec<Option<usize>>, ConfigError> {
+    fn named_placement(&self, shards: usize, of_nodes: Option<&[usize]>) -> Result<Vec<Option<usize>>, ConfigError> {
         let named = self.read("cpus", parse::cpus)?;
         if let Some(cpu) = named.iter().find(|cpu| !self.machine.cpus.contains(cpu)) {
             let allowed = &self.machine.cpus;
             return Err(self.error("cpus", format_args!("this process may not use core {cpu}; it may use {allowed:?}")));
+        }
+        if let Some(cpu) = named.iter().find(|cpu| of_nodes.is_some_and(|cpus| !cpus.contains(cpu))) {
+            return Err(self.error("cpus", format_args!("core {cpu} is on none of the NUMA nodes that numa names")));
         }
         match shards {
             0 => Ok(named.into_iter().map(Some).collect()),
@@ -346,11 +464,57 @@ impl Reader<'_> {
         }
     }
 
+    /// Which shards poll.
+    fn busy_poll(&mut self, cpus: &[Option<usize>]) -> Result<Vec<bool>, ConfigError> {
+        let text = self.text("busy-poll").value.trim();
+        let shards = match text {
+            "" => return Ok(vec![false; cpus.len()]),
+            "all" => (0..cpus.len()).collect(),
+            numbers => parse::cpus(numbers).map_err(|_| {
+                self.error(
+                    "busy-poll",
+                    format_args!("'{numbers}' is no list of shards; write all, or for instance 0,2-3"),
+                )
+            })?,
+        };
+        if let Some(shard) = shards.iter().find(|shard| **shard >= cpus.len()) {
+            let last = cpus.len() - 1;
+            return Err(self.error("busy-poll", format_args!("there is no shard {shard}; the last one is {last}")));
+        }
+        if let Some(shard) = shards.iter().find(|shard| cpus[**shard].is_none()) {
+            let remedy = "name cores with cpus, or start fewer shards";
+            return Err(
+                self.error("busy-poll", format_args!("shard {shard} has no core of its own to poll on: {remedy}"))
+            );
+        }
+        let usable = self.numa()?.unwrap_or_else(|| self.machine.cpus.clone());
+        let taken = |cpu: &usize| shards.iter().any(|shard| cpus[*shard] == Some(*cpu));
+        if usable.iter().all(taken) {
+            let note = "busy-poll takes every core that this process may use: deferred plugins, queries and the log's disk work wait for what is left";
+            self.notes.push(note.to_owned());
+        }
+        Ok((0..cpus.len()).map(|shard| shards.contains(&shard)).collect())
+    }
+
     fn query_threads(&self) -> Result<usize, ConfigError> {
         match self.read("query-threads", parse::number)? {
-            0 => Ok((self.machine.cpus.len() / 2).max(1)),
+            0 => Ok((self.numa()?.map_or(self.machine.cpus.len(), |cpus| cpus.len()) / 2).max(1)),
             threads => Ok(threads),
         }
+    }
+
+    fn traces(&self) -> Result<Option<TraceOptions>, ConfigError> {
+        let ratio = self.read("trace-sample-ratio", parse::ratio)?;
+        let endpoint = self.text("otlp-endpoint").value.trim().trim_end_matches('/');
+        let Some(rest) = endpoint.strip_prefix("http://") else {
+            return match endpoint {
+                "" => Ok(None),
+                other => Err(self.error("otlp-endpoint", format_args!("'{other}' does not begin with http://; this version does not speak TLS: use a collector on this machine, for instance http://127.0.0.1:4318"))),
+            };
+        };
+        // A bare address stands for the usual path behind it.
+        let url = if rest.contains('/') { endpoint.to_owned() } else { format!("{endpoint}/v1/traces") };
+        Ok(Some(TraceOptions { url, ratio, node: self.node_id()? }))
     }
 
     fn trigger_kinds(&self) -> Result<Option<Vec<TriggerKind>>, ConfigError> {
@@ -383,7 +547,8 @@ mod tests {
     use super::*;
 
     fn machine() -> Machine {
-        Machine { cpus: vec![0, 1, 4], memory_bytes: 1000 }
+        let numa = BTreeMap::from([(0, vec![0, 1, 2]), (1, vec![3, 4]), (2, vec![5])]);
+        Machine { cpus: vec![0, 1, 4], memory_bytes: 1000, numa, is_virtual: true }
     }
 
     fn flags(pairs: &[(&'static str, &str)]) -> Layer {
@@ -452,6 +617,42 @@ mod tests {
     }
 
     #[test]
+    fn a_server_keeps_to_the_nodes_that_are_named() {
+        let on = |node: &str| resolve(&[("numa", node)]).unwrap();
+        assert_eq!((on("0").cpus, on("0").process_cpus), (vec![Some(0), Some(1)], Some(vec![0, 1])));
+        assert_eq!(on("1").cpus, [Some(4)]);
+        assert_eq!(on("0-1").process_cpus, Some(vec![0, 1, 4]));
+        assert_eq!(resolve(&[]).unwrap().process_cpus, None);
+        let refused = |pairs: &[(&'static str, &str)]| resolve(pairs).unwrap_err();
+        assert!(refused(&[("numa", "7")]).contains("no NUMA node 7; it has [0, 1, 2]"));
+        assert!(refused(&[("numa", "2")]).contains("may use none of the cores"));
+        assert!(refused(&[("numa", "near")]).contains("'near' is no list of NUMA nodes"));
+        assert!(refused(&[("numa", "0"), ("cpus", "4")]).contains("core 4 is on none of the NUMA nodes"));
+        assert!(
+            resolve(&[("numa", "1"), ("busy-poll", "all")]).unwrap().notes[0].starts_with("busy-poll takes every core")
+        );
+    }
+
+    #[test]
+    fn huge_pages_are_left_alone_on_virtual_machines_unless_they_are_asked_for() {
+        let given = |value: &str| resolve(&[("huge-pages", value)]).unwrap().huge_pages;
+        assert_eq!((given("auto"), given("on"), given("off")), (false, true, false));
+    }
+
+    #[test]
+    fn shards_that_poll_are_named_and_have_cores_of_their_own() {
+        assert_eq!(resolve(&[]).unwrap().busy_poll, [false; 3]);
+        assert_eq!(resolve(&[("shards", "2"), ("busy-poll", "1")]).unwrap().busy_poll, [false, true]);
+        let all = resolve(&[("busy-poll", "all")]).unwrap();
+        assert_eq!(all.busy_poll, [true; 3]);
+        assert!(all.notes[0].starts_with("busy-poll takes every core"), "{:?}", all.notes);
+        let refused = |pairs: &[(&'static str, &str)]| resolve(pairs).unwrap_err();
+        assert!(refused(&[("busy-poll", "3")]).contains("there is no shard 3; the last one is 2"));
+        assert!(refused(&[("busy-poll", "yes")]).contains("'yes' is no list of shards; write all"));
+        assert!(refused(&[("shards", "5"), ("busy-poll", "0")]).contains("has no core of its own"));
+    }
+
+    #[test]
     fn errors_name_setting_origin_and_remedy() {
         for (key, value, text) in [
             ("mailbox-size", "256", "mailbox-size (flag): '256' is no size; write"),
@@ -461,6 +662,7 @@ mod tests {
             ("object-store", "s3", "object-store (flag): 's3' is not in this version; use file"),
             ("http-bind", "8181", "http-bind (flag): '8181' is no address with port"),
             ("deferred-workers", "0", "deferred-workers (flag): must be at least 1"),
+            ("huge-pages", "yes", "huge-pages (flag): 'yes' is none of auto, on, off"),
             ("node-id-from-env", "NOPE", "node-id-from-env (flag): the variable NOPE is not set"),
             ("restrict-plugin-triggers-to", "wal,x", "restrict-plugin-triggers-to (flag): 'x' is none of"),
         ] {

@@ -33,6 +33,20 @@ pub fn size_or_share(text: &str, memory: u64) -> Result<u64, String> {
     }
 }
 
+/// A share of a core in per cent, such as `25%`.
+pub fn percent(text: &str) -> Result<u32, String> {
+    let share = text.trim().strip_suffix('%').and_then(|share| share.trim().parse().ok());
+    share
+        .filter(|percent| (1..=100).contains(percent))
+        .ok_or_else(|| format!("'{text}' is no share of a core; write 1% to 100%"))
+}
+
+/// A share from 0 to 1, such as `0.01`.
+pub fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.trim().parse().ok().filter(|ratio: &f64| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| format!("'{text}' is no share; write a number from 0 to 1, such as 0.01"))
+}
+
 /// A time such as `10ms`, `30s`, `5m`; `0s` is allowed.
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
@@ -87,6 +101,12 @@ mod tests {
         assert!(size("99999999999tb").unwrap_err().contains("too large"));
         assert_eq!(size_or_share("25%", 400), Ok(100));
         assert!(size_or_share("0%", 400).is_err());
+        assert_eq!((ratio("0.01"), ratio("1")), (Ok(0.01), Ok(1.0)));
+        assert!(ratio("1.5").is_err() && ratio("nan").is_err() && ratio("1%").unwrap_err().contains("from 0 to 1"));
+        assert_eq!(percent(" 25 %"), Ok(25));
+        for bad in ["25", "0%", "101%", "1.5%", "-1%", "%"] {
+            assert!(percent(bad).unwrap_err().contains("1% to 100%"), "{bad}");
+        }
     }
 
     #[test]

@@ -45,12 +45,14 @@ where
     let activity = Rc::new(Activity::new());
     let idle = IdleTimer::new(port.clone(), shared.parts.options.idle_timeout, activity.clone());
     let mut stopped = Box::pin(port.stopped());
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         let (shared, port, activity) = (shared.clone(), port.clone(), activity.clone());
         async move { Ok::<_, Infallible>(router::handle(&shared, &port, &activity, request).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.pipeline_flush(true).max_buf_size(BUFFER_BYTES_MAX).header_read_timeout(None);
+    // With `pipeline_flush` hyper would take in a streamed body without bound while its reader is slow.
+    builder.pipeline_flush(false).max_buf_size(BUFFER_BYTES_MAX).header_read_timeout(None);
     let mut connection = pin!(builder.serve_connection(ShardIo { stream, idle }, service));
     let mut stopping = false;
     let ended = poll_fn(|cx| {

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
+use saltus_core::trigger::TriggerKind;
 use saltus_shards::api::{ShardStats, TriggerStats};
 
 use super::status::{VERSION, revision};
@@ -17,6 +18,48 @@ use crate::logs::PluginLogs;
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const QUANTILES: [(&str, f64); 4] = [("0.5", 0.5), ("0.9", 0.9), ("0.99", 0.99), ("0.999", 0.999)];
 const NS_PER_S: f64 = 1e9;
+
+/// What the shards' counters count, by the end of their names.
+const SHARD_COUNTERS: &[(&str, &str)] = &[
+    ("batches_total", "Batches of rows of one table taken."),
+    ("rows_written_total", "Rows taken."),
+    ("lines_rejected_total", "Lines of line protocol refused."),
+    ("bytes_parsed_total", "Bytes of line protocol parsed."),
+    ("batches_forwarded_total", "Batches sent to the shard that owns their table."),
+    ("writes_refused_full_total", "Writes answered with 503 because a mailbox was full."),
+    ("events_dropped_total", "Events that triggers at home here did not take."),
+    ("events_left_in_log_total", "Events left in the log of writes, there being no room for them in memory."),
+    ("events_read_back_total", "Events read back from a log of writes."),
+    ("chains_cut_total", "Events not made because plugins had triggered each other too often in a row."),
+    ("runs_failed_total", "Runs that failed."),
+    ("runs_retried_total", "Events run again after a failure, once per time."),
+    ("runs_discarded_total", "Runs discarded, their events to be run again in another lane."),
+    ("inline_waits_total", "Runs that waited for an interpreter to be prepared or for their state."),
+    ("lane_changes_total", "Changes of triggers' lanes."),
+    ("events_failed_total", "Events given up after failures."),
+    ("state_commits_total", "Changes of triggers' durable states."),
+    ("cpu_waits_total", "Runs that waited for their trigger's share of a core."),
+    ("dead_letters_total", "Dead letters made."),
+    ("dead_letters_forgotten_total", "Dead letters ended because there were too many."),
+    ("panics_total", "Tasks that panicked and were contained; each is a bug."),
+    ("wal_rounds_total", "Rounds of the log: one write and one sync each."),
+    ("wal_bytes_total", "Bytes written to the log."),
+    ("rows_recovered_total", "Rows read from the log at the start."),
+    ("connections_accepted_total", "Connections accepted."),
+    ("plugin_requests_total", "Requests that came to triggers at home here."),
+    ("plugin_requests_refused_total", "Requests to triggers for which there was no room."),
+    ("plugin_requests_passed_over_total", "Requests not run: their clients had gone, or they had waited for too long."),
+];
+/// What the shards' gauges say, by the end of their names.
+const SHARD_GAUGES: &[(&str, &str)] = &[
+    ("mailbox_items", "Messages that wait in the shard's mailbox."),
+    ("mailbox_bytes", "Bytes of batches under way to the shard."),
+    ("tables", "Tables that the shard owns."),
+    ("table_rows", "Rows in memory, overwritten versions included."),
+    ("table_bytes", "Bytes of rows in memory, estimated."),
+    ("writes_waiting", "Writes that wait for their round of the log."),
+    ("dead_letters", "Dead letters of triggers at home here."),
+];
 
 /// A further part of `/metrics`.
 pub trait MetricsSource: Send + Sync {
@@ -66,13 +109,12 @@ impl MetricsText {
     /// Adds a histogram of nanoseconds as a summary in seconds.
     pub fn summary(&mut self, name: &str, help: &'static str, labels: Labels<'_>, histogram: &Histogram<u64>) {
         let samples = &mut self.family(name, MetricKind::Summary, help).samples;
-        for (text, quantile) in QUANTILES {
-            let value =
-                if histogram.is_empty() { f64::NAN } else { histogram.value_at_quantile(quantile) as f64 / NS_PER_S };
+        let (quantiles, sum_ns) = summarise(histogram);
+        for ((text, _), value_ns) in QUANTILES.iter().zip(quantiles) {
+            let value = value_ns.map_or(f64::NAN, |ns| ns as f64 / NS_PER_S);
             let _ = writeln!(samples, "{name}{} {}", braces(labels, Some(text)), number(value));
         }
-        let sum = histogram.mean() * histogram.len() as f64 / NS_PER_S;
-        let _ = writeln!(samples, "{name}_sum{} {sum}", braces(labels, None));
+        let _ = writeln!(samples, "{name}_sum{} {}", braces(labels, None), sum_ns / NS_PER_S);
         let _ = writeln!(samples, "{name}_count{} {}", braces(labels, None), histogram.len());
     }
 
@@ -97,6 +139,23 @@ impl MetricsText {
         });
         &mut self.families[at]
     }
+}
+
+/// The values at [`QUANTILES`], and the sum of all: in one pass, as a histogram is long and a shard waits meanwhile.
+fn summarise(histogram: &Histogram<u64>) -> ([Option<u64>; QUANTILES.len()], f64) {
+    let mut values = [None; QUANTILES.len()];
+    let (mut so_far, mut sum) = (0_u64, 0.0);
+    for step in histogram.iter_recorded() {
+        let count = step.count_since_last_iteration();
+        so_far += count;
+        sum += histogram.median_equivalent(step.value_iterated_to()) as f64 * count as f64;
+        for (value, (_, quantile)) in values.iter_mut().zip(QUANTILES) {
+            if value.is_none() && so_far as f64 >= quantile * histogram.len() as f64 {
+                *value = Some(step.value_iterated_to());
+            }
+        }
+    }
+    (values, sum)
 }
 
 /// Prometheus writes NaN in this case, and so does Rust; the sign and infinities cannot occur.
@@ -128,23 +187,41 @@ pub(crate) fn shards(text: &mut MetricsText, shards: &[ShardStats]) {
     for stats in shards {
         let shard = stats.shard.to_string();
         let labels = [("shard", shard.as_str())];
+        let help = "1; the core that the shard is pinned to, empty if it is not.";
+        let cpu = stats.cpu.map(|cpu| cpu.to_string()).unwrap_or_default();
+        text.sample("saltus_shard_info", MetricKind::Gauge, help, &[labels[0], ("cpu", cpu.as_str())], 1.0);
         let open = "Open connections.";
         text.sample("saltus_shard_connections", MetricKind::Gauge, open, &labels, stats.connections as f64);
         let poisoned = "1 if the shard takes no writes, see /health.";
         let value = if stats.poisoned.is_some() { 1.0 } else { 0.0 };
         text.sample("saltus_shard_poisoned", MetricKind::Gauge, poisoned, &labels, value);
         for (name, value) in &stats.counters {
-            let help = "Counted by the shard since start.";
-            text.sample(&format!("saltus_shard_{name}"), MetricKind::Counter, help, &labels, *value as f64);
+            let name_in_full = format!("saltus_shard_{name}");
+            text.sample(&name_in_full, MetricKind::Counter, help_of(SHARD_COUNTERS, name), &labels, *value as f64);
         }
         for (name, value) in &stats.gauges {
-            let help = "Measured by the shard now.";
-            text.sample(&format!("saltus_shard_{name}"), MetricKind::Gauge, help, &labels, *value);
+            let name_in_full = format!("saltus_shard_{name}");
+            text.sample(&name_in_full, MetricKind::Gauge, help_of(SHARD_GAUGES, name), &labels, *value);
         }
+        let help = "CPU time of the shard's thread, system calls included.";
+        text.sample("saltus_shard_cpu_seconds_total", MetricKind::Counter, help, &labels, stats.cpu_time.as_secs_f64());
+        let help = "Time in which tasks held the shard.";
+        text.sample("saltus_shard_busy_seconds_total", MetricKind::Counter, help, &labels, stats.busy.as_secs_f64());
+        let help = "Turns of at least loop-stall-limit: a task held the shard for so long.";
+        text.sample("saltus_shard_stalls_total", MetricKind::Counter, help, &labels, stats.stalls as f64);
         let help = "From append to durable, per round of the log.";
         text.summary("saltus_shard_commit_seconds", help, &labels, &stats.commit_ns);
+        let help = "For how long one task held the shard, per turn.";
+        text.summary("saltus_shard_turn_seconds", help, &labels, &stats.turn_ns);
     }
 }
+
+fn help_of(known: &[(&str, &'static str)], name: &str) -> &'static str {
+    known.iter().find(|(known, _)| *known == name).map_or(NO_HELP, |(_, help)| help)
+}
+
+/// Of something new in a shard's statistics; a test looks for it.
+pub const NO_HELP: &str = "Not described.";
 
 /// What every trigger counts.
 pub(crate) fn triggers(text: &mut MetricsText, triggers: &[TriggerStats]) {
@@ -156,20 +233,53 @@ pub(crate) fn triggers(text: &mut MetricsText, triggers: &[TriggerStats]) {
             ("saltus_trigger_rows_total", "Rows handed to runs.", stats.rows),
             ("saltus_trigger_retries_total", "Events tried again after a failure, once per time.", stats.retries),
             ("saltus_trigger_events_failed_total", "Events given up after failures.", stats.events_failed),
+            ("saltus_trigger_cpu_waits_total", "Runs that waited for the trigger's share of a core.", stats.cpu_waits),
             ("saltus_trigger_events_dropped_total", "Events given up, the backlog being full.", stats.events_dropped),
         ];
         for (name, help, value) in counters {
             text.sample(name, MetricKind::Counter, help, &labels, value as f64);
         }
+        if let Some(schedule) = &stats.schedule {
+            let help = "Times of the schedule that were passed over.";
+            let missed = schedule.missed as f64;
+            text.sample("saltus_trigger_schedule_missed_total", MetricKind::Counter, help, &labels, missed);
+        }
+        if let Some(memory) = stats.memory {
+            let help = "Bytes of memory that the trigger holds after its last run, in an interpreter.";
+            text.sample("saltus_trigger_memory_bytes", MetricKind::Gauge, help, &labels, memory.held as f64);
+            let help = "Bytes of memory that the trigger has held at most, in an interpreter.";
+            text.sample("saltus_trigger_memory_peak_bytes", MetricKind::Gauge, help, &labels, memory.peak as f64);
+        }
+        let help = "1 for the lane of the next run.";
+        let lane = stats.lane.to_string();
+        let with_lane = [labels[0], labels[1], ("lane", lane.as_str())];
+        text.sample("saltus_trigger_lane", MetricKind::Gauge, help, &with_lane, 1.0);
+        let help = "Runs discarded, their events to be run again in another lane.";
+        text.sample("saltus_trigger_discarded_total", MetricKind::Counter, help, &labels, stats.discarded as f64);
         let help = "Events waiting.";
         text.sample("saltus_trigger_backlog_events", MetricKind::Gauge, help, &labels, stats.backlog_events as f64);
         let summaries = [
-            ("saltus_trigger_activation_seconds", "Last byte received, to plugin entered.", &stats.activation_ns),
+            match stats.schedule {
+                None => (
+                    "saltus_trigger_activation_seconds",
+                    "Last byte received, to plugin entered.",
+                    &stats.activation_ns,
+                ),
+                Some(_) => (
+                    "saltus_trigger_schedule_delay_seconds",
+                    "Time of the schedule, to plugin entered.",
+                    &stats.activation_ns,
+                ),
+            },
             ("saltus_trigger_queue_seconds", "Event handed over, to plugin entered.", &stats.queue_ns),
             ("saltus_trigger_run_seconds", "Plugin entered, to returned.", &stats.run_ns),
         ];
         for (name, help, histogram) in summaries {
             text.summary(name, help, &labels, histogram);
+        }
+        if stats.def.spec.kind() == TriggerKind::Request {
+            let help = "Last byte of the request received, to its answer.";
+            text.summary("saltus_trigger_response_seconds", help, &labels, &stats.response_ns);
         }
     }
 }
@@ -182,6 +292,8 @@ pub(crate) fn logs(text: &mut MetricsText, logs: &PluginLogs) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use saltus_core::ids::ShardId;
 
@@ -195,7 +307,11 @@ mod tests {
             connections: 2,
             counters: vec![("rows_written_total", 5)],
             gauges: vec![("mailbox_bytes", 1.5)],
+            turn_ns: commit_ns.clone(),
             commit_ns,
+            busy: Duration::from_millis(500),
+            cpu_time: Duration::from_millis(750),
+            stalls: 1,
             poisoned: None,
             tables: Vec::new(),
         }
@@ -242,6 +358,19 @@ mod tests {
         assert!((sum.parse::<f64>().unwrap() - 0.004).abs() < 1e-5);
         let p99 = text.lines().find_map(|l| l.split_once("quantile=\"0.99\"} ").map(|(_, v)| v)).unwrap();
         assert!((p99.parse::<f64>().unwrap() - 0.003).abs() < 1e-5);
+    }
+
+    #[test]
+    fn quantiles_in_one_pass_are_those_of_the_histogram() {
+        let mut histogram = Histogram::<u64>::new_with_bounds(1, 1 << 36, 3).unwrap();
+        assert_eq!(summarise(&histogram), ([None; 4], 0.0));
+        for n in 1..=5000_u64 {
+            histogram.record(n * n % 1_000_003 + 1).unwrap();
+        }
+        let (values, sum) = summarise(&histogram);
+        assert_eq!(values.map(Option::unwrap), QUANTILES.map(|(_, quantile)| histogram.value_at_quantile(quantile)));
+        let mean = sum / histogram.len() as f64;
+        assert!((mean / histogram.mean() - 1.0).abs() < 1e-9, "{mean} and {}", histogram.mean());
     }
 
     #[test]

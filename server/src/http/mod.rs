@@ -6,7 +6,11 @@
 
 pub mod connection;
 mod databases;
+mod dead_letters;
+mod engine;
+mod histograms;
 pub mod metrics;
+pub mod plugin_test;
 mod plugins;
 pub mod port;
 pub mod query;
@@ -24,13 +28,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_lite::{AsyncRead, AsyncWrite};
 use saltus_shards::engine::{ConnectionService, LocalBoxFuture, ShardHandle, ShardStream};
 use uuid::Uuid;
 
 use crate::config::TriggerKind;
 use crate::logs::PluginLogs;
 use crate::registry::Registry;
+use crate::traces::Tracer;
 use metrics::MetricsSource;
+use plugin_test::PluginTests;
 use query::QueryBackend;
 
 /// Bounds and switches of the surface.
@@ -52,8 +59,12 @@ pub struct HttpParts {
     pub registry: Registry,
     /// Who answers SQL.
     pub query: Arc<dyn QueryBackend>,
+    /// Who makes test runs of plugins.
+    pub tests: Arc<dyn PluginTests>,
     /// For the count of lines that were dropped.
     pub logs: Arc<PluginLogs>,
+    /// Who traces writes, if anybody does.
+    pub tracer: Option<Arc<Tracer>>,
     /// Further parts of `/metrics`.
     pub metrics: Vec<Arc<dyn MetricsSource>>,
 }
@@ -78,10 +89,20 @@ impl HttpService {
         let shared = Shared { parts, process_id: Uuid::new_v4(), started: SystemTime::now() };
         HttpService { shared: Arc::new(shared) }
     }
+
+    /// Serves one connection over any stream, with any shard behind it: what [`ConnectionService::serve`] does, without an
+    /// engine.
+    pub fn serve_stream<P, S>(&self, port: P, stream: S, peer: SocketAddr) -> impl Future<Output = ()> + 'static
+    where
+        P: port::ShardPort,
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        connection::serve(self.shared.clone(), port, stream, peer)
+    }
 }
 
 impl ConnectionService for HttpService {
     fn serve(&self, shard: ShardHandle, stream: ShardStream, peer: SocketAddr) -> LocalBoxFuture<()> {
-        Box::pin(connection::serve(self.shared.clone(), shard, stream, peer))
+        Box::pin(self.serve_stream(shard, stream, peer))
     }
 }

@@ -10,6 +10,7 @@ use futures_util::Stream;
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
+use saltus_shards::answer::Pieces;
 use saltus_shards::api::TableError;
 use serde_json::{Value, json};
 
@@ -37,6 +38,7 @@ pub struct HttpBody {
 enum Content {
     Whole(Option<Bytes>),
     Stream(mpsc::Receiver<Result<Bytes, String>>),
+    Pieces(Pieces),
 }
 
 impl HttpBody {
@@ -49,6 +51,11 @@ impl HttpBody {
     /// A body that is fed piece by piece.
     pub fn stream(pieces: mpsc::Receiver<Result<Bytes, String>>) -> Self {
         HttpBody { content: Content::Stream(pieces), in_hand: None }
+    }
+
+    /// A body that a plugin makes.
+    pub fn pieces(pieces: Pieces) -> Self {
+        HttpBody { content: Content::Pieces(pieces), in_hand: None }
     }
 
     /// Marks the request as worked on until the body is done.
@@ -66,6 +73,7 @@ impl Body for HttpBody {
         let piece = match &mut this.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Content::Stream(pieces) => Pin::new(pieces).poll_next(cx),
+            Content::Pieces(pieces) => pieces.poll_next(cx),
         };
         if let Poll::Ready(None) = piece {
             this.in_hand = None;
@@ -80,7 +88,7 @@ impl Body for HttpBody {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Content::Stream(_) => SizeHint::default(),
+            Content::Stream(_) | Content::Pieces(_) => SizeHint::default(),
         }
     }
 }
@@ -223,6 +231,7 @@ impl From<RegistryError> for HttpError {
             | RegistryError::Internal
             | RegistryError::Plugin(_)
             | RegistryError::Upload(_) => Self::json(StatusCode::BAD_REQUEST, text),
+            RegistryError::PathTaken { .. } => Self::json(StatusCode::CONFLICT, text),
             RegistryError::Limit(_) => Self::json(StatusCode::UNPROCESSABLE_ENTITY, text),
             RegistryError::Store(_) => Self::json(StatusCode::INTERNAL_SERVER_ERROR, text),
             RegistryError::Engine(_) | RegistryError::Unavailable(_) => Self::unavailable(text, RETRY_AFTER_DEFAULT),

@@ -18,7 +18,10 @@ use saltus_core::names::INTERNAL_DB;
 use super::connection::Activity;
 use super::port::ShardPort;
 use super::response::{HttpBody, HttpError, HttpResult, empty};
-use super::{Shared, databases, plugins, query, request, status, tables, triggers, write};
+use super::{
+    Shared, databases, dead_letters, engine, histograms, plugin_test, plugins, query, request, status, tables,
+    triggers, write,
+};
 
 const CLUSTER_UUID: HeaderName = HeaderName::from_static("cluster-uuid");
 const DATABASE: &str = "/api/v3/configure/database";
@@ -28,6 +31,8 @@ const TRIGGER: &str = "/api/v3/configure/processing_engine_trigger";
 const TRIGGER_ENABLE: &str = "/api/v3/configure/processing_engine_trigger/enable";
 const TRIGGER_DISABLE: &str = "/api/v3/configure/processing_engine_trigger/disable";
 const TOKEN_PREFIX: &str = "/api/v3/configure/token";
+const DEAD_LETTERS_REPLAY: &str = "/api/v3/configure/dead_letters/replay";
+const DEAD_LETTERS_DISCARD: &str = "/api/v3/configure/dead_letters/discard";
 const PLUGIN_FILES: &str = "/api/v3/plugins/files";
 
 /// What a handler works with.
@@ -94,6 +99,7 @@ where
         ("GET", "/health" | "/api/v1/health") => status::health(ctx),
         ("GET" | "POST", "/ping") => status::ping(ctx),
         ("GET", "/metrics") => status::metrics(ctx).await,
+        ("GET", histograms::PATH) => histograms::get(ctx, parts).await,
         ("GET", DATABASE) => databases::list(ctx, parts).await,
         ("POST", DATABASE) => databases::create(ctx, parts, body).await,
         ("PUT", DATABASE) => databases::update(ctx, parts, body).await,
@@ -104,11 +110,18 @@ where
         ("DELETE", TABLE) => tables::delete(ctx, parts).await,
         ("GET", TRIGGER) => triggers::list(ctx, parts),
         ("POST", TRIGGER) => triggers::create(ctx, parts, body).await,
+        ("PUT", TRIGGER) => triggers::update(ctx, parts, body).await,
         ("DELETE", TRIGGER) => triggers::delete(ctx, parts, body).await,
         ("POST", TRIGGER_ENABLE) => triggers::set_enabled(ctx, parts, true).await,
         ("POST", TRIGGER_DISABLE) => triggers::set_enabled(ctx, parts, false).await,
+        ("POST", DEAD_LETTERS_REPLAY) => dead_letters::replay(ctx, parts, body).await,
+        ("POST", DEAD_LETTERS_DISCARD) => dead_letters::discard(ctx, parts, body).await,
         ("POST", PLUGIN_FILES) => plugins::create(ctx, parts, body).await,
         ("PUT", PLUGIN_FILES) => plugins::update(ctx, parts, body).await,
+        ("POST", "/api/v3/plugin_test/wal") => plugin_test::wal(ctx, parts, body).await,
+        ("POST", "/api/v3/plugin_test/schedule") => plugin_test::schedule(ctx, parts, body).await,
+        ("POST", "/api/v3/plugin_test/request") => plugin_test::request(ctx, parts, body).await,
+        (_, path) if let Some(path) = path.strip_prefix(engine::PREFIX) => engine::ask(ctx, parts, path, body).await,
         _ if path.starts_with(TOKEN_PREFIX) => {
             Err(HttpError::text(StatusCode::METHOD_NOT_ALLOWED, "endpoint disabled, started without auth"))
         }

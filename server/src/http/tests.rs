@@ -1,6 +1,7 @@
 //! Whole requests against a fake shard: routes, headers, bodies, without a socket.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,13 +13,19 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use saltus_core::catalog::TableInfo;
-use saltus_core::ids::{Epoch, MonoNs, ShardId, TableId};
+use saltus_core::ids::{Epoch, EventId, MonoNs, ShardId, TableId, TriggerId};
+use saltus_core::request::{PluginRequest, ResponseHead};
 use saltus_core::schema::{ColumnDef, TableSchema};
+use saltus_core::trigger::TriggerDef;
+use saltus_shards::answer::Answer;
 use saltus_shards::api::{Health, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
+use saltus_shards::dead_letters::DeadLetter;
+use saltus_shards::engine::{Routed, Target};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::connection::Activity;
+use super::plugin_test::{PluginTest, PluginTests};
 use super::port::ShardPort;
 use super::query::{QueryBackend, QueryFormat, QueryHttpRequest, QueryReply};
 use super::response::{HttpBody, HttpError};
@@ -56,11 +63,35 @@ impl ShardPort for FakeShard {
     fn health(&self) -> Health {
         Health { reasons: self.reasons.clone() }
     }
+    fn route(&self, method: &str, path: &str) -> Routed {
+        let target = Target { trigger: TriggerId(1), home: ShardId(0) };
+        match (method, path.split_once('/')) {
+            ("GET" | "POST", None) if path == "echo" => Routed::To { target, route: path.to_owned(), tail: None },
+            ("GET" | "POST", Some(("echo", tail))) => {
+                Routed::To { target, route: "echo".to_owned(), tail: Some(tail.to_owned()) }
+            }
+            (_, None) if path == "echo" => Routed::OtherMethods("GET, POST".to_owned()),
+            _ => Routed::Nothing,
+        }
+    }
+    async fn ask_plugin(&self, _target: Target, request: PluginRequest, received: MonoNs) -> Answer {
+        let text = format!("{received:?} {request:?}");
+        Answer::Whole(ResponseHead { status: 201, headers: Vec::new() }, text.into())
+    }
     async fn shard_stats(&self) -> Vec<ShardStats> {
         Vec::new()
     }
     async fn trigger_stats(&self) -> Vec<TriggerStats> {
         Vec::new()
+    }
+    async fn dead_letters(&self) -> Vec<Arc<DeadLetter>> {
+        Vec::new()
+    }
+    async fn replay_dead_letters(&self, _trigger: &TriggerDef, _ids: HashSet<EventId>) -> Result<usize, TableError> {
+        Ok(0)
+    }
+    async fn discard_dead_letters(&self, _ids: HashSet<EventId>) -> Result<usize, TableError> {
+        Ok(0)
     }
     fn sleep(&self, _time: Duration) -> impl Future<Output = ()> + 'static {
         std::future::pending()
@@ -84,6 +115,12 @@ impl QueryBackend for Echo {
     }
 }
 
+impl PluginTests for Echo {
+    fn run(&self, test: PluginTest) -> BoxFuture<'static, Result<Value, HttpError>> {
+        Box::pin(async move { Ok(json!({ "said": format!("{test:?}") })) })
+    }
+}
+
 struct Server {
     shared: Shared,
     shard: FakeShard,
@@ -97,7 +134,15 @@ impl Server {
         let options =
             HttpOptions { request_bytes_max: 1000, idle_timeout: Duration::from_secs(75), trigger_kinds: None };
         let logs = Arc::new(PluginLogs::new());
-        let parts = HttpParts { options, registry, query: Arc::new(Echo), logs, metrics: Vec::new() };
+        let parts = HttpParts {
+            options,
+            registry,
+            query: Arc::new(Echo),
+            tests: Arc::new(Echo),
+            logs,
+            tracer: None,
+            metrics: Vec::new(),
+        };
         let shared = Shared { parts, process_id: Uuid::new_v4(), started: SystemTime::now() };
         let shard = FakeShard { engine, writes: Rc::default(), reasons: Vec::new() };
         Server { shared, shard, _dir: dir }
@@ -186,6 +231,45 @@ fn unknown_routes_and_methods_are_not_found() {
     }
     let token = server.call("POST", "/api/v3/configure/token/admin", &[], "");
     assert_eq!(token, (405, "endpoint disabled, started without auth".to_owned()));
+}
+
+#[test]
+fn plugins_get_the_whole_request_and_unknown_paths_are_json() {
+    let server = Server::new();
+    let headers = [("x-a", "1"), ("authorization", "Bearer secret"), ("content-encoding", "gzip")];
+    let (status, text) = server.call("POST", "/api/v3/engine/echo/a%20b?q=1&q=%202", &headers, gzip(b"body"));
+    assert_eq!(status, 201);
+    for part in ["MonoNs(7)", "\"POST\"", "path: \"echo\"", "tail: Some(\"a%20b\")", "(\"q\", \" 2\")", "b\"body\""] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("secret"), "{text}");
+    let not_found = (404, r#"{"error":"not found"}"#.to_owned());
+    assert_eq!(server.call("GET", "/api/v3/engine/nope", &[], ""), not_found);
+    assert_eq!(server.call("PUT", "/api/v3/engine/", &[], ""), not_found);
+    let (status, text) = server.call("PUT", "/api/v3/engine/echo", &[], "");
+    assert_eq!((status, text.contains("'echo' answers GET, POST, not PUT")), (404, true));
+    let too_large = (413, "max request size (1000 bytes) exceeded".to_owned());
+    assert_eq!(server.call("POST", "/api/v3/engine/echo", &[], vec![b'x'; 1001]), too_large);
+}
+
+#[test]
+fn tests_of_plugins_name_what_they_lack() {
+    let server = Server::new();
+    let test = |kind: &str, body: &Value| server.json("POST", &format!("/api/v3/plugin_test/{kind}"), body);
+    let body = json!({"filename": "p.py", "database": "db", "input_lp": "m f=1", "input_arguments": {"k": "v"}});
+    assert!(test("wal", &body).1.contains("Lines"));
+    assert!(test("schedule", &body).1.contains("Schedule(None)"));
+    assert!(test("request", &body).1.contains("GET"));
+    let error = |body| test("wal", &body);
+    assert_eq!(
+        error(json!({"database": "db"})),
+        (400, r#"{"error":"serde json error: missing field `filename`"}"#.into())
+    );
+    let text = r#"{"error":"input_arguments: 'k' must be a string, got 1"}"#.to_owned();
+    assert_eq!(
+        error(json!({"filename": "p", "database": "d", "input_lp": "", "input_arguments": {"k": 1}})),
+        (400, text)
+    );
 }
 
 #[test]

@@ -1,23 +1,34 @@
 //! `/api/v3/configure/processing_engine_trigger` (reference, 3.7; design: every validation error is a 400 that names the
-//! field). Beyond the reference: `execution`, `isolation` and `limits` in the body or in
-//! `trigger_settings`, and a list by `GET`.
+//! field). Beyond the reference: settings of ours in the body or in `trigger_settings`, a list by `GET`, and changes by `PUT`.
+//!
+//! What is wrong with a plugin's code does not keep its trigger from being made, as in the reference, whose bodies are empty:
+//! it is said in a header `saltus-warning` and in the trigger's log.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::StatusCode;
 use http::request::Parts;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use hyper::body::Body;
+use saltus_core::ids::RunId;
+use saltus_core::ports::{LogLevel, LogLine, LogText};
+use saltus_core::schedule::{Schedule, utc_text};
 use saltus_core::trigger::{TriggerDef, TriggerSpec};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::port::ShardPort;
 use super::request::{Fields, query_or_empty, query_or_json};
 use super::response::{HttpBody, HttpError, HttpResult, JSON, empty, reply};
 use super::router::Ctx;
 use crate::config::TriggerKind;
-use crate::registry::settings::{SettingError, Settings, limits_json};
-use crate::registry::{NewTrigger, RegistryError};
+use crate::logs::wall_clock_ns;
+use crate::registry::settings::{SettingError, Settings, SettingsChange, limits_json};
+use crate::registry::{NewTrigger, RegistryError, TriggerChange, Warnings};
+
+const WARNING: HeaderName = HeaderName::from_static("saltus-warning");
+/// Settings that may stand in the body as well: the reference's clients put theirs beside the reference's own.
+const OURS: [&str; 7] =
+    ["execution", "isolation", "limits", "time_zone", "missed_runs", "missing_columns", "restore_cache"];
 
 /// `POST`: creates a trigger.
 pub(crate) async fn create<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> HttpResult
@@ -28,8 +39,37 @@ where
 {
     let fields = query_or_json(parts, body, ctx.body_limit()).await?;
     let new = new_trigger(&fields, ctx.shared.parts.options.trigger_kinds.as_deref())?;
-    ctx.shared.parts.registry.create_trigger(new).await?;
-    Ok(empty(StatusCode::OK))
+    let (db, name) = (new.db.clone(), new.name.clone());
+    let warnings = ctx.shared.parts.registry.create_trigger(new).await?;
+    Ok(with_warnings(ctx, (&db, &name), warnings))
+}
+
+/// `PUT`: changes what the body names of a trigger.
+pub(crate) async fn update<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> HttpResult
+where
+    P: ShardPort,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let fields = query_or_json(parts, body, ctx.body_limit()).await?;
+    let change = change_of(&fields, ctx.shared.parts.options.trigger_kinds.as_deref())?;
+    let (db, name) = (change.db.clone(), change.name.clone());
+    let warnings = ctx.shared.parts.registry.update_trigger(change).await?;
+    Ok(with_warnings(ctx, (&db, &name), warnings))
+}
+
+fn with_warnings<P>(ctx: &Ctx<'_, P>, (db, name): (&str, &str), warnings: Warnings) -> Response<HttpBody> {
+    let mut response = empty(StatusCode::OK);
+    for text in warnings {
+        // A header is one line of visible characters.
+        let line: String = text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+        if let Ok(value) = HeaderValue::from_str(&line) {
+            response.headers_mut().append(WARNING, value);
+        }
+        let (db, trigger, text) = (db.into(), name.into(), LogText::Said(text));
+        ctx.shared.parts.logs.log(LogLine { db, trigger, run_id: RunId(0), level: LogLevel::Warn, text });
+    }
+    response
 }
 
 /// `DELETE`.
@@ -67,6 +107,9 @@ pub(crate) fn list<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult 
 }
 
 fn trigger_json(def: &TriggerDef) -> Value {
+    let schedule = Schedule::new(&def.spec, def.timing.time_zone.as_deref()).ok().flatten();
+    let next = schedule.as_ref().filter(|_| !def.disabled).and_then(|schedule| schedule.next_after(wall_clock_ns()));
+    let is_schedule = schedule.is_some();
     json!({
         "db": &*def.db,
         "trigger_name": &*def.name,
@@ -79,24 +122,22 @@ fn trigger_json(def: &TriggerDef) -> Value {
             "execution": def.execution,
             "isolation": def.isolation,
             "limits": limits_json(&def.limits),
+            "time_zone": def.timing.time_zone,
+            "missed_runs": is_schedule.then_some(def.timing.missed_runs),
+            "missing_columns": def.api.missing_columns,
+            "restore_cache": def.api.restore_cache,
         },
         "trigger_arguments": def.arguments,
         "disabled": def.disabled,
         "disabled_reason": def.disabled_reason,
+        "next_scheduled_time": next.map(utc_text),
     })
 }
 
 fn new_trigger(fields: &Fields, kinds: Option<&[TriggerKind]>) -> Result<NewTrigger, HttpError> {
-    let settings = fields.object_opt("trigger_settings")?.cloned().unwrap_or_default();
     let spec = checked_spec(fields.text("trigger_specification")?, kinds)?;
-    let mut settings = settings;
-    // The reference's clients put settings of theirs beside the reference's own; ours may stand in the body too.
-    for name in ["execution", "isolation", "limits"] {
-        if let Some(value) = fields.get(name).filter(|value| !value.is_null()) {
-            settings.insert(name.to_owned(), value.clone());
-        }
-    }
-    let settings = Settings::read(&settings).map_err(setting_error)?;
+    let settings = Settings::read(&settings_of(fields)?).map_err(setting_error)?;
+    settings.check_kind(spec.kind()).map_err(setting_error)?;
     settings.check().map_err(setting_error)?;
     Ok(NewTrigger {
         db: fields.text("db")?.to_owned(),
@@ -109,8 +150,35 @@ fn new_trigger(fields: &Fields, kinds: Option<&[TriggerKind]>) -> Result<NewTrig
     })
 }
 
+fn change_of(fields: &Fields, kinds: Option<&[TriggerKind]>) -> Result<TriggerChange, HttpError> {
+    let spec = fields.text_opt("trigger_specification")?.map(|text| checked_spec(text, kinds)).transpose()?;
+    let disabled = fields.get("disabled").map(|_| fields.flag("disabled", false)).transpose()?;
+    Ok(TriggerChange {
+        db: fields.text("db")?.to_owned(),
+        name: fields.text("trigger_name")?.to_owned(),
+        plugin_filename: fields.text_opt("plugin_filename")?.map(str::to_owned),
+        spec,
+        settings: SettingsChange::read(&settings_of(fields)?).map_err(setting_error)?,
+        // Null takes them away.
+        arguments: fields.has("trigger_arguments").then(|| arguments(fields)).transpose()?,
+        disabled,
+    })
+}
+
+/// All settings of a body.
+fn settings_of(fields: &Fields) -> Result<Map<String, Value>, HttpError> {
+    let mut settings = fields.object_opt("trigger_settings")?.cloned().unwrap_or_default();
+    for name in OURS.into_iter().filter(|name| fields.has(name)) {
+        settings.insert(name.to_owned(), fields.get(name).cloned().unwrap_or_default());
+    }
+    Ok(settings)
+}
+
 fn checked_spec(text: &str, kinds: Option<&[TriggerKind]>) -> Result<TriggerSpec, HttpError> {
-    let spec = TriggerSpec::parse(text).map_err(|error| HttpError::field("trigger_specification", error))?;
+    let spec = TriggerSpec::parse(text).map_err(|error| {
+        let remedy = error.remedy();
+        HttpError::field("trigger_specification", format_args!("{error}{remedy}"))
+    })?;
     let (kind, name) = match spec {
         TriggerSpec::Table(_) | TriggerSpec::AllTables => (TriggerKind::Wal, "WalRows"),
         TriggerSpec::Every(_) | TriggerSpec::Cron(_) => (TriggerKind::Schedule, "Schedule"),
@@ -119,10 +187,6 @@ fn checked_spec(text: &str, kinds: Option<&[TriggerKind]>) -> Result<TriggerSpec
     if kinds.is_some_and(|kinds| !kinds.is_empty() && !kinds.contains(&kind)) {
         let text = format!("invalid request: server is configured to reject {name} plugin triggers");
         return Err(HttpError::bad_request(text));
-    }
-    if kind != TriggerKind::Wal {
-        let message = format!("'{text}': only 'table:<TABLE_NAME>' and 'all_tables' run in this version");
-        return Err(HttpError::field("trigger_specification", message));
     }
     Ok(spec)
 }
@@ -196,10 +260,12 @@ mod tests {
         for (field, value, start) in [
             (
                 spec,
-                json!("every:10s"),
-                "trigger_specification: 'every:10s': only 'table:<TABLE_NAME>' and 'all_tables'",
+                json!("cron:0 0"),
+                "trigger_specification: failed to parse trigger from cron:0 0: expected five fields (minute hour",
             ),
-            (spec, json!("request:x"), "trigger_specification: 'request:x': only"),
+            (spec, json!("request:"), "trigger_specification: failed to parse trigger from request:: expected a path"),
+            (spec, json!("every:9"), "trigger_specification: failed to parse trigger from every:9: couldn't parse"),
+            ("time_zone", json!("UTC"), "time_zone: only a trigger with a schedule"),
             (spec, json!("tables"), "trigger_specification: failed to parse trigger from tables: expect one of"),
             (spec, json!(3), "trigger_specification: expected a string"),
             ("db", Value::Null, "serde json error: missing field `db`"),
@@ -208,6 +274,37 @@ mod tests {
             ("disabled", json!("no"), "disabled: expected true or false"),
         ] {
             let error = parse(with(field, value)).unwrap_err();
+            assert!(error.starts_with(start), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_change_names_what_it_changes_and_no_more() {
+        let change = |body: Value| {
+            let Value::Object(object) = body else { unreachable!() };
+            change_of(&Fields::new(object), None).map_err(|error| error.message())
+        };
+        let named = json!({"db": "d", "trigger_name": "t"});
+        let nothing = change(named.clone()).unwrap();
+        assert_eq!((nothing.spec, nothing.arguments, nothing.disabled), (None, None, None));
+        assert_eq!((nothing.plugin_filename, nothing.settings), (None, SettingsChange::default()));
+        let mut all = named.clone();
+        all["trigger_arguments"] = Value::Null;
+        all["disabled"] = json!(true);
+        all["trigger_specification"] = json!("every:1s");
+        let all = change(all).unwrap();
+        assert_eq!((all.arguments, all.disabled), (Some(None), Some(true)));
+        assert_eq!(all.spec.unwrap().to_string(), "every:1s");
+        for (field, value, start) in [
+            ("trigger_name", Value::Null, "serde json error: missing field `trigger_name`"),
+            ("trigger_specification", json!("never"), "trigger_specification: failed to parse"),
+            ("trigger_settings", json!({"missed_runs": 1}), "missed_runs: expected a string"),
+            ("trigger_arguments", json!([]), "trigger_arguments: expected an object"),
+            ("disabled", json!(0), "disabled: expected true or false"),
+        ] {
+            let mut body = named.clone();
+            body[field] = value;
+            let error = change(body).unwrap_err();
             assert!(error.starts_with(start), "{error}");
         }
     }

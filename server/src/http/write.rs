@@ -129,15 +129,23 @@ where
     if let Err(error) = std::str::from_utf8(&body) {
         return Err(HttpError::bad_request(format!("body content is not valid utf8: {error}")));
     }
+    let (bytes, no_sync) = (body.len(), target.no_sync);
     let request = WriteRequest {
         db: target.db.into(),
         body,
         precision: target.precision,
         accept_partial: target.accept_partial,
-        no_sync: target.no_sync,
+        no_sync,
         received,
     };
-    answer(ctx.port.write(request).await)
+    let Some(tracer) = &ctx.shared.parts.tracer else {
+        return answer(ctx.port.write(request).await);
+    };
+    let db = request.db.clone();
+    let outcome = answer(ctx.port.write(request).await);
+    let error = outcome.as_ref().err().map(|error| error.status.to_string());
+    tracer.write(&db, bytes, received, no_sync, error);
+    outcome
 }
 
 /// What a client is told about a write.

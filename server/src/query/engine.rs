@@ -1,7 +1,7 @@
 //! The query runtime: its threads, its memory, its queue.
 //!
-//! - Threads are named `saltus-query-N` and run at nice 10: where they share a core with a shard, the shard goes first.
-//!   They inherit the affinity of the thread that creates the engine; a pinned thread should not create it.
+//! - Threads are named `saltus-query-N` and run on CPUs that no shard is pinned to, if there are any, and at nice 10: where they share
+//!   one with a shard, the shard goes first.
 //! - All queries together have `memory_bytes` for what operators keep (sorts, hash tables). Nothing is spilled to disk; a
 //!   query that gets no memory fails. Snapshots are not counted: their memory is the tables'.
 //! - At most `max_concurrent` queries run, from planning until their last row is taken; others wait in order.
@@ -22,6 +22,7 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use futures_channel::oneshot;
 use futures_util::{StreamExt, TryStreamExt};
+use rustix::thread::CpuSet;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
@@ -54,6 +55,8 @@ pub struct QueryConfig {
     pub max_concurrent: NonZeroUsize,
     /// Queries that `system.queries` remembers.
     pub query_log_entries: usize,
+    /// The CPU of each shard, `None` if it is not pinned: the threads run on others if there are any.
+    pub shard_cpus: Vec<Option<usize>>,
 }
 
 /// Answers queries on its own threads.
@@ -121,6 +124,14 @@ impl QueryEngine {
     pub fn execute_blocking(&self, request: QueryRequest) -> Result<Vec<RecordBatch>, QueryError> {
         let whole = self.execute(request);
         futures_lite::future::block_on(async { whole.await?.try_collect().await })
+    }
+
+    /// Plans a question, on the thread that polls this, and computes nothing: what a question costs before its first row.
+    ///
+    /// # Errors
+    /// Why there is no plan.
+    pub async fn plan(&self, request: &QueryRequest) -> Result<(), QueryError> {
+        plan(&self.shared.base, &self.shared.sources, request).await.map(|_| ())
     }
 
     /// Runs a task beside the queries: the way of a result to whoever reads it.
@@ -256,14 +267,27 @@ async fn send_all<O: Output>(
     }
 }
 
+/// The CPUs that no shard is pinned to; `None` if there are none, or nobody knows.
+fn other_cpus(shards: &[Option<usize>]) -> Option<CpuSet> {
+    let mut others = rustix::thread::sched_getaffinity(None).ok()?;
+    for cpu in shards {
+        others.unset((*cpu)?);
+    }
+    (others.count() > 0).then_some(others)
+}
+
 fn runtime(config: &QueryConfig) -> std::io::Result<Runtime> {
     let count = AtomicUsize::new(0);
+    let cpus = other_cpus(&config.shard_cpus);
     Builder::new_multi_thread()
         .worker_threads(config.threads.get())
         .thread_name_fn(move || format!("saltus-query-{}", count.fetch_add(1, Ordering::Relaxed)))
         .thread_stack_size(THREAD_STACK_BYTES)
-        .on_thread_start(|| {
-            // Refused only where even nice is forbidden; queries are then as urgent as shards.
+        .on_thread_start(move || {
+            // Refused only where even that is forbidden; queries are then where shards are, or as urgent.
+            if let Some(cpus) = &cpus {
+                let _ = rustix::thread::sched_setaffinity(None, cpus);
+            }
             let _ = rustix::process::nice(THREAD_NICE);
         })
         .enable_time()
@@ -277,11 +301,13 @@ fn base_session(config: &QueryConfig) -> datafusion::error::Result<SessionState>
         .with_disk_manager_builder(disk)
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(config.memory_bytes)))
         .build_arc()?;
-    Ok(SessionStateBuilder::new()
+    let mut session = SessionStateBuilder::new()
         .with_config(session_config(config))
         .with_runtime_env(environment)
         .with_default_features()
-        .build())
+        .build();
+    super::functions::register(&mut session)?;
+    Ok(session)
 }
 
 fn session_config(config: &QueryConfig) -> SessionConfig {

@@ -4,9 +4,12 @@
 //! until the end. Timestamps without a zone are written without one (`2065-01-07T17:28:51.5`), tags as plain text; JSON
 //! leaves out members that are NULL.
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use std::sync::Arc;
+
+use arrow::array::{Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_json::writer::{JsonArray, LineDelimited, Writer};
 use bytes::Bytes;
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
@@ -175,8 +178,32 @@ impl Encoder {
 
 fn csv(batch: &RecordBatch, header: bool) -> Result<Vec<u8>, ArrowError> {
     let mut writer = arrow_csv::WriterBuilder::new().with_header(header).build(Vec::new());
-    writer.write(batch)?;
+    writer.write(&flat(batch)?)?;
     Ok(writer.into_inner())
+}
+
+/// The batch with its nested values as text, for a format that has no other way to write them.
+fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = batch.schema_ref();
+    if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
+        return Ok(batch.clone());
+    }
+    let mut fields = Vec::with_capacity(schema.fields().len());
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        if !field.data_type().is_nested() {
+            fields.push(field.clone());
+            columns.push(column.clone());
+            continue;
+        }
+        let options = FormatOptions::default();
+        let shown = ArrayFormatter::try_new(column, &options)?;
+        let text = |row| column.is_valid(row).then(|| shown.value(row).try_to_string()).transpose();
+        let texts: StringArray = (0..column.len()).map(text).collect::<Result<Vec<_>, _>>()?.into_iter().collect();
+        fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
+        columns.push(Arc::new(texts));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
 fn pretty(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {

@@ -15,9 +15,11 @@
 //! errors are kinds that the HTTP layer maps to status codes.
 
 mod catalog;
+mod cells;
 mod engine;
 mod error;
 pub mod format;
+mod functions;
 mod information_schema;
 mod log;
 mod plan;

@@ -55,6 +55,8 @@ pub enum ScalarParam {
     Float(f64),
     /// Text; compared with `time` it is read as a timestamp.
     String(String),
+    /// Nanoseconds since 1970.
+    TimestampNs(i64),
 }
 
 impl From<ScalarParam> for ScalarValue {
@@ -66,6 +68,7 @@ impl From<ScalarParam> for ScalarValue {
             ScalarParam::UInt(value) => ScalarValue::UInt64(Some(value)),
             ScalarParam::Float(value) => ScalarValue::Float64(Some(value)),
             ScalarParam::String(value) => ScalarValue::Utf8(Some(value)),
+            ScalarParam::TimestampNs(value) => ScalarValue::TimestampNanosecond(Some(value), None),
         }
     }
 }

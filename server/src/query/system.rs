@@ -5,125 +5,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BooleanArray, DurationNanosecondArray, Float64Array, Int64Array, RecordBatch, StringArray,
-    TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
-};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use saltus_core::catalog::TableInfo;
 use saltus_core::schema::ColumnKind;
 
 use super::QueryError;
-
-/// A row of a system table.
-pub trait SystemRow: Sized {
-    /// The table's name in schema `system`.
-    const TABLE: &'static str;
-
-    /// The table's columns.
-    fn schema() -> SchemaRef;
-
-    /// One array per column.
-    fn columns(rows: &[Self]) -> Vec<ArrayRef>;
-}
-
-/// The rows as a batch of their table's schema.
-///
-/// # Errors
-/// None that can be met: the arrays are made from the schema's own types.
-pub fn batch<R: SystemRow>(rows: &[R]) -> Result<RecordBatch, QueryError> {
-    RecordBatch::try_new(R::schema(), R::columns(rows)).map_err(|error| QueryError::Execution(error.to_string()))
-}
-
-/// Nanoseconds since the epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TimeNs(pub i64);
-
-/// Seconds since the epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TimeSeconds(pub i64);
-
-/// Nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DurationNs(pub i64);
-
-/// A type that a column of a system table can have.
-trait Cell {
-    const NULLABLE: bool;
-    fn data_type() -> DataType;
-    fn array<'a>(cells: impl Iterator<Item = &'a Self>) -> ArrayRef
-    where
-        Self: 'a;
-}
-
-macro_rules! cell {
-    ($value:ty, $data_type:expr, |$cells:ident| $optional:expr) => {
-        impl Cell for $value {
-            const NULLABLE: bool = false;
-            fn data_type() -> DataType {
-                $data_type
-            }
-            fn array<'a>(cells: impl Iterator<Item = &'a Self>) -> ArrayRef {
-                let $cells = cells.map(Some);
-                Arc::new($optional)
-            }
-        }
-
-        impl Cell for Option<$value> {
-            const NULLABLE: bool = true;
-            fn data_type() -> DataType {
-                $data_type
-            }
-            fn array<'a>(cells: impl Iterator<Item = &'a Self>) -> ArrayRef {
-                let $cells = cells.map(Option::as_ref);
-                Arc::new($optional)
-            }
-        }
-    };
-}
-
-cell!(String, DataType::Utf8, |cells| cells.collect::<StringArray>());
-cell!(u64, DataType::UInt64, |cells| cells.map(Option::<&u64>::copied).collect::<UInt64Array>());
-cell!(i64, DataType::Int64, |cells| cells.map(Option::<&i64>::copied).collect::<Int64Array>());
-cell!(f64, DataType::Float64, |cells| cells.map(Option::<&f64>::copied).collect::<Float64Array>());
-cell!(bool, DataType::Boolean, |cells| cells.map(Option::<&bool>::copied).collect::<BooleanArray>());
-cell!(TimeNs, DataType::Timestamp(TimeUnit::Nanosecond, None), |cells| {
-    cells.map(|cell: Option<&TimeNs>| cell.map(|time| time.0)).collect::<TimestampNanosecondArray>()
-});
-cell!(TimeSeconds, DataType::Timestamp(TimeUnit::Second, Some("+00:00".into())), |cells| {
-    cells
-        .map(|cell: Option<&TimeSeconds>| cell.map(|time| time.0))
-        .collect::<TimestampSecondArray>()
-        .with_timezone("+00:00")
-});
-cell!(DurationNs, DataType::Duration(TimeUnit::Nanosecond), |cells| {
-    cells.map(|cell: Option<&DurationNs>| cell.map(|duration| duration.0)).collect::<DurationNanosecondArray>()
-});
-
-/// Declares a row struct whose public fields are the columns, in order.
-macro_rules! system_table {
-    ($(#[$doc:meta])* $row:ident = $table:literal { $($(#[$field_doc:meta])* $field:ident: $cell:ty,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, Default, PartialEq)]
-        pub struct $row {
-            $($(#[$field_doc])* pub $field: $cell,)*
-        }
-
-        impl SystemRow for $row {
-            const TABLE: &'static str = $table;
-
-            fn schema() -> SchemaRef {
-                Arc::new(Schema::new(vec![
-                    $(Field::new(stringify!($field), <$cell as Cell>::data_type(), <$cell as Cell>::NULLABLE),)*
-                ]))
-            }
-
-            fn columns(rows: &[Self]) -> Vec<ArrayRef> {
-                vec![$(<$cell as Cell>::array(rows.iter().map(|row| &row.$field)),)*]
-            }
-        }
-    };
-}
+use super::cells::{Cell, system_table};
+pub use super::cells::{DurationNs, SystemRow, TimeMs, TimeNs, TimeSeconds, batch};
 
 system_table! {
     /// A trigger of the database.
@@ -144,6 +33,10 @@ system_table! {
         isolation: String,
         /// Limits of its own, as JSON; the server's defaults are in force where there are none.
         limits: String,
+        /// What rows have for a column that their line does not name: `absent` or `none`.
+        missing_columns: String,
+        /// Whether plain values of its cache outlive a restart; null: as the server says.
+        restore_cache: Option<bool>,
         /// The lane of the next run; null while the trigger is disabled, as are the next three.
         lane: Option<String>,
         /// Why it is that lane.
@@ -160,8 +53,20 @@ system_table! {
         error_count: u64,
         /// What the last failed run said.
         last_error: Option<String>,
+        /// Bytes of memory that it holds after its last run; null where it is not counted.
+        memory_bytes: Option<u64>,
         /// Why the trigger is disabled, if not by its user.
         disabled_reason: Option<String>,
+        /// The IANA name of the zone of its schedule, if it has one of its own.
+        time_zone: Option<String>,
+        /// `skip`, `once` or `all`; null without a schedule.
+        missed_runs: Option<String>,
+        /// The last time of its schedule that was run.
+        last_scheduled_time: Option<TimeNs>,
+        /// The next one; null while the trigger is disabled, and if there is none any more.
+        next_scheduled_time: Option<TimeNs>,
+        /// Times of its schedule that were passed over since the start.
+        missed_count: Option<u64>,
     }
 }
 
@@ -188,6 +93,22 @@ system_table! {
         activation_us: Option<f64>,
         /// Microseconds of the plugin itself.
         run_us: Option<f64>,
+        /// Bytes of memory that the trigger held at most in the run; null where it is not counted.
+        memory_peak_bytes: Option<u64>,
+    }
+}
+
+system_table! {
+    /// One entry of a trigger's durable state, `influxdb3_local.state`.
+    TriggerStateRow = "trigger_state" {
+        /// The trigger.
+        trigger_name: String,
+        /// The key.
+        key: String,
+        /// The value as JSON, with marks for what JSON has not: `{"$bytes": base64}`, `{"$tuple": [...]}`, `{"$float": "nan"}`.
+        value: String,
+        /// Of the whole state: how often it was changed.
+        revision: u64,
     }
 }
 
@@ -220,6 +141,10 @@ system_table! {
         run_id: u64,
         /// The trigger's database.
         database: String,
+        /// Microseconds that the run took, in the line that ends it.
+        duration_us: Option<f64>,
+        /// Where a plugin raised what the text says; it stands behind the text as well.
+        traceback: Option<String>,
     }
 }
 
@@ -282,10 +207,50 @@ system_table! {
         mailbox_bytes: u64,
         /// Bytes of its log since the start.
         wal_bytes: u64,
+        /// Seconds of CPU time of its thread, system calls included.
+        cpu_seconds: f64,
+        /// Seconds in which tasks held it.
+        busy_seconds: f64,
+        /// Microseconds for which one task held it, of 99 in 100 at most.
+        turn_p99_us: f64,
+        /// Microseconds for which one task held it at most.
+        turn_max_us: f64,
+        /// How often one task held it for `loop-stall-limit` or longer.
+        stalls: u64,
         /// Whether it takes writes.
         healthy: bool,
         /// Why it does not.
         reason: Option<String>,
+    }
+}
+
+system_table! {
+    /// Events that a trigger did not take. `saltus replay` gives them to it again.
+    DeadLetterRow = "dead_letters" {
+        /// When it became one.
+        event_time: TimeNs,
+        /// What it is known by.
+        letter_id: String,
+        /// The trigger.
+        trigger_name: String,
+        /// `failed`: all its attempts did; `disabled`: it failed, and the trigger was disabled; `lost`: nothing was attempted.
+        reason: String,
+        /// How often it was tried.
+        attempts: u64,
+        /// The last run that failed, in the life of the server in which it did.
+        run_id: Option<u64>,
+        /// The tables of its rows, separated by `, `.
+        tables: String,
+        /// Its rows, if they were counted.
+        rows: Option<u64>,
+        /// The ids of its events, or ranges of a log; separated by `, `.
+        event_ids: String,
+        /// Its first rows as line protocol.
+        event: String,
+        /// What went wrong.
+        error: String,
+        /// Where, if a plugin raised it.
+        traceback: Option<String>,
     }
 }
 
@@ -296,8 +261,9 @@ system_table! {
         trigger_name: String,
         /// The lane.
         lane: String,
-        /// `activation`: from the last byte of the write to the plugin's entry; `queue`: waiting for the lane; `run`: the plugin
-        /// itself.
+        /// `activation`: from the last byte of the write or the request to the plugin's entry; `schedule_delay`: from the time
+        /// of the schedule to the entry, times that were missed left out; `queue`: waiting for the lane; `run`: the plugin
+        /// itself; `response`, of request triggers: from the last byte of the request to its answer.
         stage: String,
         /// Runs counted.
         count: u64,
@@ -323,6 +289,22 @@ system_table! {
         key: String,
         /// `tag`, `integer`, `uinteger`, `float`, `string`, `boolean` or `timestamp`.
         data_type: String,
+    }
+}
+
+system_table! {
+    /// A file of a trigger's plugin; in `_internal`.
+    PluginFileRow = "plugin_files" {
+        /// The trigger (so it is in the reference).
+        plugin_name: String,
+        /// The plugin's name, or the path in the plugin directory of one of a folder's files.
+        file_name: String,
+        /// Where it is.
+        file_path: String,
+        /// Its size.
+        size_bytes: i64,
+        /// When it was changed last, milliseconds since the epoch.
+        last_modified: i64,
     }
 }
 
@@ -359,6 +341,120 @@ system_table! {
         deleted: bool,
         /// When they go.
         hard_deletion_time: Option<TimeSeconds>,
+    }
+}
+
+system_table! {
+    /// A cache of the last values of a table's series.
+    LastCacheRow = "last_caches" {
+        /// The table.
+        table: String,
+        /// The cache.
+        name: String,
+        /// The columns whose values tell one entry from another, by their place in the table.
+        key_column_ids: Vec<u16>,
+        /// The same by name.
+        key_column_names: Vec<String>,
+        /// The columns it holds; null: all others, new ones too.
+        value_column_ids: Option<Vec<u16>>,
+        /// The same by name.
+        value_column_names: Option<Vec<String>>,
+        /// Rows that it holds of each key.
+        count: u64,
+        /// Seconds for which it holds them.
+        ttl: u64,
+    }
+}
+
+system_table! {
+    /// A cache of the distinct values of a table's columns.
+    DistinctCacheRow = "distinct_caches" {
+        /// The table.
+        table: String,
+        /// The cache.
+        name: String,
+        /// Its columns, by their place in the table.
+        column_ids: Vec<u16>,
+        /// The same by name.
+        column_names: Vec<String>,
+        /// Combinations that it holds at most.
+        max_cardinality: u64,
+        /// Seconds for which it holds one.
+        max_age_seconds: u64,
+    }
+}
+
+system_table! {
+    /// A Parquet file of a table.
+    ParquetFileRow = "parquet_files" {
+        /// The table.
+        table_name: String,
+        /// Where it is in the object store.
+        path: String,
+        /// Its size.
+        size_bytes: u64,
+        /// Its rows.
+        row_count: u64,
+        /// Nanoseconds since the epoch.
+        min_time: i64,
+        /// Nanoseconds since the epoch.
+        max_time: i64,
+    }
+}
+
+system_table! {
+    /// A token; in `_internal`. Without authentication there is no column `hash`, as in InfluxDB 3, and no row.
+    TokenRow = "tokens" {
+        /// Its number.
+        token_id: u64,
+        /// Its name.
+        name: String,
+        /// When it was made.
+        created_at: TimeMs,
+        /// What for.
+        description: Option<String>,
+        /// With which token.
+        created_by_token_id: Option<u64>,
+        /// When it was changed.
+        updated_at: Option<TimeMs>,
+        /// With which token.
+        updated_by_token_id: Option<u64>,
+        /// When it ends; null: never.
+        expiry: Option<TimeMs>,
+        /// What it may.
+        permissions: String,
+    }
+}
+
+system_table! {
+    /// A node; in `_internal`. There is one.
+    NodeRow = "nodes" {
+        /// Its name.
+        node_id: String,
+        /// Its number.
+        node_catalog_id: u32,
+        /// What tells this catalog from all others.
+        instance_id: String,
+        /// What it does.
+        mode: Vec<String>,
+        /// Processors that it may use.
+        core_count: u64,
+        /// `running`.
+        state: String,
+        /// When it was started.
+        updated_at: Option<TimeMs>,
+        /// The settings that were given, as JSON.
+        cli_params: Option<String>,
+    }
+}
+
+system_table! {
+    /// How long the time is that one file of a generation covers; in `_internal`. Saltus has no generations, and so no row.
+    GenerationDurationRow = "generation_durations" {
+        /// The generation.
+        level: u8,
+        /// Seconds.
+        duration_seconds: u64,
     }
 }
 

@@ -25,7 +25,7 @@ const SECOND: i64 = 1_000_000_000;
 const NEW_YEAR: i64 = 1_704_067_200 * SECOND;
 
 /// A table in memory, and what was asked of it.
-struct MemoryTable {
+pub(super) struct MemoryTable {
     info: TableInfo,
     batches: Vec<RecordBatch>,
     exact: bool,
@@ -65,12 +65,12 @@ impl TableScan for MemoryScan {
 }
 
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     databases: Mutex<BTreeMap<Arc<str>, Vec<Arc<MemoryTable>>>>,
 }
 
 impl Memory {
-    fn add(&self, table: MemoryTable) -> Arc<MemoryTable> {
+    pub(super) fn add(&self, table: MemoryTable) -> Arc<MemoryTable> {
         let table = Arc::new(table);
         self.databases.lock().unwrap().entry(table.info.db.clone()).or_default().push(table.clone());
         table
@@ -119,7 +119,12 @@ impl SystemSource for System {
     }
 }
 
-fn table(db: &str, name: &str, columns: &[(&str, ColumnKind)], batches: Vec<Vec<(&str, ArrayRef)>>) -> MemoryTable {
+pub(super) fn table(
+    db: &str,
+    name: &str,
+    columns: &[(&str, ColumnKind)],
+    batches: Vec<Vec<(&str, ArrayRef)>>,
+) -> MemoryTable {
     let columns = columns.iter().map(|(name, kind)| ColumnDef { name: Arc::from(*name), kind: *kind }).collect();
     let schema = Arc::new(TableSchema::new(columns, 1));
     let arrow = schema.arrow_schema();
@@ -137,15 +142,15 @@ fn table(db: &str, name: &str, columns: &[(&str, ColumnKind)], batches: Vec<Vec<
     }
 }
 
-fn tags(values: &[&str]) -> ArrayRef {
+pub(super) fn tags(values: &[&str]) -> ArrayRef {
     Arc::new(values.iter().copied().collect::<DictionaryArray<Int32Type>>())
 }
 
-fn times(seconds: &[i64]) -> ArrayRef {
+pub(super) fn times(seconds: &[i64]) -> ArrayRef {
     Arc::new(TimestampNanosecondArray::from_iter_values(seconds.iter().map(|at| NEW_YEAR + at * SECOND)))
 }
 
-fn floats(values: &[f64]) -> ArrayRef {
+pub(super) fn floats(values: &[f64]) -> ArrayRef {
     Arc::new(Float64Array::from(values.to_vec()))
 }
 
@@ -175,16 +180,17 @@ fn config() -> QueryConfig {
         memory_bytes: 64 << 20,
         max_concurrent: NonZeroUsize::new(2).unwrap(),
         query_log_entries: 10,
+        shard_cpus: Vec::new(),
     }
 }
 
-struct Fixture {
+pub(super) struct Fixture {
     engine: QueryEngine,
-    memory: Arc<Memory>,
+    pub(super) memory: Arc<Memory>,
     cpu: Arc<MemoryTable>,
 }
 
-fn fixture() -> Fixture {
+pub(super) fn fixture() -> Fixture {
     fixture_with(config(), cpu())
 }
 
@@ -195,7 +201,7 @@ fn fixture_with(config: QueryConfig, cpu: MemoryTable) -> Fixture {
     Fixture { engine, memory, cpu }
 }
 
-fn request(sql: &str) -> QueryRequest {
+pub(super) fn request(sql: &str) -> QueryRequest {
     QueryRequest { db: Some("db".to_owned()), sql: sql.to_owned(), params: Vec::new(), kind: QueryKind::Sql }
 }
 
@@ -207,12 +213,12 @@ impl Fixture {
     }
 
     /// The result without its header, rows separated by spaces.
-    fn rows(&self, sql: &str) -> String {
+    pub(super) fn rows(&self, sql: &str) -> String {
         let csv = self.csv_of(request(sql)).unwrap_or_else(|error| panic!("{sql}: {error}"));
         csv.lines().skip(1).collect::<Vec<_>>().join(" ")
     }
 
-    fn error(&self, sql: &str) -> QueryError {
+    pub(super) fn error(&self, sql: &str) -> QueryError {
         self.csv_of(request(sql)).unwrap_err()
     }
 

@@ -10,7 +10,7 @@ pub mod plugins;
 pub mod settings;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,16 +22,20 @@ use futures_channel::oneshot;
 use futures_lite::future::block_on;
 use parking_lot::Mutex;
 use saltus_core::ids::TriggerId;
-use saltus_core::limits::DATABASES_MAX;
+use saltus_core::limits::{DATABASES_MAX, TRIGGER_NAME_BYTES_MAX};
 use saltus_core::names::{DbNameError, INTERNAL_DB, check_db_name};
-use saltus_core::ports::Trigger;
-use saltus_core::trigger::{TriggerDef, TriggerSpec};
+use saltus_core::ports::{CodeSource, PluginCode, PluginError, Trigger};
+use saltus_core::route::Route;
+use saltus_core::schedule::Schedule;
+use saltus_core::trigger::{
+    ApiSettings, ErrorBehavior, Execution, Isolation, Timing, TriggerDef, TriggerLimits, TriggerSpec,
+};
 use saltus_shards::api::TableError;
 use saltus_shards::engine::EngineHandle;
 use uuid::Uuid;
 
 use plugins::{PluginFileError, PluginShelf, PluginWatcher};
-use settings::{SettingError, Settings};
+use settings::{SettingError, Settings, SettingsChange};
 use store::{Store, StoreError};
 
 /// Changes that wait for the catalog's thread.
@@ -87,6 +91,32 @@ pub struct NewTrigger {
     pub disabled: bool,
 }
 
+/// What is to change of a trigger; what is `None` stays.
+#[derive(Clone, Debug, Default)]
+pub struct TriggerChange {
+    /// The database it belongs to.
+    pub db: String,
+    /// Its name.
+    pub name: String,
+    /// Relative to the plugin directory.
+    pub plugin_filename: Option<String>,
+    /// What starts it; of the kind that it has.
+    pub spec: Option<TriggerSpec>,
+    /// How it is to be run.
+    pub settings: SettingsChange,
+    /// What the plugin gets as `args`, all of it.
+    pub arguments: Option<Option<BTreeMap<String, String>>>,
+    /// Not to be run.
+    pub disabled: Option<bool>,
+}
+
+/// What was found about a plugin although its trigger was taken: each names the field and the remedy.
+pub type Warnings = Vec<String>;
+
+/// Compiles a plugin, given its source and its file's name, without running it; the names that its top level binds, `*` for
+/// those that cannot be known. Blocks.
+pub type SourceCheck = Box<dyn Fn(&str, &str) -> Result<Vec<String>, PluginError> + Send>;
+
 /// Why the catalog was not changed. The kinds are what a client should do; the texts are the reference's.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -116,6 +146,18 @@ pub enum RegistryError {
     /// An enabled trigger is deleted only by force.
     #[error("Cannot delete running plugin {0}. Disable it first or use --force.")]
     Running(String),
+    /// Another trigger answers requests to that path.
+    #[error(
+        "trigger_specification: requests to '{path}' are for trigger '{trigger}' of database '{db}': choose another path, or disable or delete that trigger first"
+    )]
+    PathTaken {
+        /// The path.
+        path: String,
+        /// Whose.
+        trigger: String,
+        /// And where.
+        db: String,
+    },
     /// A limit is met.
     #[error("{0}")]
     Limit(String),
@@ -147,6 +189,10 @@ pub trait EngineControl: Send {
     fn drop_tables(&self, db: &str) -> Result<(), String>;
     /// Replaces the set of enabled triggers.
     fn set_triggers(&self, triggers: Vec<Arc<Trigger>>);
+    /// Ends the durable state of a deleted trigger, which is not in force any more.
+    fn end_state(&self, trigger: TriggerId);
+    /// There are no triggers but these: others have no state.
+    fn retain_states(&self, triggers: &BTreeSet<TriggerId>);
 }
 
 impl EngineControl for EngineHandle {
@@ -166,6 +212,14 @@ impl EngineControl for EngineHandle {
 
     fn set_triggers(&self, triggers: Vec<Arc<Trigger>>) {
         block_on(EngineHandle::set_triggers(self, triggers));
+    }
+
+    fn end_state(&self, trigger: TriggerId) {
+        block_on(EngineHandle::end_state(self, trigger));
+    }
+
+    fn retain_states(&self, triggers: &BTreeSet<TriggerId>) {
+        EngineHandle::retain_states(self, |trigger| triggers.contains(&trigger));
     }
 }
 
@@ -200,7 +254,7 @@ impl Registry {
         let no_thread = |_| RegistryError::Unavailable("the system gave no thread");
         let watcher = shelf.watch().map_err(no_thread)?;
         let (commands, inbox) = bounded(COMMANDS_MAX);
-        let keeper = Keeper { store, catalog: catalog.clone(), shelf, engine: None };
+        let keeper = Keeper { store, catalog: catalog.clone(), shelf, engine: None, check: None };
         let thread = std::thread::Builder::new()
             .name("saltus-catalog".into())
             .spawn(move || keeper.run(&inbox))
@@ -216,13 +270,18 @@ impl Registry {
 
     /// Gives the registry its engine and puts the enabled triggers in force. The engine needs the registry to start
     /// (its connections are served with it), so this is the second half of the construction; until then changes are
-    /// refused.
+    /// refused. Without Python there is no `check`.
     ///
     /// # Errors
     /// The registry has stopped.
-    pub async fn connect(&self, engine: Box<dyn EngineControl>) -> Result<(), RegistryError> {
+    pub async fn connect(
+        &self,
+        engine: Box<dyn EngineControl>,
+        check: Option<SourceCheck>,
+    ) -> Result<(), RegistryError> {
         self.ask(move |keeper| {
-            keeper.engine = Some(engine);
+            engine.retain_states(&keeper.catalog.load().triggers.values().map(|def| def.id).collect());
+            (keeper.engine, keeper.check) = (Some(engine), check);
             keeper.put_in_force();
             Ok(())
         })
@@ -270,9 +329,18 @@ impl Registry {
     /// Creates a trigger; if it is enabled it is in force when this returns.
     ///
     /// # Errors
-    /// The plugin cannot be read, the database is missing, the name is taken or empty.
-    pub async fn create_trigger(&self, new: NewTrigger) -> Result<(), RegistryError> {
+    /// The plugin cannot be read, the database is missing, the name is taken or empty, the path is another trigger's, the
+    /// schedule has no times.
+    pub async fn create_trigger(&self, new: NewTrigger) -> Result<Warnings, RegistryError> {
         self.ask(move |keeper| keeper.create_trigger(new)).await
+    }
+
+    /// Changes a trigger; in force when it returns. What waits for it is not lost.
+    ///
+    /// # Errors
+    /// There is none of that name, or as for [`Registry::create_trigger`].
+    pub async fn update_trigger(&self, change: TriggerChange) -> Result<Warnings, RegistryError> {
+        self.ask(move |keeper| keeper.update_trigger(change)).await
     }
 
     /// Deletes a trigger, an enabled one only with `force`.
@@ -287,7 +355,7 @@ impl Registry {
     /// Enables or disables a trigger; in force when it returns, no error if it was so already.
     ///
     /// # Errors
-    /// There is none of that name.
+    /// There is none of that name, or its path has become another trigger's.
     pub async fn set_trigger_enabled(&self, db: &str, name: &str, enabled: bool) -> Result<(), RegistryError> {
         let (db, name) = (db.to_owned(), name.to_owned());
         self.ask(move |keeper| keeper.set_trigger_enabled(&db, &name, enabled)).await
@@ -306,6 +374,19 @@ impl Registry {
         if self.shared.commands.try_send(Some(command)).is_err() {
             tracing::error!(trigger = %name, "a trigger that failed could not be stored as disabled: too many changes of the catalog wait; it runs again after a restart");
         }
+    }
+
+    /// A plugin's code, read now, and what its author says of how it is to be run.
+    ///
+    /// # Errors
+    /// The plugin or its `manifest.toml` cannot be read.
+    pub async fn plugin(&self, filename: &str) -> Result<(Arc<dyn CodeSource>, Settings), RegistryError> {
+        let filename = filename.to_owned();
+        self.ask(move |keeper| {
+            let source: Arc<dyn CodeSource> = keeper.shelf.source(&filename).map_err(RegistryError::Plugin)?;
+            Ok((source, keeper.authors_settings(&filename)?))
+        })
+        .await
     }
 
     /// Writes a file under the plugin directory.
@@ -359,6 +440,7 @@ struct Keeper {
     catalog: Arc<ArcSwap<Catalog>>,
     shelf: Arc<PluginShelf>,
     engine: Option<Box<dyn EngineControl>>,
+    check: Option<SourceCheck>,
 }
 
 impl Keeper {
@@ -409,29 +491,39 @@ impl Keeper {
         next.triggers.retain(|(db, _), _| db != name);
         self.publish(next);
         self.put_in_force();
-        self.engine()?.drop_tables(name).map_err(RegistryError::Engine)
+        let engine = self.engine()?;
+        triggers.iter().for_each(|trigger| engine.end_state(*trigger));
+        engine.drop_tables(name).map_err(RegistryError::Engine)
     }
 
     /// What the request says of how the trigger is to be run, over what the plugin's author says.
     fn settings(&self, new: &NewTrigger) -> Result<Settings, RegistryError> {
-        let manifest = self.shelf.manifest(&new.plugin_filename).map_err(RegistryError::Plugin)?;
-        let authors = match manifest {
-            None => Settings::default(),
-            Some((path, text)) => Settings::from_manifest(&text).map_err(|error| RegistryError::Invalid {
-                field: "plugin_filename",
-                message: format!("{}: {error}", path.display()),
-            })?,
+        let kind = new.spec.kind();
+        new.settings.check_kind(kind)?;
+        let authors = self.authors_settings(&new.plugin_filename)?;
+        // An author may write a plugin for several kinds of triggers.
+        let authors = match authors.check_kind(kind) {
+            Ok(()) => authors,
+            Err(_) => Settings { time_zone: None, missed_runs: None, ..authors },
         };
         let settings = new.settings.clone().or(authors);
-        settings.check().map_err(|SettingError { field, message }| RegistryError::Invalid { field, message })?;
+        settings.check()?;
         Ok(settings)
     }
 
-    fn create_trigger(&mut self, new: NewTrigger) -> Result<(), RegistryError> {
-        if new.name.is_empty() {
-            return Err(RegistryError::Invalid { field: "trigger_name", message: "must not be empty".to_owned() });
-        }
-        self.shelf.source(&new.plugin_filename).map_err(RegistryError::Plugin)?;
+    /// What the plugin's author says of how it is to be run.
+    fn authors_settings(&self, filename: &str) -> Result<Settings, RegistryError> {
+        let manifest = self.shelf.manifest(filename).map_err(RegistryError::Plugin)?;
+        let Some((path, text)) = manifest else { return Ok(Settings::default()) };
+        Settings::from_manifest(&text).map_err(|error| RegistryError::Invalid {
+            field: "plugin_filename",
+            message: format!("{}: {error}", path.display()),
+        })
+    }
+
+    fn create_trigger(&mut self, new: NewTrigger) -> Result<Warnings, RegistryError> {
+        check_trigger_name(&new.name)?;
+        let code = self.shelf.source(&new.plugin_filename).map_err(RegistryError::Plugin)?.current();
         let settings = self.settings(&new)?;
         if new.db == INTERNAL_DB {
             return Err(RegistryError::Internal);
@@ -453,20 +545,102 @@ impl Keeper {
             db: key.0.clone(),
             plugin_filename: new.plugin_filename,
             spec: new.spec,
-            run_async: settings.run_async.unwrap_or_default(),
-            error_behavior: settings.error_behavior.unwrap_or_default(),
-            execution: settings.execution.unwrap_or_default(),
-            isolation: settings.isolation.unwrap_or_default(),
-            limits: settings.limits,
+            run_async: false,
+            error_behavior: ErrorBehavior::default(),
+            execution: Execution::default(),
+            isolation: Isolation::default(),
+            limits: TriggerLimits::default(),
+            timing: Timing { since_ns: wall_clock_ns(), ..Timing::default() },
+            api: ApiSettings::default(),
             arguments: new.arguments,
             disabled: new.disabled,
             disabled_reason: None,
         };
+        apply(&mut def, settings);
+        check_schedule(&def)?;
+        self.check_path(&def)?;
         def.id = self.store.add_trigger(&def)?;
+        let warnings = self.warnings(&def, &code);
         next.triggers.insert(key, Arc::new(def));
         self.publish(next);
         self.put_in_force();
-        Ok(())
+        Ok(warnings)
+    }
+
+    fn update_trigger(&mut self, change: TriggerChange) -> Result<Warnings, RegistryError> {
+        let before = self.trigger(&change.db, &change.name)?;
+        let mut def = TriggerDef::clone(&before);
+        if let Some(spec) = change.spec {
+            if spec.kind() != before.spec.kind() {
+                let message = format!(
+                    "'{spec}' starts another kind of plugin than '{}': delete the trigger and create it anew",
+                    before.spec
+                );
+                return Err(RegistryError::Invalid { field: "trigger_specification", message });
+            }
+            def.spec = spec;
+        }
+        def.plugin_filename = change.plugin_filename.unwrap_or(def.plugin_filename);
+        let code = self.shelf.source(&def.plugin_filename).map_err(RegistryError::Plugin)?.current();
+        let settings = change.settings.over(Settings::of(&before));
+        settings.check_kind(def.spec.kind())?;
+        settings.check()?;
+        apply(&mut def, settings);
+        def.arguments = change.arguments.unwrap_or(def.arguments);
+        if let Some(disabled) = change.disabled
+            && disabled != def.disabled
+        {
+            (def.disabled, def.disabled_reason) = (disabled, None);
+        }
+        let rescheduled = def.spec != before.spec || def.timing.time_zone != before.timing.time_zone;
+        if rescheduled {
+            check_schedule(&def)?;
+        }
+        if rescheduled || (before.disabled && !def.disabled) {
+            def.timing.since_ns = wall_clock_ns();
+        }
+        self.check_path(&def)?;
+        let warnings = self.warnings(&def, &code);
+        if def != *before {
+            self.change_trigger(def)?;
+        }
+        Ok(warnings)
+    }
+
+    /// Requests to one path are for one enabled trigger, whatever the methods; and no request has a path that is none.
+    fn check_path(&self, def: &TriggerDef) -> Result<(), RegistryError> {
+        let TriggerSpec::Request(path) = &def.spec else { return Ok(()) };
+        let route = Route::parse(path).map_err(|why| RegistryError::Invalid {
+            field: "trigger_specification",
+            message: format!("'{}': {why}", def.spec),
+        })?;
+        if def.disabled {
+            return Ok(());
+        }
+        let catalog = self.catalog.load();
+        let others = catalog.triggers.values().filter(|other| !other.disabled && other.id != def.id);
+        let clashes = |other: &TriggerSpec| matches!(other, TriggerSpec::Request(path) if Route::parse(path).is_ok_and(|other| other.clashes(&route)));
+        match others.into_iter().find(|other| clashes(&other.spec)) {
+            None => Ok(()),
+            Some(other) => Err(RegistryError::PathTaken {
+                path: path.clone(),
+                trigger: other.name.to_string(),
+                db: other.db.to_string(),
+            }),
+        }
+    }
+
+    /// What will go wrong with the plugin's code as it is. It may still be changed, so the trigger is taken, as in InfluxDB 3.
+    fn warnings(&self, def: &TriggerDef, code: &PluginCode) -> Warnings {
+        let Some(check) = &self.check else { return Vec::new() };
+        let kind = def.spec.kind();
+        let wrong = match check(&code.source, &def.plugin_filename) {
+            Err(error) => error.message,
+            Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => return Vec::new(),
+            Ok(_) => kind.entry_missing().to_owned(),
+        };
+        tracing::warn!(trigger = %def.name, db = %def.db, plugin = %def.plugin_filename, "{wrong}");
+        vec![format!("plugin_filename: '{}': {wrong}; runs will fail until the file is mended", def.plugin_filename)]
     }
 
     fn delete_trigger(&mut self, db: &str, name: &str, force: bool) -> Result<(), RegistryError> {
@@ -479,6 +653,9 @@ impl Keeper {
         next.triggers.remove(&(def.db.clone(), def.name.clone()));
         self.publish(next);
         self.put_in_force();
+        if let Some(engine) = &self.engine {
+            engine.end_state(def.id);
+        }
         Ok(())
     }
 
@@ -487,7 +664,12 @@ impl Keeper {
         if def.disabled != enabled {
             return Ok(());
         }
-        self.change_trigger(TriggerDef { disabled: !enabled, disabled_reason: None, ..TriggerDef::clone(&def) })
+        let mut changed = TriggerDef { disabled: !enabled, disabled_reason: None, ..TriggerDef::clone(&def) };
+        if enabled {
+            changed.timing.since_ns = wall_clock_ns();
+            self.check_path(&changed)?;
+        }
+        self.change_trigger(changed)
     }
 
     /// Disables a trigger that failed, unless its user was faster.
@@ -549,6 +731,49 @@ impl Keeper {
     }
 }
 
+impl From<SettingError> for RegistryError {
+    fn from(SettingError { field, message }: SettingError) -> Self {
+        RegistryError::Invalid { field, message }
+    }
+}
+
+fn check_trigger_name(name: &str) -> Result<(), RegistryError> {
+    let message = match name.len() {
+        0 => "must not be empty".to_owned(),
+        bytes if bytes > TRIGGER_NAME_BYTES_MAX => {
+            format!("has {bytes} bytes: at most {TRIGGER_NAME_BYTES_MAX} are allowed")
+        }
+        _ => return Ok(()),
+    };
+    Err(RegistryError::Invalid { field: "trigger_name", message })
+}
+
+/// A schedule without times is a mistake: InfluxDB 3 takes it and never runs it.
+fn check_schedule(def: &TriggerDef) -> Result<(), RegistryError> {
+    let schedule = Schedule::new(&def.spec, def.timing.time_zone.as_deref());
+    let schedule =
+        schedule.map_err(|error| RegistryError::Invalid { field: "time_zone", message: error.to_string() })?;
+    match schedule {
+        Some(schedule) if schedule.next_after(wall_clock_ns()).is_none() => Err(RegistryError::Invalid {
+            field: "trigger_specification",
+            message: format!("'{}' names no time from now on: check day, month and year", def.spec),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Settings that are not given have their defaults.
+fn apply(def: &mut TriggerDef, settings: Settings) {
+    def.api = settings.api();
+    let Settings { run_async, error_behavior, execution, isolation, limits, time_zone, missed_runs, .. } = settings;
+    def.run_async = run_async.unwrap_or_default();
+    def.error_behavior = error_behavior.unwrap_or_default();
+    def.execution = execution.unwrap_or_default();
+    def.isolation = isolation.unwrap_or_default();
+    def.limits = limits;
+    (def.timing.time_zone, def.timing.missed_runs) = (time_zone, missed_runs.unwrap_or_default());
+}
+
 fn wall_clock_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
@@ -556,8 +781,6 @@ fn wall_clock_ns() -> i64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use saltus_core::trigger::Execution;
-
     use super::*;
 
     /// An engine that only remembers.
@@ -578,6 +801,8 @@ pub(crate) mod tests {
         fn set_triggers(&self, triggers: Vec<Arc<Trigger>>) {
             *self.in_force.lock() = triggers.iter().map(|t| t.def.name.to_string()).collect();
         }
+        fn end_state(&self, _trigger: TriggerId) {}
+        fn retain_states(&self, _triggers: &BTreeSet<TriggerId>) {}
     }
 
     pub(crate) fn new_trigger(name: &str) -> NewTrigger {
@@ -598,7 +823,7 @@ pub(crate) mod tests {
         std::fs::write(plugins.join("p.py"), "def process_writes(a, b, c): pass\n").unwrap();
         let registry = Registry::open(dir, Some(&plugins)).unwrap();
         let engine = FakeEngine::default();
-        block_on(registry.connect(Box::new(engine.clone()))).unwrap();
+        block_on(registry.connect(Box::new(engine.clone()), None)).unwrap();
         (registry, engine)
     }
 
@@ -674,7 +899,8 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (registry, _engine) = open(dir.path());
         let text = |result: Result<(), RegistryError>| result.unwrap_err().to_string();
-        assert_eq!(text(block_on(registry.create_trigger(new_trigger("t")))), "Database not found db");
+        let create = |new| block_on(registry.create_trigger(new)).map(|_| ());
+        assert_eq!(text(create(new_trigger("t"))), "Database not found db");
         block_on(registry.create_database("db", None)).unwrap();
         assert_eq!(
             text(block_on(registry.create_database("db", None))),
@@ -687,7 +913,7 @@ pub(crate) mod tests {
              underscores, or hyphens"
         );
         let missing = NewTrigger { plugin_filename: "no.py".into(), ..new_trigger("t") };
-        let error = text(block_on(registry.create_trigger(missing)));
+        let error = text(create(missing));
         assert!(
             error.starts_with("plugin_filename: Plugin error: reading plugin file: Plugin not found: /"),
             "{error}"

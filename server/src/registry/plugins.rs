@@ -196,6 +196,8 @@ impl PluginShelf {
         let stop = Arc::new(AtomicBool::new(false));
         let (shelf, asked) = (self.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("saltus-plugins".into()).spawn(move || {
+            // Looking at files can wait; a shard on the same core cannot.
+            let _ = rustix::process::nice(19);
             while !asked.load(Ordering::Acquire) {
                 std::thread::park_timeout(POLL_INTERVAL);
                 shelf.refresh();

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
 use saltus_core::ids::TriggerId;
-use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, TriggerDef, TriggerLimits, TriggerSpec};
+use saltus_core::trigger::{
+    ApiSettings, ErrorBehavior, Execution, Isolation, MissedRuns, Timing, TriggerDef, TriggerLimits, TriggerSpec,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -55,6 +57,14 @@ struct TriggerRecord {
     isolation: Isolation,
     #[serde(default)]
     limits: TriggerLimits,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time_zone: Option<String>,
+    #[serde(default)]
+    missed_runs: MissedRuns,
+    #[serde(default)]
+    since_ns: i64,
+    #[serde(default)]
+    api: ApiSettings,
     trigger_arguments: Option<BTreeMap<String, String>>,
     disabled: bool,
     #[serde(default)]
@@ -235,6 +245,10 @@ fn trigger_record(def: &TriggerDef) -> String {
         execution: def.execution,
         isolation: def.isolation,
         limits: def.limits,
+        time_zone: def.timing.time_zone.clone(),
+        missed_runs: def.timing.missed_runs,
+        since_ns: def.timing.since_ns,
+        api: def.api,
         trigger_arguments: def.arguments.clone(),
         disabled: def.disabled,
         disabled_reason: def.disabled_reason.clone(),
@@ -254,6 +268,8 @@ fn trigger_def(id: u64, record: &str) -> Result<TriggerDef, String> {
         execution: record.execution,
         isolation: record.isolation,
         limits: record.limits,
+        timing: Timing { time_zone: record.time_zone, missed_runs: record.missed_runs, since_ns: record.since_ns },
+        api: record.api,
         arguments: record.trigger_arguments,
         disabled: record.disabled,
         disabled_reason: record.disabled_reason,

@@ -164,6 +164,18 @@ impl Server {
         false
     }
 
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self, within: Duration) -> std::process::ExitStatus {
+        let end = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the server goes on\n{}", self.log_text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -198,6 +210,19 @@ impl Server {
                 .header("content-type", "application/json")
                 .send(body.to_string()),
         )
+    }
+
+    pub fn put_json(&self, path: &str, body: &Value) -> Reply {
+        let put = agent().put(format!("{}{path}", self.url)).header("content-type", "application/json");
+        Self::reply(put.send(body.to_string()))
+    }
+
+    /// Runs a command of the program against this server; its exit status, output and errors.
+    pub fn command(&self, arguments: &[&str]) -> (bool, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_saltus"));
+        let output = command.args(arguments).env("SALTUS_HOST_URL", &self.url).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
     }
 
     pub fn write(&self, db: &str, lines: &str) -> Reply {
