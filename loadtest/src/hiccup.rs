@@ -8,10 +8,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::open_loop::now_ns;
 use crate::report::new_histogram;
 
 /// What the thread asks for.
@@ -20,7 +21,16 @@ const PERIOD: Duration = Duration::from_millis(1);
 /// A running meter. Dropping it without [`Meter::stop`] leaves the thread to run until the process ends.
 pub struct Meter {
     stopping: Arc<AtomicBool>,
-    thread: JoinHandle<Histogram<u64>>,
+    thread: JoinHandle<Vec<Hiccup>>,
+}
+
+/// One sleep that took too long, as they all do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hiccup {
+    /// When it was to end, nanoseconds of the monotonic clock.
+    pub at_ns: u64,
+    /// By how much it was late, nanoseconds.
+    pub late_ns: u64,
 }
 
 impl Meter {
@@ -33,28 +43,34 @@ impl Meter {
 
     /// Ends the measurement; the histogram holds nanoseconds.
     pub fn stop(self) -> Histogram<u64> {
+        let mut histogram = new_histogram();
+        for hiccup in self.stop_and_list() {
+            histogram.saturating_record(hiccup.late_ns);
+        }
+        histogram
+    }
+
+    /// Ends the measurement; all of it, in order of time.
+    pub fn stop_and_list(self) -> Vec<Hiccup> {
         self.stopping.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_else(|_| new_histogram())
+        self.thread.join().unwrap_or_default()
     }
 }
 
-fn measure(stopping: &AtomicBool) -> Histogram<u64> {
-    let mut histogram = new_histogram();
+fn measure(stopping: &AtomicBool) -> Vec<Hiccup> {
+    let mut hiccups = Vec::new();
     // Without this the kernel may add its default slack of 50 us to each sleep.
     sharpen_timers();
+    let period_ns = PERIOD.as_nanos() as u64;
     while !stopping.load(Ordering::Relaxed) {
-        let start = Instant::now();
+        let due_ns = now_ns() + period_ns;
         std::thread::sleep(PERIOD);
-        let late_ns = start.elapsed().saturating_sub(PERIOD).as_nanos() as u64;
-        histogram.saturating_record(late_ns.max(1));
-        let period_ns = PERIOD.as_nanos() as u64;
-        let mut missed_ns = late_ns.saturating_sub(period_ns);
-        while missed_ns > period_ns {
-            histogram.saturating_record(missed_ns);
-            missed_ns -= period_ns;
-        }
+        let late_ns = now_ns().saturating_sub(due_ns);
+        hiccups.push(Hiccup { at_ns: due_ns, late_ns: late_ns.max(1) });
+        let swallowed = (1..).map(|turn| turn * period_ns).take_while(|missed_ns| late_ns > *missed_ns + period_ns);
+        hiccups.extend(swallowed.map(|missed_ns| Hiccup { at_ns: due_ns + missed_ns, late_ns: late_ns - missed_ns }));
     }
-    histogram
+    hiccups
 }
 
 /// Asks the kernel for exact wake-ups of this thread; refused is no harm, only blurrier figures.

@@ -20,6 +20,8 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 pub struct Target {
     /// `HOST:PORT`, as it stands in the `Host` header.
     pub authority: String,
+    /// Sent as `Authorization: Bearer ...`, if the server wants one.
+    pub token: Option<String>,
 }
 
 impl std::str::FromStr for Target {
@@ -30,7 +32,16 @@ impl std::str::FromStr for Target {
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         ensure!(!authority.is_empty() && !authority.contains('/'), "the target must be http://HOST:PORT");
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        Ok(Self { authority: if has_port { authority.to_owned() } else { format!("{authority}:80") } })
+        let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        Ok(Self { authority, token: None })
+    }
+}
+
+impl Target {
+    /// Whether it is this machine, so that its processes have the same monotonic clock.
+    pub fn is_here(&self) -> bool {
+        let addresses = self.authority.to_socket_addrs();
+        addresses.is_ok_and(|mut addresses| addresses.any(|address| address.ip().is_loopback()))
     }
 }
 
@@ -56,6 +67,8 @@ impl Reply {
 pub struct Connection {
     stream: TcpStream,
     authority: String,
+    /// The line of the head that says who asks; empty if nobody has to.
+    authorization: String,
     /// Request head (and, for small bodies, the body) on its way out.
     outgoing: Vec<u8>,
     /// Bytes received and not yet consumed.
@@ -70,6 +83,10 @@ impl Connection {
         Ok(Self {
             stream: connect(&target.authority)?,
             authority: target.authority.clone(),
+            authorization: target
+                .token
+                .as_ref()
+                .map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n")),
             outgoing: Vec::with_capacity(4096),
             incoming: Vec::with_capacity(4096),
             closed: false,
@@ -92,7 +109,19 @@ impl Connection {
         self.request("POST", path_and_query, "Content-Type: application/json\r\n", text.as_bytes())
     }
 
+    /// Sends a DELETE and waits for the reply.
+    pub fn delete(&mut self, path_and_query: &str) -> anyhow::Result<Reply> {
+        self.request("DELETE", path_and_query, "", &[])
+    }
+
     fn request(&mut self, method: &str, path_and_query: &str, extra_head: &str, body: &[u8]) -> anyhow::Result<Reply> {
+        let reply = self.exchange(method, path_and_query, extra_head, body);
+        // After half an answer nobody knows where the next one begins.
+        self.closed |= reply.is_err();
+        reply
+    }
+
+    fn exchange(&mut self, method: &str, path_and_query: &str, extra_head: &str, body: &[u8]) -> anyhow::Result<Reply> {
         /// Bodies up to this size travel in the same segment as their head.
         const INLINE_BODY_BYTES_MAX: usize = 2048;
         if self.closed {
@@ -103,9 +132,10 @@ impl Connection {
         self.outgoing.clear();
         write!(
             self.outgoing,
-            "{method} {path_and_query} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{extra_head}\r\n",
+            "{method} {path_and_query} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{}{extra_head}\r\n",
             self.authority,
-            body.len()
+            body.len(),
+            self.authorization
         )?;
         if body.len() <= INLINE_BODY_BYTES_MAX {
             self.outgoing.extend_from_slice(body);
@@ -269,7 +299,7 @@ mod tests {
             }
             seen
         });
-        (Target { authority }, thread)
+        (Target { authority, token: None }, thread)
     }
 
     #[test]
@@ -287,6 +317,17 @@ mod tests {
         let seen = String::from_utf8(thread.join().unwrap()).unwrap();
         assert!(seen.starts_with("POST /w?db=a HTTP/1.1\r\nHost: 127.0.0.1:"), "{seen}");
         assert!(seen.contains("Content-Length: 5\r\n\r\nm f=1GET /q "), "{seen}");
+    }
+
+    #[test]
+    fn a_token_goes_along_with_every_request() {
+        let (target, thread) = server(&["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"]);
+        let mut connection = Connection::open(&Target { token: Some("secret".to_owned()), ..target }).unwrap();
+        connection.get("/q").unwrap();
+        connection.delete("/d").unwrap();
+        let seen = String::from_utf8(thread.join().unwrap()).unwrap();
+        assert_eq!(seen.matches("Authorization: Bearer secret\r\n").count(), 2, "{seen}");
+        assert!(seen.contains("DELETE /d HTTP/1.1\r\n"), "{seen}");
     }
 
     #[test]

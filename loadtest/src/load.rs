@@ -19,7 +19,7 @@ use crate::http::{Connection, Target, encode};
 use crate::progress::Progress;
 use crate::report::{self, Percentiles, json_line, new_histogram, table};
 use crate::server;
-use crate::tsbs::Source;
+use crate::tsbs::{Dataset, Form, Source};
 
 /// Options of `saltus-loadtest load`.
 #[derive(Args, Clone, Serialize)]
@@ -113,7 +113,9 @@ fn render(options: &Options) -> Vec<Source> {
     let start_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
     let bound = |index: usize| options.scale * index / options.connections;
     let sources: Vec<Source> = (0..options.connections)
-        .map(|index| Source::new(bound(index)..bound(index + 1), options.rows_per_body, start_ns))
+        .map(|index| {
+            Source::new(Dataset::Cpu, Form::Lines, bound(index)..bound(index + 1), options.rows_per_body, start_ns)
+        })
         .collect();
     let bytes: usize = sources.iter().map(Source::bytes).sum();
     eprintln!("rendered {:.1} MB of bodies", bytes as f64 / 1e6);

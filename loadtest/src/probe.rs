@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn one_stall_of_the_server_is_charged_to_every_request_that_it_delayed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let target = Target { authority: listener.local_addr().unwrap().to_string() };
+        let target = Target { authority: listener.local_addr().unwrap().to_string(), token: None };
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut block = [0_u8; 4096];

@@ -68,6 +68,47 @@ pub fn table(rows: &[Percentiles]) -> String {
     text
 }
 
+/// What was promised, and whether it holds.
+#[derive(Clone, Debug, Serialize, PartialEq)]
+pub struct Goal {
+    /// Of what.
+    pub what: String,
+    /// What was measured.
+    pub figure: f64,
+    /// What was promised; none where the figure is for information.
+    pub goal: Option<f64>,
+    /// Whether it holds.
+    pub met: Option<bool>,
+}
+
+impl Goal {
+    /// The figure is to be below `goal`.
+    pub fn below(what: &str, figure: f64, goal: f64) -> Self {
+        Self { what: what.to_owned(), figure, goal: Some(goal), met: Some(figure < goal) }
+    }
+
+    /// The figure is to be at least `goal`, if there is one.
+    pub fn above(what: &str, figure: f64, goal: Option<f64>) -> Self {
+        Self { what: what.to_owned(), figure, goal, met: goal.map(|goal| figure >= goal) }
+    }
+}
+
+/// Goals as a table in Markdown.
+pub fn goals_table(goals: &[Goal]) -> String {
+    let width = goals.iter().map(|goal| goal.what.len()).max().unwrap_or(0).max("goal".len());
+    let mut text = format!(
+        "| {:<width$} | measured |   goal | met |\n|{}|---------:|-------:|-----|\n",
+        "goal",
+        "-".repeat(width + 2)
+    );
+    for Goal { what, figure, goal, met } in goals {
+        let goal = goal.map_or_else(|| "-".to_owned(), |goal| format!("{goal:.1}"));
+        let met = met.map_or("-", |met| if met { "yes" } else { "no" });
+        let _ = writeln!(text, "| {what:<width$} | {figure:>8.1} | {goal:>6} | {met:<3} |");
+    }
+    text
+}
+
 /// Where a result was measured.
 #[derive(Debug, Serialize)]
 pub struct Machine {
@@ -79,6 +120,8 @@ pub struct Machine {
     pub cpu: String,
     /// Processors that this process may use.
     pub cpus: usize,
+    /// How many tasks ran or wanted to, on average over the last minute.
+    pub load_average: f64,
 }
 
 impl Machine {
@@ -98,6 +141,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpu: model.map_or_else(|| "unknown".to_owned(), |(_, name)| name.trim().to_owned()),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            load_average: read("/proc/loadavg").split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0),
         }
     }
 }

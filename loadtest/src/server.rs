@@ -4,12 +4,13 @@
 //! figure, and the report says so.
 
 use anyhow::{Context, ensure};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::http::{Connection, Target, encode};
 
 /// The latencies of one trigger, lane and stage, since the server started.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TriggerLatency {
     /// The trigger.
     pub trigger_name: String,

@@ -1,0 +1,415 @@
+//! How soon a plugin is entered, in each lane, and beside PostgreSQL: one run, one table.
+//!
+//! Mechanism:
+//! 1. A *case* is a lane and a kind of acknowledgement, durable or not; with `--postgres`, PL/Python in a row trigger is two more.
+//! 2. All cases get the same open loop of single rows ([`crate::open_loop`]), by turns: a slice of the first, of the second, ..., and
+//!    all of that several times over, beginning with another case each time. So a machine that is slow for a while is slow for all.
+//! 3. A row carries the moment at which it was due; the plugin takes the time as its first act and says the difference. It is the
+//!    same measure, by the same clock, in Saltus and in PostgreSQL. Saltus' own histogram is printed beside it.
+//! 4. The hiccup meter runs along, and its figures are kept by case.
+//!
+//! What it is not: fair to PostgreSQL's strengths. It enters a row trigger within the transaction, before anything is durable, and
+//! lets it change the row; Saltus enters after the write is durable, if the writer asked for that.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::hiccup::{Meter, sharpen_timers};
+use crate::http::{Connection, Target, encode};
+use crate::open_loop::{Schedule, Sent, Sink, drive, pin_to, until};
+use crate::postgres::Session;
+use crate::private::{self, NewTrigger, Private, rows};
+use crate::progress::Progress;
+use crate::report::{self, Goal, Percentiles, goals_table, json_line, new_histogram};
+use crate::server;
+
+/// The database of all cases.
+const DATABASE: &str = "lanes";
+/// The plugin of all cases.
+const ENTRY: &str = include_str!("../plugins/entry.py");
+/// Of a slice, what is not measured.
+const WARM_UP: f64 = 0.15;
+
+/// Options of `saltus-loadtest lanes`.
+#[derive(Args, Clone, Serialize)]
+#[group(skip)]
+pub struct Options {
+    #[command(flatten)]
+    server: private::Options,
+    /// A PostgreSQL with PL/Python, HOST:PORT, that trusts its users; `.ci/postgres` starts one
+    #[arg(long)]
+    postgres: Option<String>,
+    /// Its user and database
+    #[arg(long, default_value = "postgres")]
+    postgres_user: String,
+    /// Rows a second
+    #[arg(short, long, default_value_t = 500.0)]
+    rate: f64,
+    /// Seconds of each slice
+    #[arg(long, default_value_t = 2.0)]
+    slice: f64,
+    /// Slices of each case
+    #[arg(long, default_value_t = 6)]
+    rounds: usize,
+    /// The client's processor; the second one if there are two, the first being the shard's
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// Append the line of JSON to this file instead of printing it
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+}
+
+/// A system that is sent rows and knows when they entered a plugin.
+trait Measured: Sink {
+    /// Nanoseconds from due to entry of the rows from `first` on, of which there are `count`.
+    fn entries(&mut self, first: u64, count: u64) -> anyhow::Result<HashMap<u64, u64>>;
+}
+
+/// A lane of Saltus.
+struct Lane {
+    connection: Connection,
+    target: Target,
+    path: String,
+    name: String,
+}
+
+impl Lane {
+    fn open(private: &Private, lane: &str, no_sync: bool) -> anyhow::Result<Self> {
+        let name = format!("{lane}_{}", if no_sync { "no_sync" } else { "durable" });
+        let settings = match lane {
+            "process" => json!({"isolation": "process"}),
+            lane => json!({"execution": lane}),
+        };
+        let trigger = NewTrigger {
+            name: &name,
+            file: "entry.py",
+            spec: &format!("table:{name}"),
+            settings,
+            arguments: serde_json::Value::Null,
+        };
+        private.create_trigger(DATABASE, trigger)?;
+        Ok(Self {
+            connection: Connection::open(&private.target)?,
+            target: private.target.clone(),
+            path: format!("/api/v3/write_lp?db={}&precision=ns&no_sync={no_sync}", encode(DATABASE)),
+            name,
+        })
+    }
+}
+
+impl Sink for Lane {
+    fn send(&mut self, number: u64, due_ns: u64) -> anyhow::Result<()> {
+        let line = format!("{} n={number}i,due={due_ns}i", self.name);
+        let reply = self.connection.post(&self.path, line.as_bytes())?;
+        ensure!((200..300).contains(&reply.status), "the server answered {}: {}", reply.status, reply.text());
+        Ok(())
+    }
+}
+
+impl Measured for Lane {
+    fn entries(&mut self, first: u64, count: u64) -> anyhow::Result<HashMap<u64, u64>> {
+        let name = &self.name;
+        let sql = format!(
+            "SELECT log_text FROM system.processing_engine_logs WHERE trigger_name = '{name}' AND log_level = 'INFO'"
+        );
+        until(&format!("{count} entries of {name}"), Duration::from_secs(20), || {
+            let logged = rows(&self.target, DATABASE, &sql)?;
+            let entry = |row: &serde_json::Value| {
+                let (number, after) = row["log_text"].as_str()?.split_once(' ')?;
+                Some((number.parse().ok()?, after.parse().ok()?))
+            };
+            let entries: HashMap<u64, u64> =
+                logged.iter().filter_map(entry).filter(|(number, _)| *number >= first).collect();
+            Ok((entries.len() as u64 >= count).then_some(entries))
+        })
+    }
+}
+
+/// PL/Python in a row trigger.
+struct Postgres {
+    session: Session,
+}
+
+impl Postgres {
+    fn open(options: &Options, authority: &str, no_sync: bool) -> anyhow::Result<Self> {
+        let user = &options.postgres_user;
+        let mut session = Session::open(authority, user, user)?;
+        let table = if no_sync { "probe_no_sync" } else { "probe_durable" };
+        // As in the lanes: the time first, then a note of it. `MODIFY` is how a row trigger in PL/Python changes its row.
+        session.query(&format!(
+            "CREATE EXTENSION IF NOT EXISTS plpython3u;
+             DROP TABLE IF EXISTS {table};
+             CREATE TABLE {table} (n bigint, due bigint, entered bigint);
+             CREATE OR REPLACE FUNCTION entered() RETURNS trigger LANGUAGE plpython3u AS $$
+import time
+TD['new']['entered'] = time.monotonic_ns()
+return 'MODIFY'
+$$;
+             CREATE TRIGGER entered BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION entered();
+             SET synchronous_commit = {}",
+            if no_sync { "off" } else { "on" }
+        ))?;
+        session.prepare(&format!("INSERT INTO {table} (n, due) VALUES ($1, $2)"))?;
+        Ok(Self { session })
+    }
+}
+
+impl Sink for Postgres {
+    fn send(&mut self, number: u64, due_ns: u64) -> anyhow::Result<()> {
+        self.session.execute(&[number as i64, due_ns as i64])
+    }
+}
+
+/// The tables of both sessions are known by their numbers.
+impl Measured for Postgres {
+    fn entries(&mut self, first: u64, count: u64) -> anyhow::Result<HashMap<u64, u64>> {
+        let select = |table: &str| format!("SELECT n, entered - due FROM {table} WHERE n >= {first}");
+        let sql = format!("{} UNION ALL {}", select("probe_durable"), select("probe_no_sync"));
+        let number = |cell: &Option<String>| cell.as_deref()?.parse().ok();
+        let found = self.session.query(&sql)?;
+        let entries: HashMap<u64, u64> =
+            found.iter().filter_map(|row| Some((number(row.first()?)?, number(row.get(1)?)?))).collect();
+        ensure!(entries.len() as u64 >= count, "PostgreSQL has {} of {count} rows", entries.len());
+        Ok(entries)
+    }
+}
+
+/// A case with what was measured of it.
+struct Case {
+    name: &'static str,
+    no_sync: bool,
+    system: Box<dyn Measured>,
+    entry: Histogram<u64>,
+    ack: Histogram<u64>,
+    hiccups: Histogram<u64>,
+}
+
+impl Case {
+    fn new(name: &'static str, no_sync: bool, system: impl Measured + 'static) -> Self {
+        let (entry, ack, hiccups) = (new_histogram(), new_histogram(), new_histogram());
+        Self { name, no_sync, system: Box::new(system), entry, ack, hiccups }
+    }
+
+    fn slice(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
+        let meter = Meter::start();
+        let sent = drive(schedule, self.system.as_mut());
+        self.hiccups.add(meter.stop())?;
+        let sent = sent?;
+        let entries = self.system.entries(schedule.first, sent.len() as u64)?;
+        let cold = (sent.len() as f64 * WARM_UP) as usize;
+        for Sent { number, due_ns, acknowledged_ns, .. } in &sent[cold..] {
+            let entry = entries.get(number).with_context(|| format!("row {number} never entered"))?;
+            self.entry.saturating_record((*entry).max(1));
+            self.ack.saturating_record(acknowledged_ns - due_ns);
+        }
+        Ok(())
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    lane: String,
+    /// Acknowledged before it is durable.
+    no_sync: bool,
+    /// From the moment at which a row was due to the first line of Python.
+    entry: Percentiles,
+    /// To the acknowledgement.
+    ack: Percentiles,
+    /// The server's own figure, from the last byte of the request; none for PostgreSQL.
+    activation: Option<(f64, f64)>,
+    /// The machine's own.
+    hiccups: Percentiles,
+}
+
+/// What the run found.
+#[derive(Serialize)]
+struct Outcome {
+    lanes: Vec<Figures>,
+    goals: Vec<Goal>,
+}
+
+/// Runs all cases by turns and prints the table.
+///
+/// # Errors
+/// A server that does not start, refuses a row, or does not run its plugin.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    ensure!(options.rate > 0.0 && options.slice > 0.0 && options.rounds > 0, "rate, slice and rounds are above zero");
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let pinned: &[&str] = if cpus > 1 { &["--shards", "1", "--cpus", "0"] } else { &["--shards", "1"] };
+    let private = Private::start(&options.server, pinned, &[("entry.py", ENTRY)])?;
+    let mut cases = Vec::new();
+    for lane in ["inline", "deferred", "process"] {
+        for no_sync in [false, true] {
+            cases.push(Case::new(lane, no_sync, Lane::open(&private, lane, no_sync)?));
+        }
+    }
+    if let Some(authority) = &options.postgres {
+        let both = [false, true].map(|no_sync| Postgres::open(options, authority, no_sync));
+        for (no_sync, postgres) in [false, true].into_iter().zip(both) {
+            cases.push(Case::new("postgres", no_sync, postgres?));
+        }
+    }
+    sharpen_timers();
+    match options.cpu {
+        Some(cpu) => pin_to(cpu)?,
+        None if cpus > 1 => pin_to(1)?,
+        None => {}
+    }
+    measure(options, &mut cases)?;
+
+    let lanes = cases.iter().map(|case| figures(case, &private.target)).collect::<anyhow::Result<Vec<_>>>()?;
+    let goals = goals(&lanes);
+    print!("{}", render(options, &lanes));
+    println!("\n{}", goals_table(&goals));
+    report::keep(&json_line("lanes", options, &Outcome { lanes, goals }), options.output.as_deref())
+}
+
+fn measure(options: &Options, cases: &mut [Case]) -> anyhow::Result<()> {
+    let length = Duration::from_secs_f64(options.slice);
+    let mut progress = Progress::start(length * (options.rounds * cases.len()) as u32);
+    let mut first = 1;
+    let count = cases.len();
+    // One slice of each for the caches, the pools and the worker processes; not kept.
+    for case in cases.iter_mut() {
+        let schedule = Schedule { rate: options.rate, length: length.min(Duration::from_millis(500)), first };
+        case.slice(&schedule).with_context(|| format!("warming up {}", case.name))?;
+        first += schedule.rows();
+        (case.entry, case.ack, case.hiccups) = (new_histogram(), new_histogram(), new_histogram());
+    }
+    for round in 0..options.rounds {
+        for turn in 0..count {
+            let case = &mut cases[(round + turn) % count];
+            let schedule = Schedule { rate: options.rate, length, first };
+            case.slice(&schedule).with_context(|| format!("measuring {}", case.name))?;
+            first += schedule.rows();
+            progress.show(|| format!("{} at {:.0} rows/s", case.name, options.rate));
+        }
+    }
+    Ok(())
+}
+
+fn figures(case: &Case, target: &Target) -> anyhow::Result<Figures> {
+    let name = format!("{}_{}", case.name, if case.no_sync { "no_sync" } else { "durable" });
+    let own = server::trigger_latency(target, DATABASE, Some(&name))?.unwrap_or_default();
+    let activation = own.iter().find(|row| row.stage == "activation").map(|row| (row.p50_us, row.p99_us));
+    Ok(Figures {
+        lane: case.name.to_owned(),
+        no_sync: case.no_sync,
+        entry: Percentiles::of("entry", &case.entry),
+        ack: Percentiles::of("ack", &case.ack),
+        activation,
+        hiccups: Percentiles::of("hiccups", &case.hiccups),
+    })
+}
+
+fn render(options: &Options, lanes: &[Figures]) -> String {
+    let mut text = format!(
+        "microseconds from the moment at which a row was due; {} slices of {} s of each case by turns, {:.0} rows/s\n\n\
+         | lane     | write   | entry p50 |       p99 |   ack p50 |       p99 | own activation p50 |       p99 | hiccups p50 |       p99 |\n\
+         |----------|---------|----------:|----------:|----------:|----------:|-------------------:|----------:|------------:|----------:|\n",
+        options.rounds, options.slice, options.rate
+    );
+    for Figures { lane, no_sync, entry, ack, activation, hiccups } in lanes {
+        let own = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.1}"));
+        let _ = writeln!(
+            text,
+            "| {lane:<8} | {:<7} | {:>9.1} | {:>9.1} | {:>9.1} | {:>9.1} | {:>18} | {:>9} | {:>11.1} | {:>9.1} |",
+            if *no_sync { "no_sync" } else { "durable" },
+            entry.p50_us,
+            entry.p99_us,
+            ack.p50_us,
+            ack.p99_us,
+            own(activation.map(|(p50, _)| p50)),
+            own(activation.map(|(_, p99)| p99)),
+            hiccups.p50_us,
+            hiccups.p99_us,
+        );
+    }
+    if options.postgres.is_none() {
+        text += "\nPostgreSQL was not measured: --postgres HOST:PORT, see .ci/postgres\n";
+    }
+    text
+}
+
+/// What the design promises of these figures, and whether it holds.
+fn goals(lanes: &[Figures]) -> Vec<Goal> {
+    let of = |lane: &str, no_sync: bool| lanes.iter().find(|row| row.lane == lane && row.no_sync == no_sync);
+    let mut goals = Vec::new();
+    for no_sync in [true, false] {
+        let how = if no_sync { "no_sync" } else { "durable" };
+        let Some(inline) = of("inline", no_sync) else { continue };
+        if no_sync {
+            let own = inline.activation.map_or(f64::NAN, |(p50, _)| p50);
+            goals.push(Goal::below("inline activation p50, no_sync, us", own, 50.0));
+            let beyond = inline.entry.p99_us - inline.hiccups.p99_us;
+            goals.push(Goal::below("inline entry p99 beyond the hiccups', no_sync, us", beyond, 100.0));
+        } else {
+            let beyond = inline.entry.p50_us - inline.ack.p50_us;
+            goals.push(Goal::below("inline entry p50 beyond the durable ack's, us", beyond, 50.0));
+        }
+        if let Some(deferred) = of("deferred", no_sync) {
+            let beyond = deferred.entry.p50_us - inline.entry.p50_us;
+            goals.push(Goal::below(&format!("deferred entry p50 beyond inline, {how}, us"), beyond, 100.0));
+        }
+        if let Some(postgres) = of("postgres", no_sync) {
+            let times = postgres.entry.p50_us / inline.entry.p50_us;
+            let goal = if no_sync { Some(5.0) } else { None };
+            goals.push(Goal::above(&format!("PostgreSQL's entry p50 over inline's, {how}, times"), times, goal));
+        }
+    }
+    goals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(lane: &str, no_sync: bool, entry_us: u64) -> Figures {
+        let of = |microseconds: u64| {
+            let mut histogram = new_histogram();
+            histogram.record(microseconds * 1000).unwrap();
+            Percentiles::of("", &histogram)
+        };
+        Figures {
+            lane: lane.to_owned(),
+            no_sync,
+            entry: of(entry_us),
+            ack: of(50),
+            activation: Some((20.0, 60.0)),
+            hiccups: of(10),
+        }
+    }
+
+    #[test]
+    fn goals_are_judged_within_one_kind_of_write() {
+        let lanes = [
+            row("inline", true, 40),
+            row("deferred", true, 150),
+            row("postgres", true, 300),
+            row("inline", false, 200),
+            row("postgres", false, 300),
+        ];
+        let all = goals(&lanes);
+        let judged: Vec<_> = all.iter().map(|goal| (goal.what.as_str(), goal.met)).collect();
+        assert_eq!(
+            judged,
+            [
+                ("inline activation p50, no_sync, us", Some(true)),
+                ("inline entry p99 beyond the hiccups', no_sync, us", Some(true)),
+                ("deferred entry p50 beyond inline, no_sync, us", Some(false)),
+                ("PostgreSQL's entry p50 over inline's, no_sync, times", Some(true)),
+                ("inline entry p50 beyond the durable ack's, us", Some(false)),
+                ("PostgreSQL's entry p50 over inline's, durable, times", None),
+            ]
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! A server of one's own: for measurements that need a known state, or that may ruin it.
+//!
+//! It is the program `saltus` that lies beside this one, unless told otherwise, on a free port with a folder of its own under the
+//! system's temporary one. Both are gone when the value is dropped.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::http::{Connection, Target, encode};
+use crate::open_loop::until;
+use crate::server;
+
+/// Options of everything that starts a server.
+#[derive(Args, Clone, Serialize)]
+#[group(skip)]
+pub struct Options {
+    /// The server's program; `saltus` beside this program if not given
+    #[arg(long)]
+    saltus: Option<PathBuf>,
+    /// Options of `saltus serve`, behind `--`
+    #[arg(last = true)]
+    serve: Vec<String>,
+}
+
+impl Options {
+    /// The options of `saltus serve` that were given.
+    pub fn serve(&self) -> &[String] {
+        &self.serve
+    }
+}
+
+/// What is to be done with a trigger.
+pub struct NewTrigger<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The plugin's file.
+    pub file: &'a str,
+    /// What starts it.
+    pub spec: &'a str,
+    /// `trigger_settings`.
+    pub settings: Value,
+    /// `trigger_arguments`.
+    pub arguments: Value,
+}
+
+/// A running server.
+pub struct Private {
+    child: Child,
+    folder: tempfile::TempDir,
+    /// Where it listens.
+    pub target: Target,
+}
+
+impl Private {
+    /// Starts one with the given plugins: file name and source.
+    ///
+    /// # Errors
+    /// There is no such program, or it does not get ready.
+    pub fn start(options: &Options, defaults: &[&str], plugins: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let program = match &options.saltus {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?.with_file_name("saltus"),
+        };
+        ensure!(program.exists(), "{} does not exist: `make build`, or --saltus PATH", program.display());
+        let folder = tempfile::Builder::new().prefix("saltus-loadtest-").tempdir().context("making a folder")?;
+        let plugin_dir = folder.path().join("plugins");
+        std::fs::create_dir(&plugin_dir)?;
+        for (name, source) in plugins {
+            std::fs::write(plugin_dir.join(name), source)?;
+        }
+        let authority = format!("127.0.0.1:{}", free_port()?);
+        let log = std::fs::File::create(folder.path().join("server.log"))?;
+        let given = |name: &str| options.serve.iter().any(|word| word.split('=').next() == Some(name));
+        let defaults = defaults.chunks(2).filter(|pair| !given(pair[0])).flatten();
+        let child = Command::new(&program)
+            .args(["serve", "--without-auth", "--http-bind", &authority, "--node-id", "loadtest"])
+            .arg("--data-dir")
+            .arg(folder.path().join("data"))
+            .arg("--plugin-dir")
+            .arg(&plugin_dir)
+            .args(defaults)
+            .args(&options.serve)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let mut private = Self { child, folder, target: Target { authority, token: None } };
+        until("the server gets ready", Duration::from_secs(60), || {
+            let ended = private.child.try_wait()?;
+            ensure!(ended.is_none(), "the server ended at its start:\n{}", private.log());
+            let health = Connection::open(&private.target).and_then(|mut connection| connection.get("/health"));
+            Ok(health.is_ok_and(|reply| reply.status == 200).then_some(()))
+        })?;
+        Ok(private)
+    }
+
+    /// Creates a trigger, and its database if it is not there.
+    ///
+    /// # Errors
+    /// What the server said.
+    pub fn create_trigger(&self, database: &str, trigger: NewTrigger<'_>) -> anyhow::Result<()> {
+        server::ensure_database(&self.target, database)?;
+        let NewTrigger { name, file, spec, settings, arguments } = trigger;
+        let body = json!({
+            "db": database, "plugin_filename": file, "trigger_name": name, "trigger_specification": spec,
+            "trigger_settings": settings, "trigger_arguments": arguments, "disabled": false,
+        });
+        let path = "/api/v3/configure/processing_engine_trigger";
+        let reply = Connection::open(&self.target)?.post_json(path, &body)?;
+        ensure!((200..300).contains(&reply.status), "creating trigger {name}: {}: {}", reply.status, reply.text());
+        Ok(())
+    }
+
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<String> {
+        self.child.try_wait().ok().flatten().map(|status| status.to_string())
+    }
+
+    /// The end of what it logged.
+    pub fn log(&self) -> String {
+        const LINES: usize = 20;
+        let text = std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        // Nothing of it is to be kept.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The rows of a query.
+///
+/// # Errors
+/// What the server said.
+pub fn rows(target: &Target, database: &str, sql: &str) -> anyhow::Result<Vec<Value>> {
+    let path = format!("/api/v3/query_sql?db={}&format=json&q={}", encode(database), encode(sql));
+    let reply = Connection::open(target)?.get(&path)?;
+    ensure!(reply.status == 200, "{sql}: {}: {}", reply.status, reply.text());
+    serde_json::from_slice(&reply.body).with_context(|| format!("reading the answer to {sql}"))
+}
+
+/// A port that nobody listens on now.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
