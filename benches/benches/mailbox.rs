@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use saltus_shards::executor;
+use saltus_shards::executor::{self, Idle};
 use saltus_shards::mailbox::{Held, Mailbox};
 
 /// Bytes accounted per letter, as for a small batch.
@@ -74,19 +74,21 @@ fn mailbox(criterion: &mut Criterion) {
         other.join().expect("the other side does not panic");
     });
 
-    group.bench_function("round trip, the shard sleeps", |bencher| {
-        let (there, back) = inboxes();
-        let (inbox, outbox) = (there.clone(), back.clone());
-        let shard = executor::start("bench", None, move |_| async move {
-            while !poll_fn(|cx| inbox.poll_pop(cx)).await.last {
-                send(&outbox, false);
-            }
-        })
-        .expect("io_uring and locked memory are there");
-        bencher.iter_custom(|count| round_trips(&there, &back, count, Duration::from_micros(200)));
-        send(&there, true);
-        shard.join().expect("the shard does not panic");
-    });
+    for (what, idle) in [("sleeps", Idle::Sleep), ("polls", Idle::Poll)] {
+        group.bench_function(format!("round trip, the shard {what}"), |bencher| {
+            let (there, back) = inboxes();
+            let (inbox, outbox) = (there.clone(), back.clone());
+            let shard = executor::start("bench", None, idle, move |_| async move {
+                while !poll_fn(|cx| inbox.poll_pop(cx)).await.last {
+                    send(&outbox, false);
+                }
+            })
+            .expect("io_uring and locked memory are there");
+            bencher.iter_custom(|count| round_trips(&there, &back, count, Duration::from_micros(200)));
+            send(&there, true);
+            shard.join().expect("the shard does not panic");
+        });
+    }
     group.finish();
 }
 
