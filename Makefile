@@ -4,25 +4,28 @@
 # results in a cache folder that a fresh clone finds again.
 #
 # Profiles: the light packages are built and tested in the dev profile, the server with --release only, so that
-# DataFusion is compiled once.
+# DataFusion is compiled once. The load generator is built by itself: what its plots ask of shared packages would have the server
+# built again.
 
 LIGHT := -p saltus-core -p saltus-shards -p saltus-python -p saltus-loadtest -p saltus-benches
 ENV := .ci/with-env
-ROUNDS ?= 50
+ROUNDS ?= 40
 FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?= line_protocol
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run start stop test check crash bench latency fuzz format clean
+.PHONY: help setup build run start stop test check crash bench bench-check bench-baseline latency loadtest scaling neighbours \
+	fuzz format clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
 
 setup: ## installs what is missing: compiler, CPython with its library, test runner
 	@.ci/setup
 
 build: setup ## builds the server and the load generator, optimised
-	$(ENV) cargo build --release -p saltus -p saltus-loadtest
+	$(ENV) cargo build --release -p saltus
+	$(ENV) cargo build --release -p saltus-loadtest
 
 run: build ## starts a server, loads real data, runs a plugin on it, prints what came out; leaves it running
 	@$(ENV) .ci/demo run
@@ -36,7 +39,9 @@ stop: ## stops the server of `make run`
 test: setup ## all tests
 	$(ENV) .ci/cargo-test $(LIGHT)
 	$(ENV) cargo test --quiet $(LIGHT) --bench '*'
+	$(ENV) cargo build --release -p saltus-loadtest
 	$(ENV) .ci/cargo-test --release -p saltus
+	$(ENV) cargo test --quiet --release -p saltus --bench '*'
 	$(ENV) .ci/plugin-tests
 
 check: setup ## everything that must hold before a change lands: format, lints, docs, tests, licences, demo
@@ -50,14 +55,32 @@ check: setup ## everything that must hold before a change lands: format, lints, 
 	$(MAKE) build
 	$(ENV) .ci/demo smoke
 
-crash: setup ## kills the server during ingest ROUNDS times and looks for acknowledged rows that are missing
+crash: setup ## kills the server during ingest ROUNDS times and looks for rows and events that are missing
 	SALTUS_CRASH_ROUNDS=$(ROUNDS) NEXTEST_PROFILE=crash $(ENV) .ci/cargo-test --release -p saltus --test crash
 
-bench: setup ## micro-benchmarks
-	$(ENV) cargo bench -p saltus-benches
+bench: ## micro-benchmarks: times and instructions of every case
+	@.ci/setup counts
+	@$(ENV) .ci/bench all
 
-latency: build ## time from write to plugin entry, both lanes, durable and not, on a server of its own
+bench-check: ## compares the instructions of every case with benches/baseline.json
+	@.ci/setup counts
+	@$(ENV) .ci/bench check
+
+bench-baseline: ## writes benches/baseline.json anew
+	@.ci/setup counts
+	@$(ENV) .ci/bench baseline
+
+latency: build ## time from write to plugin entry: every lane, durable and not, and PostgreSQL with PL/Python beside it
 	@$(ENV) .ci/demo latency
+
+loadtest: build ## all load test scenarios, rivals beside them, into docs/benchmarks.md; SECONDS=60 for longer ones
+	@$(ENV) .ci/demo loadtest --seconds $(or $(SECONDS),10)
+
+scaling: build ## whether two shards run twice the Python of one
+	@$(ENV) .ci/demo measure scaling
+
+neighbours: build ## what an innocent inline trigger notices of evil ones on its shard; LANE=deferred|process|auto for one lane
+	@$(ENV) .ci/demo measure neighbours $(if $(LANE),--lane $(LANE))
 
 fuzz: setup ## fuzzes the line protocol parser for FUZZ_SECONDS
 	cd core && RUSTC_BOOTSTRAP=1 ../$(ENV) cargo fuzz run $(FUZZ_TARGET) -- -max_total_time=$(FUZZ_SECONDS)

@@ -22,7 +22,7 @@ def satisfied(expression):
     tokens = re.findall(r"\(|\)|[^\s()]+(?:\s+WITH\s+[^\s()]+)?", text)
     words = {"(": "(", ")": ")", "AND": "and", "OR": "or"}
     # Only parentheses, and, or, True and False are left of the text.
-    return eval(" ".join(words.get(token) or str(" ".join(token.split()) in ALLOWED) for token in tokens))
+    return eval(" ".join(words.get(token.upper()) or str(" ".join(token.split()) in ALLOWED) for token in tokens))
 
 
 def main():
