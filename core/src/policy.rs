@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{MonoNs, TriggerId};
-use crate::limits::{INLINE_RUN_BUDGET_US, INLINE_SHARE_PERCENT_MAX, INLINE_TURN_BUDGET_US};
+use crate::limits::{INLINE_SHARE_PERCENT_MAX, INLINE_TURN_BUDGET_US};
 use crate::trigger::{Execution, Isolation};
 
 /// Recent runs whose cost counts.
@@ -207,6 +207,7 @@ pub struct Decision {
 pub struct Policy {
     execution: Execution,
     isolation: Isolation,
+    budget_ns: u64,
     lane: Lane,
     reason: Reason,
     since: MonoNs,
@@ -221,8 +222,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The policy of a trigger with these settings.
-    pub fn new(execution: Execution, isolation: Isolation, now: MonoNs) -> Self {
+    /// The policy of a trigger with these settings, whose inline runs should take no more than `budget` each.
+    pub fn new(execution: Execution, isolation: Isolation, budget: Duration, now: MonoNs) -> Self {
         let lane = match (isolation, execution) {
             (Isolation::Process, _) => Lane::Process,
             (_, Execution::Inline) => Lane::Inline,
@@ -232,6 +233,7 @@ impl Policy {
         Policy {
             execution,
             isolation,
+            budget_ns: nanoseconds(budget),
             lane,
             reason: if chosen { Reason::Operator } else { Reason::New },
             since: now,
@@ -259,6 +261,11 @@ impl Policy {
         self.since
     }
 
+    /// There is another budget for inline runs.
+    pub fn set_budget(&mut self, budget: Duration) {
+        self.budget_ns = nanoseconds(budget);
+    }
+
     /// What keeps it out of the inline lane for now, if it is left to the policy.
     pub fn barred(&self) -> Option<Reason> {
         match &self.check {
@@ -270,8 +277,8 @@ impl Policy {
 
     /// Rows that an inline run may be given so that it fits the budget, at least one event's.
     pub fn inline_rows_max(&self) -> usize {
-        let row = self.recent.p99(|cost| cost.of_one_row()).unwrap_or(0).max(1);
-        usize::try_from(INLINE_RUN_BUDGET_US * 1000 / row).unwrap_or(usize::MAX).max(1)
+        let row = self.recent.rows.p99().unwrap_or(0).max(1);
+        usize::try_from(self.budget_ns / row).unwrap_or(usize::MAX).max(1)
     }
 
     /// Takes note; a decision if the lane changes.
@@ -305,7 +312,7 @@ impl Policy {
 
     /// Nothing that is known of the old code says anything about the new.
     fn new_code(&mut self, now: MonoNs) -> Option<Decision> {
-        let mut fresh = Policy::new(self.execution, self.isolation, now);
+        let mut fresh = Policy::new(self.execution, self.isolation, Duration::from_nanos(self.budget_ns), now);
         (fresh.since, fresh.reason, fresh.cache_plain) = (self.since, self.reason.clone(), self.cache_plain);
         let (before, after) = (self.lane, fresh.lane);
         (*self, self.lane) = (fresh, before);
@@ -328,18 +335,18 @@ impl Policy {
                 if self.runs_in_lane.is_multiple_of(FORGIVEN_AFTER) {
                     self.demotions = self.demotions.saturating_sub(1);
                 }
-                let p99 = self.recent.p99(|cost| cost.of_one_event())?;
+                let p99 = self.recent.events.p99()?;
                 // One outlier in a lane that is new to it is a hiccup: the deadline watches over those.
-                let slow = p99 > INLINE_RUN_BUDGET_US * 1000 && self.runs_in_lane >= RUNS_TO_EARN;
+                let slow = p99 > self.budget_ns && self.runs_in_lane >= RUNS_TO_EARN;
                 if slow { self.demote(Reason::Slow { p99: Duration::from_nanos(p99) }, now) } else { None }
             }
             Lane::Deferred => {
-                let p90 = self.recent.p90(|cost| cost.of_one_event())?;
-                let cheap = p90 <= INLINE_RUN_BUDGET_US * 1000 * PROMOTED_AT_PERCENT / 100;
-                if !cheap || !self.may_be_promoted(now) {
+                if !self.may_be_promoted(now) {
                     return None;
                 }
-                Some(self.change(Lane::Inline, Reason::Earned { p90: Duration::from_nanos(p90) }, now))
+                let p90 = self.recent.events.p90()?;
+                let cheap = p90 <= self.budget_ns / 100 * PROMOTED_AT_PERCENT;
+                cheap.then(|| self.change(Lane::Inline, Reason::Earned { p90: Duration::from_nanos(p90) }, now))
             }
         }
     }
@@ -383,35 +390,60 @@ impl Policy {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The last costs.
 #[derive(Clone, Debug, Default)]
 struct Recent {
-    costs: Vec<Cost>,
+    /// Of a run with one event.
+    events: Window,
+    /// Of a row.
+    rows: Window,
     next: usize,
 }
 
 impl Recent {
     fn push(&mut self, cost: Cost) {
-        if self.costs.len() < RECENT_RUNS {
-            self.costs.push(cost);
-        } else {
-            self.costs[self.next] = cost;
-        }
+        self.events.put(self.next, cost.of_one_event());
+        self.rows.put(self.next, cost.of_one_row());
         self.next = (self.next + 1) % RECENT_RUNS;
     }
+}
 
-    /// The 90th percentile by nearest rank.
-    fn p90(&self, of: impl Fn(Cost) -> u64) -> Option<u64> {
-        let mut values: Vec<u64> = self.costs.iter().map(|&cost| of(cost)).collect();
-        let at = (values.len() * 9).div_ceil(10).checked_sub(1)?;
-        Some(*values.select_nth_unstable(at).1)
+/// The last values of something, and what is asked of them after every run.
+#[derive(Clone, Debug, Default)]
+struct Window {
+    values: Vec<u64>,
+    p99: u64,
+}
+
+impl Window {
+    /// The value of place `at`, which is the next one, or that of the oldest value of a full window.
+    fn put(&mut self, at: usize, value: u64) {
+        let gone = match self.values.get_mut(at) {
+            Some(place) => Some(std::mem::replace(place, value)),
+            None => {
+                self.values.push(value);
+                None
+            }
+        };
+        // Two in a hundred values move it; the others leave it where it is.
+        let ranks_moved = gone.is_none() && self.values.len().is_multiple_of(100);
+        if value > self.p99 || gone.is_some_and(|gone| gone >= self.p99) || ranks_moved {
+            self.p99 = self.largest_but(self.values.len() / 100);
+        }
     }
 
     /// The 99th percentile by nearest rank: of up to 100 the largest, of 128 the second largest.
-    fn p99(&self, of: impl Fn(Cost) -> u64) -> Option<u64> {
-        let beyond = self.costs.len() / 100;
-        let mut largest = [0u64; RECENT_RUNS / 100 + 1];
-        for value in self.costs.iter().map(|&cost| of(cost)) {
+    fn p99(&self) -> Option<u64> {
+        (!self.values.is_empty()).then_some(self.p99)
+    }
+
+    fn largest_but(&self, beyond: usize) -> u64 {
+        let mut largest = [0_u64; RECENT_RUNS / 100 + 1];
+        for &value in &self.values {
             // Kept in descending order; there are one or two.
             let mut value = value;
             for kept in &mut largest[..=beyond] {
@@ -420,7 +452,14 @@ impl Recent {
                 }
             }
         }
-        (!self.costs.is_empty()).then_some(largest[beyond])
+        largest[beyond]
+    }
+
+    /// The 90th percentile by nearest rank.
+    fn p90(&self) -> Option<u64> {
+        let mut values = self.values.clone();
+        let at = (values.len() * 9).div_ceil(10).checked_sub(1)?;
+        Some(*values.select_nth_unstable(at).1)
     }
 }
 

@@ -357,6 +357,8 @@ pub struct Limits {
     pub concurrency: u32,
     /// Per cent of one core that its runs may use outside of the inline lane, over time; the next run waits ([`crate::cpu_share`]).
     pub cpu_share: u32,
+    /// What an inline run should take, if the policy chooses the lane ([`crate::policy`]).
+    pub inline_budget: Duration,
 }
 
 impl Default for Limits {
@@ -369,6 +371,7 @@ impl Default for Limits {
             queue_bytes: limits::TRIGGER_BACKLOG_BYTES_MAX as u64,
             concurrency: limits::TRIGGER_CONCURRENCY_MAX,
             cpu_share: limits::TRIGGER_CPU_SHARE_PERCENT,
+            inline_budget: Duration::from_micros(limits::INLINE_RUN_BUDGET_US),
         }
     }
 }
@@ -398,6 +401,9 @@ pub struct TriggerLimits {
     /// [`Limits::cpu_share`]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_share: Option<u32>,
+    /// [`Limits::inline_budget`], in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inline_budget_us: Option<u64>,
 }
 
 impl TriggerLimits {
@@ -411,6 +417,7 @@ impl TriggerLimits {
             queue_bytes: self.queue_bytes.unwrap_or(defaults.queue_bytes),
             concurrency: self.concurrency.unwrap_or(defaults.concurrency),
             cpu_share: self.cpu_share.unwrap_or(defaults.cpu_share),
+            inline_budget: self.inline_budget_us.map_or(defaults.inline_budget, Duration::from_micros),
         }
     }
 }

@@ -80,7 +80,7 @@ fn a_trigger_that_has_used_its_share_of_a_core_waits_and_loses_nothing() {
         assert_eq!(reply.status, 400, "{bad}: {}", reply.body);
         assert!(reply.body.contains("limits.cpu_share") && reply.body.contains("1% to 100%"), "{}", reply.body);
     }
-    let settings = json!({"execution": "deferred", "limits": {"cpu_share": "20%"}});
+    let settings = json!({"execution": "deferred", "limits": {"cpu_share": "20%", "inline_budget": "1ms"}});
     server.create_trigger_with("main", "t", "busy.py", "table:in", settings, Value::Null);
     // A fifth of a second is saved up; each run takes half of that.
     for n in 0..8 {
@@ -92,7 +92,7 @@ fn a_trigger_that_has_used_its_share_of_a_core_waits_and_loses_nothing() {
     let said = "SELECT log_text FROM system.processing_engine_logs WHERE log_text LIKE '%more than 20% of a core (limits: cpu_share)%'";
     assert_eq!(server.sql("main", said).len(), 1, "once a minute");
     let limits = "SELECT limits FROM system.processing_engine_triggers";
-    assert_eq!(server.sql("main", limits)[0]["limits"], r#"{"cpu_share":"20%"}"#);
+    assert_eq!(server.sql("main", limits)[0]["limits"], r#"{"cpu_share":"20%","inline_budget":"1000us"}"#);
 }
 
 /// A thread's name, the CPUs that it may use, and its nice value.

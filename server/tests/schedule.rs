@@ -94,7 +94,8 @@ fn calls_come_at_the_multiples_of_their_period_in_every_lane() {
         ("inline", json!({"execution": "inline"})),
         ("deferred", json!({"execution": "deferred"})),
         ("process", json!({"isolation": "process"})),
-        ("auto", json!({"execution": "auto"})),
+        // Nothing is said here of how fast the machine is.
+        ("auto", json!({"execution": "auto", "limits": {"inline_budget": "8ms"}})),
     ] {
         let to = json!({"to": name});
         // What may sleep is never run on the shard itself, unless it is told to.

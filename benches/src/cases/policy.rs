@@ -1,6 +1,9 @@
 //! What a shard decides around an inline run, without the run.
 
+use std::time::Duration;
+
 use saltus_core::ids::{MonoNs, TriggerId};
+use saltus_core::limits::INLINE_RUN_BUDGET_US;
 use saltus_core::policy::{Cost, InlineBudget, Lane, Observation, Policy};
 use saltus_core::trigger::{Execution, Isolation};
 
@@ -44,7 +47,8 @@ impl Measured for Decisions {
 
 /// A trigger that has earned the inline lane and stays there.
 pub(super) fn inline_runs(size: Size) -> Box<dyn Measured> {
-    let mut policy = Policy::new(Execution::Auto, Isolation::Auto, MonoNs(0));
+    let mut policy =
+        Policy::new(Execution::Auto, Isolation::Auto, Duration::from_micros(INLINE_RUN_BUDGET_US), MonoNs(0));
     policy.observe(Observation::Checked(Ok(())), MonoNs(0));
     let mut decisions = Decisions { policy, budget: InlineBudget::new(MonoNs(0)), now: 0, runs: 200 };
     decisions.run();

@@ -3,8 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::INLINE_RUN_BUDGET_US;
 
 const MS: u64 = 1_000_000;
+const BUDGET: Duration = Duration::from_micros(INLINE_RUN_BUDGET_US);
 
 fn cost(microseconds: u64) -> Cost {
     Cost { nanoseconds: microseconds * 1000, rows: 1, event_rows: 1 }
@@ -20,7 +22,8 @@ struct Life {
 impl Life {
     fn new() -> Self {
         let now = MonoNs(1);
-        let mut life = Life { policy: Policy::new(Execution::Auto, Isolation::Auto, now), now, decisions: Vec::new() };
+        let mut life =
+            Life { policy: Policy::new(Execution::Auto, Isolation::Auto, BUDGET, now), now, decisions: Vec::new() };
         life.tell(Observation::Checked(Ok(())));
         life
     }
@@ -56,7 +59,7 @@ fn a_cheap_trigger_earns_the_inline_lane() {
 
 #[test]
 fn what_is_not_known_to_be_harmless_stays_deferred() {
-    let unchecked = Policy::new(Execution::Auto, Isolation::Auto, MonoNs(0));
+    let unchecked = Policy::new(Execution::Auto, Isolation::Auto, BUDGET, MonoNs(0));
     let mut life = Life { policy: unchecked, now: MonoNs(0), decisions: Vec::new() };
     life.run(1000, cost(1));
     assert_eq!(life.policy.lane(), Lane::Deferred, "nobody has read the code yet");
@@ -76,6 +79,33 @@ fn what_is_not_known_to_be_harmless_stays_deferred() {
     let mut life = Life::new();
     life.run(1000, cost(INLINE_RUN_BUDGET_US * PROMOTED_AT_PERCENT / 100 + 1));
     assert_eq!(life.policy.lane(), Lane::Deferred, "cheap enough to stay is not cheap enough to come");
+}
+
+#[test]
+fn another_budget_is_in_force_at_once() {
+    let mut life = Life::new();
+    life.policy.set_budget(Duration::from_millis(5));
+    life.run(RUNS_TO_EARN, cost(3_000));
+    assert_eq!(life.policy.lane(), Lane::Inline);
+    life.run(RUNS_TO_EARN, cost(4_000));
+    assert_eq!((life.policy.lane(), life.policy.inline_rows_max()), (Lane::Inline, 1));
+    life.policy.set_budget(BUDGET);
+    life.run(1, cost(4_000));
+    assert_eq!(life.policy.reason(), &Reason::Slow { p99: Duration::from_millis(4) });
+}
+
+proptest! {
+    /// The percentile that is kept is the one of all values.
+    #[test]
+    fn the_percentile_of_a_window_is_that_of_its_values(values in proptest::collection::vec(0_u64..40, 1..400)) {
+        let mut window = Window::default();
+        for (n, &value) in values.iter().enumerate() {
+            window.put(n % RECENT_RUNS, value);
+            let mut last = values[(n + 1).saturating_sub(RECENT_RUNS)..=n].to_vec();
+            last.sort_unstable();
+            prop_assert_eq!(window.p99(), Some(last[last.len() - 1 - last.len() / 100]));
+        }
+    }
 }
 
 #[test]
@@ -158,7 +188,7 @@ fn a_trigger_that_became_slow_is_demoted_and_a_hiccup_is_not() {
 #[test]
 fn code_that_has_held_up_a_shard_leaves_it_whatever_the_operator_chose_if_there_is_another_place() {
     for (isolation, lane) in [(Isolation::Auto, Lane::Process), (Isolation::Interpreter, Lane::Inline)] {
-        let mut policy = Policy::new(Execution::Inline, isolation, MonoNs(0));
+        let mut policy = Policy::new(Execution::Inline, isolation, BUDGET, MonoNs(0));
         let decision = policy.observe(Observation::Quarantined, MonoNs(MS));
         assert_eq!(decision.map(|decision| decision.to), (lane == Lane::Process).then_some(Lane::Process));
         assert_eq!(policy.lane(), lane);
@@ -185,7 +215,7 @@ fn what_the_operator_chose_stays() {
         (Execution::Deferred, Isolation::Interpreter, Lane::Deferred),
         (Execution::Auto, Isolation::Process, Lane::Process),
     ] {
-        let mut policy = Policy::new(execution, isolation, MonoNs(0));
+        let mut policy = Policy::new(execution, isolation, BUDGET, MonoNs(0));
         for round in 0..100 {
             for observation in trouble() {
                 assert_eq!(policy.observe(observation, MonoNs(round * MS)), None);
@@ -199,7 +229,7 @@ fn what_the_operator_chose_stays() {
 #[test]
 fn a_module_that_needs_a_process_gets_one_until_the_code_changes() {
     for execution in [Execution::Auto, Execution::Deferred] {
-        let mut policy = Policy::new(execution, Isolation::Auto, MonoNs(0));
+        let mut policy = Policy::new(execution, Isolation::Auto, BUDGET, MonoNs(0));
         let decision = policy.observe(Observation::ImportRefused("numpy".into()), MonoNs(1)).unwrap();
         assert_eq!((decision.from, decision.to), (Lane::Deferred, Lane::Process));
         (0..1000).for_each(|_| assert_eq!(policy.observe(Observation::Ran(cost(1)), MonoNs(2)), None));
@@ -259,7 +289,7 @@ proptest! {
         isolation in prop_oneof![5 => Just(Isolation::Auto), 1 => Just(Isolation::Interpreter), 1 => Just(Isolation::Process)],
     ) {
         let mut now = MonoNs(0);
-        let mut policy = Policy::new(execution, isolation, now);
+        let mut policy = Policy::new(execution, isolation, BUDGET, now);
         let mut lane = policy.lane();
         let (mut checked, mut plain) = (false, true);
         // Of this code: when it was demoted last, how often it was, and the events of its runs in the lane.

@@ -127,8 +127,8 @@ pub(crate) struct CreateTrigger {
     /// manifest.toml, or auto]
     #[arg(long, value_parser = ["auto", "interpreter", "process"])]
     isolation: Option<String>,
-    /// What it may use: run_time, memory, output_rows, log_lines_per_second, queue_size, concurrency, cpu_share, for instance
-    /// run_time=5s,memory=256mb [default: the server's]
+    /// What it may use: run_time, memory, output_rows, log_lines_per_second, queue_size, concurrency, cpu_share,
+    /// inline_budget, for instance run_time=5s,memory=256mb [default: the server's]
     #[arg(long, value_delimiter = ',', value_name = "LIMIT=VALUE", value_parser = key_value)]
     limits: Vec<(String, String)>,
     /// The time zone of its schedule, for instance Europe/Berlin: that of cron expressions, and of the time that the plugin is

@@ -304,7 +304,18 @@ impl Reader<'_> {
             queue_bytes: self.bounded_size("trigger-queue-size", 1)?,
             concurrency: u32::try_from(self.at_least_one("trigger-concurrency")?).unwrap_or(u32::MAX),
             cpu_share: self.read("trigger-cpu-share", parse::percent)?,
+            inline_budget: self.inline_budget()?,
         })
+    }
+
+    fn inline_budget(&self) -> Result<Duration, ConfigError> {
+        let deadline = self.positive_time("inline-deadline")?;
+        match self.read("inline-budget", parse::inline_budget)? {
+            budget if budget <= deadline => Ok(budget),
+            _ => {
+                Err(self.error("inline-budget", "must not be more than inline-deadline, at which a run is interrupted"))
+            }
+        }
     }
 
     fn stall_abort(&self) -> Result<Option<Duration>, ConfigError> {
@@ -659,6 +670,8 @@ mod tests {
             ("mailbox-size", "1mb", "mailbox-size (flag): must be at least 41943040 bytes"),
             ("inline-deadline", "fast", "inline-deadline (flag): 'fast' is no time"),
             ("inline-deadline", "0s", "inline-deadline (flag): must be more than 0s"),
+            ("inline-budget", "20ms", "inline-budget (flag): must not be more than inline-deadline"),
+            ("inline-budget", "2s", "inline-budget (flag): '2s': expected 1us to 1s"),
             ("object-store", "s3", "object-store (flag): 's3' is not in this version; use file"),
             ("http-bind", "8181", "http-bind (flag): '8181' is no address with port"),
             ("deferred-workers", "0", "deferred-workers (flag): must be at least 1"),

@@ -53,6 +53,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("'{text}' is no time ({error}); write for instance 10ms, 30s or 5m"))
 }
 
+/// What an inline run should take: from a microsecond to a second.
+pub fn inline_budget(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let sensible = Duration::from_micros(1)..=Duration::from_secs(1);
+    if sensible.contains(&time) { Ok(time) } else { Err(format!("'{text}': expected 1us to 1s")) }
+}
+
 /// A whole number.
 pub fn number(text: &str) -> Result<usize, String> {
     text.trim().parse().map_err(|_| format!("'{text}' is no whole number"))

@@ -64,6 +64,7 @@ pub const SETTINGS: &[Setting] = &[
     switch("accept-loss", &["SALTUS_ACCEPT_LOSS"]),
     value("run-rows-max", &["SALTUS_RUN_ROWS_MAX"]),
     value("inline-deadline", &["SALTUS_INLINE_DEADLINE"]),
+    value("inline-budget", &["SALTUS_INLINE_BUDGET"]),
     value("loop-stall-limit", &["SALTUS_LOOP_STALL_LIMIT"]),
     switch("loop-stall-backtrace", &["SALTUS_LOOP_STALL_BACKTRACE"]),
     value("stall-limit", &["SALTUS_STALL_LIMIT"]),

@@ -116,6 +116,7 @@ impl SettingsChange {
                 "restore_cache" => after.restore_cache = None,
                 "limits.concurrency" => after.limits.concurrency = None,
                 "limits.cpu_share" => after.limits.cpu_share = None,
+                "limits.inline_budget" => after.limits.inline_budget_us = None,
                 _ => {}
             }
         }
@@ -193,6 +194,7 @@ impl Settings {
                 queue_bytes: ours.queue_bytes.or(theirs.queue_bytes),
                 concurrency: ours.concurrency.or(theirs.concurrency),
                 cpu_share: ours.cpu_share.or(theirs.cpu_share),
+                inline_budget_us: ours.inline_budget_us.or(theirs.inline_budget_us),
             },
             time_zone: self.time_zone.or(others.time_zone),
             missed_runs: self.missed_runs.or(others.missed_runs),
@@ -271,6 +273,7 @@ pub fn limits_json(limits: &TriggerLimits) -> Value {
     put("queue_size", limits.queue_bytes.map(|bytes| json!(format!("{bytes}b"))));
     put("concurrency", limits.concurrency.map(Value::from));
     put("cpu_share", limits.cpu_share.map(|percent| json!(format!("{percent}%"))));
+    put("inline_budget", limits.inline_budget_us.map(|us| json!(format!("{us}us"))));
     Value::Object(object)
 }
 
@@ -361,8 +364,9 @@ fn limits(value: &Value) -> Result<TriggerLimits, SettingError> {
             "queue_size" => limits.queue_bytes = Some(size("limits.queue_size", &text, 1)?),
             "concurrency" => limits.concurrency = Some(concurrency(&text)?),
             "cpu_share" => limits.cpu_share = Some(cpu_share(&text)?),
+            "inline_budget" => limits.inline_budget_us = Some(inline_budget(&text)?),
             other => {
-                let known = "run_time, memory, output_rows, log_lines_per_second, queue_size, concurrency, cpu_share";
+                let known = "run_time, memory, output_rows, log_lines_per_second, queue_size, concurrency, cpu_share, inline_budget";
                 return Err(SettingError::new("limits", format_args!("'{other}' is no limit; there are {known}")));
             }
         }
@@ -372,6 +376,11 @@ fn limits(value: &Value) -> Result<TriggerLimits, SettingError> {
 
 fn cpu_share(text: &str) -> Result<u32, SettingError> {
     parse::percent(text).map_err(|why| SettingError::new("limits.cpu_share", why))
+}
+
+fn inline_budget(text: &str) -> Result<u64, SettingError> {
+    let time = parse::inline_budget(text).map_err(|why| SettingError::new("limits.inline_budget", why))?;
+    Ok(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn run_time(text: &str) -> Result<u64, SettingError> {

@@ -191,7 +191,7 @@ impl TriggerState {
     pub fn new(trigger: Arc<Trigger>, home: ShardId, limits: Limits) -> Self {
         TriggerState {
             limits,
-            policy: Policy::new(trigger.def.execution, trigger.def.isolation, mono_now()),
+            policy: Policy::new(trigger.def.execution, trigger.def.isolation, limits.inline_budget, mono_now()),
             schedule: scheduler_of(&trigger.def, None),
             trigger,
             home,
@@ -333,7 +333,9 @@ impl TriggerState {
     fn update(&mut self, trigger: &Arc<Trigger>, limits: Limits) {
         let (before, def) = (&self.trigger.def, &trigger.def);
         if (before.execution, before.isolation) != (def.execution, def.isolation) {
-            self.policy = Policy::new(def.execution, def.isolation, mono_now());
+            self.policy = Policy::new(def.execution, def.isolation, limits.inline_budget, mono_now());
+        } else {
+            self.policy.set_budget(limits.inline_budget);
         }
         let rescheduled = before.spec != def.spec
             || before.timing.time_zone != def.timing.time_zone
