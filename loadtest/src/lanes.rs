@@ -7,6 +7,9 @@
 //! 3. A row carries the moment at which it was due; the plugin takes the time as its first act and says the difference. It is the
 //!    same measure, by the same clock, in Saltus and in PostgreSQL. Saltus' own histogram is printed beside it.
 //! 4. The hiccup meter runs along, and its figures are kept by case.
+//! 5. The floor ([`crate::floor`]) is two more cases: what no server on this machine can be below, asleep and polling.
+//! 6. At the end a second server, with `--busy-poll all`, has the inline cases once more. It is not there before, as it would keep its
+//!    processor from all others.
 //!
 //! What it is not: fair to PostgreSQL's strengths. It enters a row trigger within the transaction, before anything is durable, and
 //! lets it change the row; Saltus enters after the write is durable, if the writer asked for that.
@@ -22,6 +25,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::floor::{Floor, NOTES_WITHIN, Waiting};
 use crate::hiccup::{Meter, sharpen_timers};
 use crate::http::{Connection, Target, encode};
 use crate::open_loop::{Schedule, Sent, Sink, drive, pin_to, until};
@@ -35,6 +39,8 @@ use crate::server;
 const DATABASE: &str = "lanes";
 /// The plugin of all cases.
 const ENTRY: &str = include_str!("../plugins/entry.py");
+/// The lane of a shard that does not sleep.
+const POLLING: &str = "inline, polling";
 /// Of a slice, what is not measured.
 const WARM_UP: f64 = 0.15;
 
@@ -182,6 +188,15 @@ impl Measured for Postgres {
     }
 }
 
+impl Measured for Floor {
+    fn entries(&mut self, first: u64, count: u64) -> anyhow::Result<HashMap<u64, u64>> {
+        until(&format!("{count} rows at the floor"), NOTES_WITHIN, || {
+            let entries = Floor::entries(self, first);
+            Ok((entries.len() as u64 >= count).then_some(entries))
+        })
+    }
+}
+
 /// A case with what was measured of it.
 struct Case {
     name: &'static str,
@@ -244,14 +259,16 @@ struct Outcome {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(options.rate > 0.0 && options.slice > 0.0 && options.rounds > 0, "rate, slice and rounds are above zero");
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let pinned: &[&str] = if cpus > 1 { &["--shards", "1", "--cpus", "0"] } else { &["--shards", "1"] };
-    let private = Private::start(&options.server, pinned, &[("entry.py", ENTRY)])?;
+    let private = start(options, cpus, &[])?;
     let mut cases = Vec::new();
     for lane in ["inline", "deferred", "process"] {
         for no_sync in [false, true] {
             cases.push(Case::new(lane, no_sync, Lane::open(&private, lane, no_sync)?));
         }
     }
+    let shard_cpu = (cpus > 1).then_some(0);
+    cases.push(Case::new("floor", true, Floor::open(Waiting::Asleep, shard_cpu)?));
+    cases.push(Case::new("floor, polling", true, Floor::open(Waiting::Polling, shard_cpu)?));
     if let Some(authority) = &options.postgres {
         let both = [false, true].map(|no_sync| Postgres::open(options, authority, no_sync));
         for (no_sync, postgres) in [false, true].into_iter().zip(both) {
@@ -265,12 +282,32 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         None => {}
     }
     measure(options, &mut cases)?;
-
-    let lanes = cases.iter().map(|case| figures(case, &private.target)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut lanes = cases.iter().map(|case| figures(case, &private.target)).collect::<anyhow::Result<Vec<_>>>()?;
+    drop((cases, private));
+    if cpus > 1 {
+        lanes.extend(measure_polling(options, cpus)?);
+    }
     let goals = goals(&lanes);
     print!("{}", render(options, &lanes));
     println!("\n{}", goals_table(&goals));
     report::keep(&json_line("lanes", options, &Outcome { lanes, goals }), options.output.as_deref())
+}
+
+/// A server whose shard has the first processor, if there is one to spare for the client.
+fn start(options: &Options, cpus: usize, more: &[&str]) -> anyhow::Result<Private> {
+    let pinned: &[&str] = if cpus > 1 { &["--shards", "1", "--cpus", "0"] } else { &["--shards", "1"] };
+    Private::start(&options.server, &[pinned, more].concat(), &[("entry.py", ENTRY)])
+}
+
+/// The inline cases with a shard that does not sleep.
+fn measure_polling(options: &Options, cpus: usize) -> anyhow::Result<Vec<Figures>> {
+    let private = start(options, cpus, &["--busy-poll", "all"])?;
+    let mut cases = Vec::new();
+    for no_sync in [false, true] {
+        cases.push(Case::new(POLLING, no_sync, Lane::open(&private, "inline", no_sync)?));
+    }
+    measure(options, &mut cases)?;
+    cases.iter().map(|case| figures(case, &private.target)).collect()
 }
 
 fn measure(options: &Options, cases: &mut [Case]) -> anyhow::Result<()> {
@@ -298,7 +335,8 @@ fn measure(options: &Options, cases: &mut [Case]) -> anyhow::Result<()> {
 }
 
 fn figures(case: &Case, target: &Target) -> anyhow::Result<Figures> {
-    let name = format!("{}_{}", case.name, if case.no_sync { "no_sync" } else { "durable" });
+    let lane = case.name.split(',').next().unwrap_or_default();
+    let name = format!("{lane}_{}", if case.no_sync { "no_sync" } else { "durable" });
     let own = server::trigger_latency(target, DATABASE, Some(&name))?.unwrap_or_default();
     let activation = own.iter().find(|row| row.stage == "activation").map(|row| (row.p50_us, row.p99_us));
     Ok(Figures {
@@ -314,15 +352,15 @@ fn figures(case: &Case, target: &Target) -> anyhow::Result<Figures> {
 fn render(options: &Options, lanes: &[Figures]) -> String {
     let mut text = format!(
         "microseconds from the moment at which a row was due; {} slices of {} s of each case by turns, {:.0} rows/s\n\n\
-         | lane     | write   | entry p50 |       p99 |   ack p50 |       p99 | own activation p50 |       p99 | hiccups p50 |       p99 |\n\
-         |----------|---------|----------:|----------:|----------:|----------:|-------------------:|----------:|------------:|----------:|\n",
+         | lane            | write   | entry p50 |       p99 |   ack p50 |       p99 | own activation p50 |       p99 | hiccups p50 |       p99 |\n\
+         |-----------------|---------|----------:|----------:|----------:|----------:|-------------------:|----------:|------------:|----------:|\n",
         options.rounds, options.slice, options.rate
     );
     for Figures { lane, no_sync, entry, ack, activation, hiccups } in lanes {
         let own = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.1}"));
         let _ = writeln!(
             text,
-            "| {lane:<8} | {:<7} | {:>9.1} | {:>9.1} | {:>9.1} | {:>9.1} | {:>18} | {:>9} | {:>11.1} | {:>9.1} |",
+            "| {lane:<15} | {:<7} | {:>9.1} | {:>9.1} | {:>9.1} | {:>9.1} | {:>18} | {:>9} | {:>11.1} | {:>9.1} |",
             if *no_sync { "no_sync" } else { "durable" },
             entry.p50_us,
             entry.p99_us,
@@ -364,6 +402,19 @@ fn goals(lanes: &[Figures]) -> Vec<Goal> {
             let times = postgres.entry.p50_us / inline.entry.p50_us;
             let goal = if no_sync { Some(5.0) } else { None };
             goals.push(Goal::above(&format!("PostgreSQL's entry p50 over inline's, {how}, times"), times, goal));
+            if let Some(polling) = of(POLLING, no_sync) {
+                let times = postgres.entry.p50_us / polling.entry.p50_us;
+                goals.push(Goal::above(&format!("the same with a polling shard, {how}, times"), times, goal));
+            }
+        }
+        for (inline, floor) in [("inline", "floor"), (POLLING, "floor, polling")] {
+            if let (true, Some(inline), Some(floor)) = (no_sync, of(inline, true), of(floor, true)) {
+                let beyond = inline.entry.p50_us - floor.entry.p50_us;
+                goals.push(Goal::information(
+                    &format!("{} entry p50 beyond the {}'s, us", inline.lane, floor.lane),
+                    beyond,
+                ));
+            }
         }
     }
     goals

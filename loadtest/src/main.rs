@@ -10,10 +10,11 @@
 //!
 //! [`run`] is the tool: scenarios, rivals, plots. The other commands answer one question each. In reading order: [`probe`] (fixed rate, single rows), [`load`] (as fast as the server takes it), [`tsbs`] (the
 //! rows of `load`), [`hiccup`], [`http`] and [`server`] (what is asked of it), [`report`], [`progress`]. Scenarios that start a
-//! server of their own ([`private`]) and compare within one run: [`lanes`] (with [`open_loop`] and [`postgres`]), [`scaling`],
+//! server of their own ([`private`]) and compare within one run: [`lanes`] (with [`open_loop`], [`floor`] and [`postgres`]), [`scaling`],
 //! [`neighbours`].
 #![forbid(unsafe_code)]
 
+mod floor;
 mod hiccup;
 mod http;
 mod lanes;

@@ -87,6 +87,11 @@ impl Goal {
         Self { what: what.to_owned(), figure, goal: Some(goal), met: Some(figure < goal) }
     }
 
+    /// Nothing was promised.
+    pub fn information(what: &str, figure: f64) -> Self {
+        Self { what: what.to_owned(), figure, goal: None, met: None }
+    }
+
     /// The figure is to be at least `goal`, if there is one.
     pub fn above(what: &str, figure: f64, goal: Option<f64>) -> Self {
         Self { what: what.to_owned(), figure, goal, met: goal.map(|goal| figure >= goal) }
