@@ -44,7 +44,7 @@ test: setup ## all tests
 	$(ENV) cargo test --quiet --release -p saltus --bench '*'
 	$(ENV) .ci/plugin-tests
 
-check: setup ## everything that must hold before a change lands: format, lints, docs, tests, licences, demo
+check: setup ## everything that must hold before a change lands: format, lints, docs, tests, licences, demo, instruction counts
 	cargo fmt --all --check
 	$(ENV) cargo clippy $(LIGHT) --all-targets -- -D warnings
 	$(ENV) cargo clippy --release -p saltus --all-targets -- -D warnings
@@ -54,6 +54,8 @@ check: setup ## everything that must hold before a change lands: format, lints, 
 	$(ENV) .ci/licences
 	$(MAKE) build
 	$(ENV) .ci/demo smoke
+	@.ci/setup counts
+	@$(ENV) .ci/bench check
 
 crash: setup ## kills the server during ingest ROUNDS times and looks for rows and events that are missing
 	SALTUS_CRASH_ROUNDS=$(ROUNDS) NEXTEST_PROFILE=crash $(ENV) .ci/cargo-test --release -p saltus --test crash
