@@ -118,17 +118,19 @@ pub(super) fn name(body: &[u8], from: usize, end: usize, element: Element) -> Re
         Element::Measurement | Element::TagValue => COMMA,
         Element::TagKey | Element::FieldKey => EQUALS,
     };
+    let line = &body[..end];
     let mut at = from;
     let mut escaped = false;
-    while at < end {
-        match CLASS[body[at] as usize] {
-            NORMAL => at += 1,
+    loop {
+        at += line[at..].iter().take_while(|&&byte| CLASS[byte as usize] == NORMAL).count();
+        let Some(&byte) = line.get(at) else { break };
+        match CLASS[byte as usize] {
             CONTROL => return Err(Fault::Control { at, element }),
             BACKSLASH => {
                 escaped = true;
                 at += 1;
-                if at < end {
-                    if CLASS[body[at] as usize] == CONTROL {
+                if let Some(&byte) = line.get(at) {
+                    if CLASS[byte as usize] == CONTROL {
                         return Err(Fault::Control { at, element });
                     }
                     at += 1;
