@@ -186,6 +186,14 @@ fn columns_are_found_whatever_their_order_and_spelling() {
 }
 
 #[test]
+fn a_key_is_not_the_column_whose_name_it_only_looks_like() {
+    // The column's name has a backslash; the first key is another name, escaped.
+    let known = Known::of("m", &[("k\\ 1", ColumnKind::Integer)]);
+    let body = "m k\\ 1=1i\nm k\\\\\\ 1=2i\nm k\\ 1=3i";
+    check(&mut LineParser::new(), body, Precision::Auto, true, &known);
+}
+
+#[test]
 fn a_refused_line_leaves_nothing_behind() {
     let bodies = [
         "m,a=1 f=1i\nm,b=2 g=1,h=2,f=x\nm,a=1 f=2i",
