@@ -92,7 +92,7 @@ pub struct ColumnDef {
 #[derive(Clone, Debug, Default)]
 pub struct TableSchema {
     columns: Vec<ColumnDef>,
-    index: HashMap<Arc<str>, usize>,
+    index: HashMap<Arc<str>, usize, ahash::RandomState>,
     version: u32,
 }
 

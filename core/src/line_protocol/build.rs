@@ -5,6 +5,9 @@
 //! refused is undone by cutting those columns back.
 //!
 //! Whether a column may exist (schema, reserved names, limits) is asked once, when it first appears in the batch.
+//!
+//! Most batches have their columns in the order of the schema, and all their lines have the same fields. Both are tried
+//! first, and both need no hash; so the indexes are only brought up to date by the look-ups that need them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use hashbrown::HashTable;
 use super::Precision;
 use super::cache::{NONE, SeriesTag, TableCache, TagDictionary, strings};
 use super::errors::Fault;
-use super::scan::{Value, append_string};
+use super::scan::{Name, Value, append_string};
 use crate::batch::{LineNumbers, PendingBatch, PendingColumn, PendingData};
 use crate::limits::{COLUMNS_PER_TABLE_MAX, LINE_CELLS_MAX};
 use crate::schema::{ColumnKind, TableSchema};
@@ -26,6 +29,8 @@ use crate::schema::{ColumnKind, TableSchema};
 const RESERVED: [&str; 2] = ["time", "__chunk_order"];
 /// Rows that a new column makes room for at most; a larger batch grows it.
 const ROWS_RESERVED_MAX: usize = 8192;
+/// Columns that a new batch makes room for at most.
+const COLUMNS_RESERVED_MAX: usize = 64;
 
 /// A tag column: keys into a dictionary of the cache.
 struct TagColumn {
@@ -117,13 +122,17 @@ pub(super) struct BatchBuilder {
     /// Per tag of the table's cache: its column, [`NONE`] if the batch has none.
     tag_columns: Vec<u32>,
     fields: Vec<FieldColumn>,
+    /// The first so many of `fields` by name.
     field_index: HashTable<u32>,
     raw_keys: Vec<RawKey>,
+    /// The first so many of `raw_keys` by text.
     raw_index: HashTable<u32>,
     /// The fields of the last line, in order.
     hints: Vec<KeyHint>,
     /// Columns that `schema` does not have.
     new_columns: usize,
+    /// The batch has no column that `schema` has at this position or behind it.
+    schema_next: usize,
     rows_expected: usize,
     time: Vec<i64>,
     untimed: Vec<u32>,
@@ -135,20 +144,24 @@ pub(super) struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    pub(super) fn new(table: u32, schema: Option<Arc<TableSchema>>, rows_expected: usize) -> Self {
+    /// The batch of the table number `table`, which `cache` remembers.
+    pub(super) fn new(table: u32, cache: &TableCache, schema: Option<Arc<TableSchema>>, rows_expected: usize) -> Self {
         let rows_expected = rows_expected.min(ROWS_RESERVED_MAX);
+        let tags_expected = cache.tags.len().min(COLUMNS_RESERVED_MAX);
+        let fields_expected = cache.fields.min(COLUMNS_RESERVED_MAX);
         BatchBuilder {
             table,
             schema,
             hasher: RandomState::new(),
-            tags: Vec::new(),
+            tags: Vec::with_capacity(tags_expected),
             tag_columns: Vec::new(),
-            fields: Vec::new(),
+            fields: Vec::with_capacity(fields_expected),
             field_index: HashTable::new(),
-            raw_keys: Vec::new(),
+            raw_keys: Vec::with_capacity(fields_expected),
             raw_index: HashTable::new(),
-            hints: Vec::new(),
+            hints: Vec::with_capacity(fields_expected),
             new_columns: 0,
+            schema_next: 0,
             rows_expected,
             time: Vec::with_capacity(rows_expected),
             untimed: Vec::new(),
@@ -202,27 +215,32 @@ impl BatchBuilder {
 
     fn add_tag(&mut self, cache: &TableCache, tag: u32) -> Result<u32, Fault> {
         let name = &cache.tags[tag as usize].name;
-        self.admit(name, ColumnKind::Tag)?;
+        let known = match self.take_next(name.as_bytes(), ColumnKind::Tag) {
+            Some(known) => Some(known),
+            None => self.admit(name, ColumnKind::Tag)?,
+        };
         if self.tag_columns.len() <= tag as usize {
             self.tag_columns.resize(cache.tags.len(), NONE);
         }
         let column = self.tags.len() as u32;
         self.tag_columns[tag as usize] = column;
         let keys = Vec::with_capacity(self.rows_expected);
-        self.tags.push(TagColumn { name: name.clone(), tag, keys, validity: None });
+        let name = known.unwrap_or_else(|| name.clone());
+        self.tags.push(TagColumn { name, tag, keys, validity: None });
         Ok(column)
     }
 
-    /// Whether the batch may get a column of that name and kind; it has no such tag or field of that kind yet.
-    fn admit(&mut self, name: &str, kind: ColumnKind) -> Result<(), Fault> {
+    /// Whether the batch may get a column of that name and kind; it has no such tag or field of that kind yet. Gives the
+    /// schema's own copy of the name, if the schema has the column.
+    fn admit(&mut self, name: &str, kind: ColumnKind) -> Result<Option<Arc<str>>, Fault> {
         if RESERVED.contains(&name) {
             return Err(Fault::Reserved(name.to_owned()));
         }
         if self.cells_with(1) > LINE_CELLS_MAX {
             return Err(Fault::Cells);
         }
-        let known = self.schema.as_ref().and_then(|schema| schema.column(name)).map(|column| column.kind);
-        let expected = known.or_else(|| self.kind_in_batch(name, kind));
+        let known = self.known(name);
+        let expected = known.as_ref().map(|(_, kind)| *kind).or_else(|| self.kind_in_batch(name, kind));
         match expected {
             Some(expected) if expected != kind => {
                 return Err(Fault::ColumnType { column: name.into(), expected, got: kind });
@@ -236,39 +254,75 @@ impl BatchBuilder {
                 self.new_columns += 1;
             }
         }
-        Ok(())
+        Ok(known.map(|(name, _)| name))
+    }
+
+    /// The schema's copy of the name of its next column, if that is `name` of kind `kind`: what [`BatchBuilder::admit`] does,
+    /// without a look-up.
+    fn take_next(&mut self, name: &[u8], kind: ColumnKind) -> Option<Arc<str>> {
+        let next = self.schema.as_deref()?.columns().get(self.schema_next)?;
+        if next.kind != kind || next.name.as_bytes() != name || self.cells_with(1) > LINE_CELLS_MAX {
+            return None;
+        }
+        let name = next.name.clone();
+        self.schema_next += 1;
+        Some(name)
+    }
+
+    /// Name and kind of a column that the schema has and that is about to come into the batch.
+    fn known(&mut self, name: &str) -> Option<(Arc<str>, ColumnKind)> {
+        let schema = self.schema.as_deref()?;
+        let position = schema.position(name)?;
+        self.schema_next = self.schema_next.max(position + 1);
+        let column = &schema.columns()[position];
+        Some((column.name.clone(), column.kind))
+    }
+
+    /// Whether a column of that name is the schema's next, which the batch certainly does not have.
+    #[inline]
+    fn is_next(&self, name: &[u8]) -> bool {
+        let next = self.schema.as_ref().and_then(|schema| schema.columns().get(self.schema_next));
+        next.is_some_and(|column| column.name.as_bytes() == name)
     }
 
     /// The kind of a new column of that name that clashes with `kind`: a field where a tag is wanted, or the reverse.
-    fn kind_in_batch(&self, name: &str, kind: ColumnKind) -> Option<ColumnKind> {
+    fn kind_in_batch(&mut self, name: &str, kind: ColumnKind) -> Option<ColumnKind> {
         if kind == ColumnKind::Tag {
             return self.find_field(name).map(|column| self.fields[column as usize].kind);
         }
         self.tags.iter().any(|column| column.name.as_ref() == name).then_some(ColumnKind::Tag)
     }
 
-    fn find_field(&self, name: &str) -> Option<u32> {
+    fn find_field(&mut self, name: &str) -> Option<u32> {
+        self.index_fields();
         let hash = self.hasher.hash_one(name);
         self.field_index.find(hash, |&at| self.fields[at as usize].name.as_ref() == name).copied()
     }
 
-    /// The column that stood at place `place` in the last line, if the same key stands at `at`, and the key's length
-    /// with its equals sign.
+    fn index_fields(&mut self) {
+        let (fields, hasher) = (&self.fields, &self.hasher);
+        let hash = |at: u32| hasher.hash_one(fields[at as usize].name.as_ref());
+        for at in self.field_index.len() as u32..fields.len() as u32 {
+            self.field_index.insert_unique(hash(at), at, |&at| hash(at));
+        }
+    }
+
+    /// The column that stood at place `place` in the last line, if the same key stands at `at`, and the offset behind the
+    /// key's equals sign.
     #[inline]
     pub(super) fn predicted(&self, body: &[u8], at: usize, place: usize) -> Option<(u32, usize)> {
         let hint = self.hints.get(place)?;
-        hint.stands_at(body, at).then_some((hint.column, hint.len as usize))
+        hint.stands_at(body, at).then_some((hint.column, at + hint.len as usize))
     }
 
-    /// The kind of a field column.
-    #[inline]
-    pub(super) fn kind(&self, column: u32) -> ColumnKind {
-        self.fields[column as usize].kind
-    }
-
-    /// The column whose key stands in the body as `body[from..to]`, if it was met before.
-    pub(super) fn find_raw(&self, body: &[u8], from: usize, to: usize) -> Option<u32> {
-        let key = &body[from..to];
+    /// The column of a key as it stands in the body, if it was met before.
+    pub(super) fn find_raw(&mut self, body: &[u8], key: Name) -> Option<u32> {
+        let escaped = key.escaped;
+        let key = &body[key.from..key.to];
+        if !escaped && self.is_next(key) {
+            return None;
+        }
+        self.index_raw_keys(body);
         let found = self.raw_index.find(self.hasher.hash_one(key), |&at| {
             let known = &self.raw_keys[at as usize];
             &body[known.from as usize..known.to as usize] == key
@@ -276,38 +330,47 @@ impl BatchBuilder {
         found.map(|&at| self.raw_keys[at as usize].column)
     }
 
+    fn index_raw_keys(&mut self, body: &[u8]) {
+        let (keys, hasher) = (&self.raw_keys, &self.hasher);
+        let hash = |at: u32| {
+            let key = &keys[at as usize];
+            hasher.hash_one(&body[key.from as usize..key.to as usize])
+        };
+        for at in self.raw_index.len() as u32..keys.len() as u32 {
+            self.raw_index.insert_unique(hash(at), at, |&at| hash(at));
+        }
+    }
+
+    /// Creates the column of a key that was not met before and stands as it is in the schema, as the next there; `None` if
+    /// it is not that simple.
+    pub(super) fn add_next_field(&mut self, body: &[u8], raw: Name, kind: ColumnKind) -> Option<u32> {
+        if raw.escaped {
+            return None;
+        }
+        let name = self.take_next(&body[raw.from..raw.to], kind)?;
+        let column = self.push_column(name, kind);
+        self.raw_keys.push(RawKey { from: raw.from as u32, to: raw.to as u32, column });
+        Some(column)
+    }
+
     /// The column of a key that was not met before in this spelling; created if it is new.
-    pub(super) fn add_field(
-        &mut self,
-        body: &[u8],
-        raw: Range<usize>,
-        name: &str,
-        kind: ColumnKind,
-    ) -> Result<u32, Fault> {
+    pub(super) fn add_field(&mut self, raw: Name, name: &str, kind: ColumnKind) -> Result<u32, Fault> {
         let column = match self.find_field(name) {
             Some(column) => column,
             None => self.create_field(name, kind)?,
         };
-        let at = self.raw_keys.len() as u32;
-        self.raw_keys.push(RawKey { from: raw.start as u32, to: raw.end as u32, column });
-        let (keys, hasher) = (&self.raw_keys, &self.hasher);
-        self.raw_index.insert_unique(hasher.hash_one(&body[raw]), at, |&at| {
-            let known = &keys[at as usize];
-            hasher.hash_one(&body[known.from as usize..known.to as usize])
-        });
+        self.raw_keys.push(RawKey { from: raw.from as u32, to: raw.to as u32, column });
         Ok(column)
     }
 
     fn create_field(&mut self, name: &str, kind: ColumnKind) -> Result<u32, Fault> {
-        self.admit(name, kind)?;
-        let known = self.schema.as_ref().and_then(|schema| schema.column(name));
-        let name = known.map_or_else(|| name.into(), |column| column.name.clone());
-        let column = self.fields.len() as u32;
-        let hash = self.hasher.hash_one::<&str>(&name);
+        let known = self.admit(name, kind)?;
+        Ok(self.push_column(known.unwrap_or_else(|| name.into()), kind))
+    }
+
+    fn push_column(&mut self, name: Arc<str>, kind: ColumnKind) -> u32 {
         self.fields.push(FieldColumn::new(name, kind, self.rows_expected));
-        let (fields, hasher) = (&self.fields, &self.hasher);
-        self.field_index.insert_unique(hash, column, |&at| hasher.hash_one(fields[at as usize].name.as_ref()));
-        Ok(column)
+        self.fields.len() as u32 - 1
     }
 
     /// Says that `key` stood at place `place` of this line. A key that was there before leaves the places behind it as
@@ -320,18 +383,26 @@ impl BatchBuilder {
         self.hints.push(KeyHint::new(body, key, column));
     }
 
-    /// Appends a short integer to a column that is complete up to this row; false if it is not that simple.
-    #[inline]
-    pub(super) fn push_integer(&mut self, column: u32, value: i64) -> bool {
+    /// Appends the integer that `read` reads at `at` to a column that is complete up to this row: the offset behind it,
+    /// `None` if it is not that simple.
+    #[inline(always)]
+    pub(super) fn push_integer(
+        &mut self,
+        body: &[u8],
+        column: u32,
+        at: usize,
+        read: impl FnOnce(&[u8], usize) -> Option<(i64, usize)>,
+    ) -> Option<usize> {
         let row = self.time.len();
         let column = &mut self.fields[column as usize];
+        let PendingData::Integer(values) = &mut column.data else { return None };
         if column.len != row || column.validity.is_some() {
-            return false;
+            return None;
         }
-        let PendingData::Integer(values) = &mut column.data else { return false };
+        let (value, behind) = read(body, at)?;
         values.push(value);
         column.len += 1;
-        true
+        Some(behind)
     }
 
     /// Appends a value to a column.
@@ -427,6 +498,7 @@ impl BatchBuilder {
             [only] if whole => body.slice(only.clone()),
             ranges => gather(body, ranges),
         };
+        cache.fields = self.fields.len();
         let mut columns = Vec::with_capacity(self.tags.len() + self.fields.len());
         for mut column in self.tags.drain(..) {
             column.fill(rows);
@@ -490,11 +562,17 @@ impl TagColumn {
         self.keys.push(key);
     }
 
+    #[inline]
     fn fill(&mut self, rows: usize) {
         if self.keys.len() < rows {
-            fill_bits(&mut self.validity, self.keys.len(), rows);
-            self.keys.resize(rows, 0);
+            self.fill_gap(rows);
         }
+    }
+
+    #[inline(never)]
+    fn fill_gap(&mut self, rows: usize) {
+        fill_bits(&mut self.validity, self.keys.len(), rows);
+        self.keys.resize(rows, 0);
     }
 
     fn cut(&mut self, rows: usize) {
@@ -562,10 +640,15 @@ impl FieldColumn {
         self.len += 1;
     }
 
+    #[inline]
     fn fill(&mut self, rows: usize) {
-        if self.len >= rows {
-            return;
+        if self.len < rows {
+            self.fill_gap(rows);
         }
+    }
+
+    #[inline(never)]
+    fn fill_gap(&mut self, rows: usize) {
         fill_bits(&mut self.validity, self.len, rows);
         match &mut self.data {
             PendingData::Integer(values) => values.resize(rows, 0),

@@ -113,6 +113,8 @@ pub(super) struct TableCache {
     /// The request that last met this table, and the number of its batch there.
     pub seen_in: u64,
     pub batch: u32,
+    /// Field columns of the last batch; the next will have about as many.
+    pub fields: usize,
 }
 
 /// One tag of a series: which of the table's dictionaries, and the key in it.
@@ -187,6 +189,7 @@ impl Cache {
             tag_index: HashTable::new(),
             seen_in: 0,
             batch: NONE,
+            fields: 0,
         });
         let (tables, hasher) = (&self.tables, &self.hasher);
         self.table_index.insert_unique(hash, at, |&at| {

@@ -23,7 +23,6 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -447,15 +446,22 @@ impl Run<'_> {
     /// The number of the batch of `table`; the line at `at` starts it if there is none.
     #[inline]
     fn builder(&mut self, table: u32, at: usize, end: usize) -> usize {
-        let known = &mut self.cache.tables[table as usize];
-        if known.seen_in != self.request {
-            known.seen_in = self.request;
-            known.batch = self.builders.len() as u32;
-            // As many rows as the rest of the body has room for, were all its lines like this one.
-            let rows = (self.body.len() - at) / (end - at + 1) + 1;
-            self.builders.push(BatchBuilder::new(table, self.schemas.table(&known.name), rows));
+        if self.cache.tables[table as usize].seen_in != self.request {
+            self.begin_batch(table, at, end);
         }
-        known.batch as usize
+        self.cache.tables[table as usize].batch as usize
+    }
+
+    #[inline(never)]
+    fn begin_batch(&mut self, table: u32, at: usize, end: usize) {
+        let known = &mut self.cache.tables[table as usize];
+        known.seen_in = self.request;
+        known.batch = self.builders.len() as u32;
+        // As many rows as the rest of the body has room for, were all its lines a little shorter than this one: to make
+        // room once more costs more than to have some left.
+        let rows = (self.body.len() - at) / (end - at + 1);
+        let rows = rows + rows / 8 + 1;
+        self.builders.push(BatchBuilder::new(table, known, self.schemas.table(&known.name), rows));
     }
 
     #[cold]
@@ -505,71 +511,98 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     /// All fields behind the space at `at`; the offset behind the last.
-    #[inline]
+    // Never inlined: by itself, the loop has all it needs in registers.
+    #[inline(never)]
     fn all(&mut self, at: usize) -> Result<usize, Fault> {
         let mut at = behind_spaces(self.body, at, self.end);
         let mut place = 0;
-        let mut comma = at;
         loop {
-            at = match self.predicted(place, at) {
+            let predicted = self.builder.predicted(self.body, at, place);
+            at = match predicted.and_then(|predicted| self.integer(predicted, scan::short_integer)) {
                 Some(behind) => behind,
-                None => match self.field(place, at)? {
-                    Some(behind) => behind,
-                    None if place == 0 => return Err(Fault::NoFields),
-                    // The reference implementation quotes from behind the comma after one field, else from the comma on.
-                    None => return Err(Fault::Trailing { at: if place == 1 { at } else { comma } }),
-                },
+                None => self.field(place, at, predicted)?,
             };
-            if at == self.end || self.body[at] != b',' {
+            // The line does not end with a comma: what stands at its end, if anything, is a line end.
+            if self.body.get(at) != Some(&b',') {
                 return Ok(at);
             }
-            comma = at;
             at += 1;
             place += 1;
-            if at == self.end || self.body[at] == b' ' {
-                return Err(Fault::TrailingComma { at: comma });
-            }
         }
     }
 
-    /// The frequent case: the same key as in the line before, and a short integer.
-    #[inline]
-    fn predicted(&mut self, place: usize, at: usize) -> Option<usize> {
-        let (column, len) = self.builder.predicted(self.body, at, place)?;
-        if self.refused.is_some() || self.builder.kind(column) != ColumnKind::Integer {
+    /// The frequent case: the same key as in the line before, and an integer that `read` reads.
+    #[inline(always)]
+    fn integer(
+        &mut self,
+        (column, at): (u32, usize),
+        read: impl FnOnce(&[u8], usize) -> Option<(i64, usize)>,
+    ) -> Option<usize> {
+        if self.refused.is_some() {
             return None;
         }
-        let (value, behind) = scan::short_integer(self.body, at + len, self.end)?;
-        if !self.builder.push_integer(column, value) {
-            return None;
-        }
+        let behind = self.builder.push_integer(self.body, column, at, read)?;
         *self.appended += 1;
         Some(behind)
     }
 
-    /// Any field: the offset behind it, `None` if there is none at `at`.
-    fn field(&mut self, place: usize, at: usize) -> Result<Option<usize>, Fault> {
-        let body = self.body;
-        let (key, column) = match self.builder.predicted(body, at, place) {
-            Some((column, len)) => (at..at + len - 1, Some(column)),
-            None => {
-                let name = scan::name(body, at, self.end, Element::FieldKey)?;
-                if name.is_empty() {
-                    return Ok(None);
-                }
-                let column = self.builder.find_raw(body, name.from, name.to);
-                if column.is_none() {
-                    name.decode(body, Element::FieldKey, self.scratch)?;
-                }
-                if name.to == self.end || body[name.to] != b'=' {
-                    return Ok(None);
-                }
-                (name.from..name.to, column)
+    /// Any field: the offset behind it. `predicted` is what the builder predicted.
+    // Never inlined, for the sake of the loop that calls it.
+    #[inline(never)]
+    fn field(&mut self, place: usize, at: usize, predicted: Option<(u32, usize)>) -> Result<usize, Fault> {
+        if place > 0 && (at == self.end || self.body[at] == b' ') {
+            return Err(Fault::TrailingComma { at: at - 1 });
+        }
+        if let Some(behind) = predicted.and_then(|predicted| self.integer(predicted, scan::integer)) {
+            return Ok(behind);
+        }
+        match self.field_if_any(place, at, predicted)? {
+            Some(behind) => Ok(behind),
+            None if place == 0 => Err(Fault::NoFields),
+            // The reference implementation quotes from behind the comma after one field, else from the comma on.
+            None => Err(Fault::Trailing { at: if place == 1 { at } else { at - 1 } }),
+        }
+    }
+
+    /// What [`Fields::field`] says; `None` if there is no field at `at`.
+    fn field_if_any(
+        &mut self,
+        place: usize,
+        at: usize,
+        predicted: Option<(u32, usize)>,
+    ) -> Result<Option<usize>, Fault> {
+        match predicted {
+            Some((column, value)) => {
+                self.value(value, |fields, value| fields.builder.push_field(fields.body, column, value))
             }
-        };
-        let Some((value, behind)) = scan::value(body, key.end + 1, &mut self.end)? else { return Ok(None) };
+            None => {
+                let body = self.body;
+                let key = scan::name(body, at, self.end, Element::FieldKey)?;
+                if key.is_empty() {
+                    return Ok(None);
+                }
+                let column = self.builder.find_raw(body, key);
+                if column.is_none() {
+                    key.decode(body, Element::FieldKey, self.scratch)?;
+                }
+                if key.to == self.end || body[key.to] != b'=' {
+                    return Ok(None);
+                }
+                self.value(key.to + 1, |fields, value| fields.append(place, key, column, value))
+            }
+        }
+    }
+
+    /// The value at `at`, which `append` puts into the batch: the offset behind it, `None` if there is none.
+    #[inline]
+    fn value(
+        &mut self,
+        at: usize,
+        append: impl FnOnce(&mut Self, Value) -> Result<(), Fault>,
+    ) -> Result<Option<usize>, Fault> {
+        let Some((value, behind)) = scan::value(self.body, at, &mut self.end)? else { return Ok(None) };
         if self.refused.is_none() {
-            match self.append(place, key, column, value) {
+            match append(self, value) {
                 Ok(()) => *self.appended += 1,
                 Err(fault) => self.refused = Some(fault),
             }
@@ -577,20 +610,24 @@ impl Fields<'_> {
         Ok(Some(behind))
     }
 
-    fn append(&mut self, place: usize, key: Range<usize>, column: Option<u32>, value: Value) -> Result<(), Fault> {
+    fn append(&mut self, place: usize, key: scan::Name, column: Option<u32>, value: Value) -> Result<(), Fault> {
         let body = self.body;
         let column = match column {
             Some(column) => column,
-            None => {
-                let escaped = body[key.clone()].contains(&b'\\');
-                let raw = scan::Name { from: key.start, to: key.end, escaped };
-                let name = raw.decode(body, Element::FieldKey, self.scratch)?;
-                self.builder.add_field(body, key.clone(), as_text(name), value_kind(&value))?
-            }
+            None => self.add_column(key, value_kind(&value))?,
         };
         self.builder.push_field(body, column, value)?;
-        self.builder.remember(body, place, key, column);
+        self.builder.remember(body, place, key.from..key.to, column);
         Ok(())
+    }
+
+    /// The column of a key that was not met before in this spelling.
+    fn add_column(&mut self, key: scan::Name, kind: ColumnKind) -> Result<u32, Fault> {
+        if let Some(column) = self.builder.add_next_field(self.body, key, kind) {
+            return Ok(column);
+        }
+        let name = key.decode(self.body, Element::FieldKey, self.scratch)?;
+        self.builder.add_field(key, as_text(name), kind)
     }
 
     /// The timestamp behind the fields, which end at `at`, and nothing behind that.
