@@ -276,11 +276,6 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     sharpen_timers();
-    match options.cpu {
-        Some(cpu) => pin_to(cpu)?,
-        None if cpus > 1 => pin_to(1)?,
-        None => {}
-    }
     measure(options, &mut cases)?;
     let mut lanes = cases.iter().map(|case| figures(case, &private.target)).collect::<anyhow::Result<Vec<_>>>()?;
     drop((cases, private));
@@ -310,7 +305,19 @@ fn measure_polling(options: &Options, cpus: usize) -> anyhow::Result<Vec<Figures
     cases.iter().map(|case| figures(case, &private.target)).collect()
 }
 
+/// All slices of all cases, on the client's processor.
 fn measure(options: &Options, cases: &mut [Case]) -> anyhow::Result<()> {
+    let several = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
+    let Some(cpu) = options.cpu.or(several.then_some(1)) else { return take_turns(options, cases) };
+    // What is started later may run anywhere again.
+    let before = rustix::thread::sched_getaffinity(None).context("asking for this thread's processors")?;
+    pin_to(cpu)?;
+    let measured = take_turns(options, cases);
+    rustix::thread::sched_setaffinity(None, &before).context("leaving the client's processor")?;
+    measured
+}
+
+fn take_turns(options: &Options, cases: &mut [Case]) -> anyhow::Result<()> {
     let length = Duration::from_secs_f64(options.slice);
     let mut progress = Progress::start(length * (options.rounds * cases.len()) as u32);
     let mut first = 1;
