@@ -92,6 +92,10 @@ bitflags::bitflags! {
         const CQSIZE    = 1 << 3;
         const CLAMP     = 1 << 4;
         const ATTACH_WQ = 1 << 5;
+        /// Completions are prepared when the task enters the kernel anyway: a task that runs is not interrupted for them.
+        const COOP_TASKRUN = 1 << 8;
+        /// The submission queue's flags say when there is something to prepare.
+        const TASKRUN_FLAG = 1 << 9;
     }
 }
 

@@ -25,7 +25,10 @@ use std::{
     pin::Pin,
     ptr,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        Arc,
+    },
     time::{Duration, Instant},
 };
 
@@ -893,6 +896,9 @@ struct SleepableRing {
     task_queue_stats: AHashMap<TaskQueueHandle, RingIoStats>,
     source_map: Rc<RefCell<SourceMap>>,
     in_kernel: usize,
+    /// The kernel interrupts no task for a completion of this ring: it says in the submission queue's flags that
+    /// there is one, and the completion is there after the next entry.
+    cooperative: bool,
 }
 
 impl SleepableRing {
@@ -903,8 +909,17 @@ impl SleepableRing {
         source_map: Rc<RefCell<SourceMap>>,
     ) -> io::Result<Self> {
         assert!(*IO_URING_RECENT_ENOUGH);
+        // Kernels before 5.19 refuse the flags.
+        let flags = iou::SetupFlags::COOP_TASKRUN | iou::SetupFlags::TASKRUN_FLAG;
+        let cooperative =
+            iou::IoUring::new_with_flags(size as _, flags, iou::SetupFeatures::empty());
+        let (ring, cooperative) = match cooperative {
+            Ok(ring) => (ring, true),
+            Err(_) => (iou::IoUring::new(size as _)?, false),
+        };
         Ok(SleepableRing {
-            ring: iou::IoUring::new(size as _)?,
+            ring,
+            cooperative,
             size,
             submission_queue: UringQueueState::with_capacity(size * 4),
             name,
@@ -914,6 +929,32 @@ impl SleepableRing {
             source_map,
             in_kernel: 0,
         })
+    }
+
+    /// Whether a completion waits for this task to enter the kernel.
+    fn has_task_work(&self) -> bool {
+        /// `IORING_SQ_TASKRUN`
+        const TASKRUN: u32 = 1 << 2;
+        // The kernel writes it; it is mapped as long as the ring lives.
+        self.cooperative
+            && unsafe { (*self.ring.raw().sq.kflags.cast::<AtomicU32>()).load(Ordering::Acquire) } & TASKRUN
+                != 0
+    }
+
+    /// Lets the kernel prepare the completions that wait for it.
+    fn run_task_work(&mut self) {
+        if self.has_task_work() {
+            // Nothing to submit, nothing to wait for; what it would report comes with the completions.
+            let _ = unsafe {
+                crate::uring_sys::syscalls::io_uring_enter(
+                    self.ring.raw().ring_fd,
+                    0,
+                    0,
+                    crate::uring_sys::IORING_ENTER_GETEVENTS,
+                    std::ptr::null(),
+                )
+            };
+        }
     }
 
     fn ring_fd(&self) -> RawFd {
@@ -1079,6 +1120,16 @@ impl UringCommon for SleepableRing {
 
     fn registrar(&self) -> iou::Registrar<'_> {
         self.ring.registrar()
+    }
+
+    fn consume_completion_queue(&mut self, woke: &mut usize) -> usize {
+        self.run_task_work();
+        let mut completed = 0;
+        while let Some(woken) = self.consume_one_event() {
+            completed += 1;
+            *woke += usize::from(woken);
+        }
+        completed
     }
 
     fn may_rush(&self) -> bool {
@@ -1854,10 +1905,12 @@ impl Reactor {
         (cq.khead, cq.ktail)
     }
 
-    /// Whether something other than the latency ring wants the executor's
-    /// attention: its time slice is over, or another thread has woken a task.
+    /// Whether something other than a completion in the latency ring wants the
+    /// executor's attention: one that the kernel has not prepared yet, the end
+    /// of its time slice, or a task that another thread has woken.
     pub(crate) fn preempt_due(&self) -> bool {
         self.notifier.has_foreign_wakes()
+            || self.latency_ring.try_borrow().is_ok_and(|ring| ring.has_task_work())
             || self.preempt_at.get().is_some_and(|at| Instant::now() >= at)
     }
 
