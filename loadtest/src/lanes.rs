@@ -8,8 +8,9 @@
 //!    same measure, by the same clock, in Saltus and in PostgreSQL. Saltus' own histogram is printed beside it.
 //! 4. The hiccup meter runs along, and its figures are kept by case.
 //! 5. The floor ([`crate::floor`]) is two more cases: what no server on this machine can be below, asleep and polling.
-//! 6. At the end a second server, with `--busy-poll all`, has the inline cases once more. It is not there before, as it would keep its
-//!    processor from all others.
+//! 6. At the end other servers have the inline cases once more, one after the other: one whose shard does not sleep (`--busy-poll all`,
+//!    which would keep its processor from all others before), and one of two shards, where the shard that has the connection is not
+//!    the one that has the table, asleep and, with processors for all, polling.
 //!
 //! What it is not: fair to PostgreSQL's strengths. It enters a row trigger within the transaction, before anything is durable, and
 //! lets it change the row; Saltus enters after the write is durable, if the writer asked for that.
@@ -19,7 +20,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -28,7 +29,7 @@ use serde_json::json;
 use crate::floor::{Floor, NOTES_WITHIN, Waiting};
 use crate::hiccup::{Meter, sharpen_timers};
 use crate::http::{Connection, Target, encode};
-use crate::open_loop::{Schedule, Sent, Sink, drive, pin_to, until};
+use crate::open_loop::{Schedule, Sent, Sink, drive, now_ns, pin_to, until};
 use crate::postgres::Session;
 use crate::private::{self, NewTrigger, Private, rows};
 use crate::progress::Progress;
@@ -90,6 +91,26 @@ struct Lane {
 impl Lane {
     fn open(private: &Private, lane: &str, no_sync: bool) -> anyhow::Result<Self> {
         let name = format!("{lane}_{}", if no_sync { "no_sync" } else { "durable" });
+        Self::open_as(private, lane, no_sync, name)
+    }
+
+    /// An inline lane, without sync, over a connection to another shard than that of its table.
+    fn open_across(private: &Private) -> anyhow::Result<Self> {
+        /// With two shards each has half of the tables.
+        const TRIES: u64 = 40;
+        for number in 0..TRIES {
+            let mut lane = Self::open_as(private, "inline", true, format!("across_{number}"))?;
+            lane.send(0, now_ns())?;
+            let before = forwarded(&private.target)?;
+            lane.send(0, now_ns())?;
+            if forwarded(&private.target)? > before {
+                return Ok(lane);
+            }
+        }
+        bail!("none of {TRIES} tables is another shard's than the one that has the connection")
+    }
+
+    fn open_as(private: &Private, lane: &str, no_sync: bool, name: String) -> anyhow::Result<Self> {
         let settings = match lane {
             "process" => json!({"isolation": "process"}),
             lane => json!({"execution": lane}),
@@ -109,6 +130,13 @@ impl Lane {
             name,
         })
     }
+}
+
+/// Batches that shards have sent to the shards of their tables.
+fn forwarded(target: &Target) -> anyhow::Result<f64> {
+    let metrics = Connection::open(target)?.get("/metrics")?.text();
+    let lines = metrics.lines().filter(|line| line.starts_with("saltus_shard_batches_forwarded_total{"));
+    Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
 impl Sink for Lane {
@@ -201,6 +229,8 @@ impl Measured for Floor {
 struct Case {
     name: &'static str,
     no_sync: bool,
+    /// The trigger whose own figures are printed beside, if there is one.
+    trigger: Option<String>,
     system: Box<dyn Measured>,
     entry: Histogram<u64>,
     ack: Histogram<u64>,
@@ -210,7 +240,12 @@ struct Case {
 impl Case {
     fn new(name: &'static str, no_sync: bool, system: impl Measured + 'static) -> Self {
         let (entry, ack, hiccups) = (new_histogram(), new_histogram(), new_histogram());
-        Self { name, no_sync, system: Box::new(system), entry, ack, hiccups }
+        Self { name, no_sync, trigger: None, system: Box::new(system), entry, ack, hiccups }
+    }
+
+    fn of_lane(name: &'static str, no_sync: bool, lane: Lane) -> Self {
+        let trigger = Some(lane.name.clone());
+        Self { trigger, ..Self::new(name, no_sync, lane) }
     }
 
     fn slice(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
@@ -263,7 +298,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut cases = Vec::new();
     for lane in ["inline", "deferred", "process"] {
         for no_sync in [false, true] {
-            cases.push(Case::new(lane, no_sync, Lane::open(&private, lane, no_sync)?));
+            cases.push(Case::of_lane(lane, no_sync, Lane::open(&private, lane, no_sync)?));
         }
     }
     let shard_cpu = (cpus > 1).then_some(0);
@@ -276,11 +311,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     sharpen_timers();
-    measure(options, &mut cases)?;
+    measure(options, 1, &mut cases)?;
     let mut lanes = cases.iter().map(|case| figures(case, &private.target)).collect::<anyhow::Result<Vec<_>>>()?;
     drop((cases, private));
     if cpus > 1 {
-        lanes.extend(measure_polling(options, cpus)?);
+        lanes.extend(measure_others(options, cpus)?);
     }
     let goals = goals(&lanes);
     print!("{}", render(options, &lanes));
@@ -294,21 +329,37 @@ fn start(options: &Options, cpus: usize, more: &[&str]) -> anyhow::Result<Privat
     Private::start(&options.server, &[pinned, more].concat(), &[("entry.py", ENTRY)])
 }
 
-/// The inline cases with a shard that does not sleep.
-fn measure_polling(options: &Options, cpus: usize) -> anyhow::Result<Vec<Figures>> {
-    let private = start(options, cpus, &["--busy-poll", "all"])?;
+/// The inline cases of servers that cannot be there while the others are measured.
+fn measure_others(options: &Options, cpus: usize) -> anyhow::Result<Vec<Figures>> {
+    let polling = start(options, cpus, &["--busy-poll", "all"])?;
     let mut cases = Vec::new();
     for no_sync in [false, true] {
-        cases.push(Case::new(POLLING, no_sync, Lane::open(&private, "inline", no_sync)?));
+        cases.push(Case::of_lane(POLLING, no_sync, Lane::open(&polling, "inline", no_sync)?));
     }
-    measure(options, &mut cases)?;
-    cases.iter().map(|case| figures(case, &private.target)).collect()
+    measure(options, 1, &mut cases)?;
+    let mut all = cases.iter().map(|case| figures(case, &polling.target)).collect::<anyhow::Result<Vec<_>>>()?;
+    drop((cases, polling));
+    let pair = ["--shards", "2", "--cpus", "0,1"];
+    all.push(measure_across(options, "across shards", &pair, cpus)?);
+    if cpus > 2 {
+        let pair = [&pair[..], &["--busy-poll", "all"]].concat();
+        all.push(measure_across(options, "across, polling", &pair, cpus)?);
+    }
+    Ok(all)
 }
 
-/// All slices of all cases, on the client's processor.
-fn measure(options: &Options, cases: &mut [Case]) -> anyhow::Result<()> {
+/// An inline lane of a table that another shard has than the connection. The client has a processor of its own if there is one.
+fn measure_across(options: &Options, name: &'static str, serve: &[&str], cpus: usize) -> anyhow::Result<Figures> {
+    let private = Private::start(&options.server, serve, &[("entry.py", ENTRY)])?;
+    let mut cases = [Case::of_lane(name, true, Lane::open_across(&private)?)];
+    measure(options, if cpus > 2 { 2 } else { 1 }, &mut cases)?;
+    figures(&cases[0], &private.target)
+}
+
+/// All slices of all cases, on the client's processor: `usual`, if nothing else is said and there are several.
+fn measure(options: &Options, usual: usize, cases: &mut [Case]) -> anyhow::Result<()> {
     let several = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-    let Some(cpu) = options.cpu.or(several.then_some(1)) else { return take_turns(options, cases) };
+    let Some(cpu) = options.cpu.or(several.then_some(usual)) else { return take_turns(options, cases) };
     // What is started later may run anywhere again.
     let before = rustix::thread::sched_getaffinity(None).context("asking for this thread's processors")?;
     pin_to(cpu)?;
@@ -342,9 +393,10 @@ fn take_turns(options: &Options, cases: &mut [Case]) -> anyhow::Result<()> {
 }
 
 fn figures(case: &Case, target: &Target) -> anyhow::Result<Figures> {
-    let lane = case.name.split(',').next().unwrap_or_default();
-    let name = format!("{lane}_{}", if case.no_sync { "no_sync" } else { "durable" });
-    let own = server::trigger_latency(target, DATABASE, Some(&name))?.unwrap_or_default();
+    let own = match &case.trigger {
+        Some(trigger) => server::trigger_latency(target, DATABASE, Some(trigger))?.unwrap_or_default(),
+        None => Vec::new(),
+    };
     let activation = own.iter().find(|row| row.stage == "activation").map(|row| (row.p50_us, row.p99_us));
     Ok(Figures {
         lane: case.name.to_owned(),
