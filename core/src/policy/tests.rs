@@ -54,7 +54,7 @@ fn a_cheap_trigger_earns_the_inline_lane() {
     let mut life = Life::new();
     assert_eq!((life.policy.lane(), life.policy.reason()), (Lane::Deferred, &Reason::New));
     assert_eq!(life.run_until_inline(), RUNS_TO_EARN);
-    assert_eq!(life.decisions.last().unwrap().reason, Reason::Earned { p90: Duration::from_micros(20) });
+    assert_eq!(life.decisions.last().unwrap().reason, Reason::Earned { p50: Duration::from_micros(20) });
 }
 
 #[test]
@@ -137,6 +137,13 @@ fn a_lane_that_is_short_of_time_still_shows_that_a_trigger_is_cheap() {
         life.run(1, cost(2_000));
     }
     assert_eq!(life.policy.lane(), Lane::Deferred, "one in five is no disturbance");
+    // Cold caches and a core that is shared: four in ten take far longer than they would inline.
+    let mut life = Life::new();
+    for _ in 0..4 {
+        life.run(6, cost(120));
+        life.run(4, cost(400));
+    }
+    assert_eq!(life.policy.lane(), Lane::Inline);
 }
 
 #[test]
@@ -317,8 +324,8 @@ proptest! {
                     prop_assert_eq!(decision.at, now);
                     lane = decision.to;
                     if decision.to == Lane::Inline {
-                        let fits = matches!(&decision.reason, Reason::Earned { p90 }
-                            if *p90 <= Duration::from_micros(INLINE_RUN_BUDGET_US));
+                        let fits = matches!(&decision.reason, Reason::Earned { p50 }
+                            if *p50 <= Duration::from_micros(INLINE_RUN_BUDGET_US));
                         prop_assert!(fits && checked && plain && blocks < BLOCKS_MAX, "{:?}", policy);
                         prop_assert!(runs >= RUNS_TO_EARN);
                         if let Some(at) = demoted_at.filter(|_| demotions > 0) {
