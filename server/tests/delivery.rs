@@ -307,11 +307,11 @@ def process_writes(influxdb3_local, table_batches, args=None):
             out.writelines(f"{row['n']} {batch.event_id}\n" for row in batch["rows"])
 "#;
 
-/// A server that gives runs less than a second at its end, and a trigger that is disabled by a failure.
+/// A server that gives runs four seconds at its end and itself one after that, and a trigger that is disabled by a failure.
 fn serve_stubborn(root: &Path, settings: Value) -> (Start, Server, PathBuf) {
     let mut start = Start::new(root);
     start.plugin("slow.py", STUBBORN);
-    start.extra.extend(["--shutdown-timeout".into(), "2s".into()]);
+    start.extra.extend(["--shutdown-timeout".into(), "5s".into()]);
     let server = start.run();
     server.create_database("main");
     let file = root.join("seen");
