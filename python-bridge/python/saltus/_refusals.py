@@ -56,7 +56,8 @@ def install() -> None:
             spec.loader, spec.origin, spec.cached = SourceFileLoader(spec.name, source), source, None
             return None
 
-    ExtensionFileLoader.create_module = create_module  # type: ignore[method-assign]
+    # By name: what a checker says of an assigned method depends on its version.
+    setattr(ExtensionFileLoader, "create_module", create_module)
 
 
 def _source_beside(spec: Any) -> str | None:
