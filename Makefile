@@ -60,7 +60,7 @@ check: setup ## everything that must hold before a change lands: format, lints, 
 crash: setup ## kills the server during ingest ROUNDS times and looks for rows and events that are missing
 	SALTUS_CRASH_ROUNDS=$(ROUNDS) NEXTEST_PROFILE=crash $(ENV) .ci/cargo-test --release -p saltus --test crash
 
-bench: ## micro-benchmarks: times and instructions of every case
+bench: ## micro-benchmarks: times and instructions of every case, into docs/benchmarks.md
 	@.ci/setup counts
 	@$(ENV) .ci/bench all
 

@@ -17,6 +17,9 @@ import subprocess
 import sys
 
 BASELINE = "benches/baseline.json"
+# What `all` has measured goes between these lines of the page, as far as both instructions and times are there.
+PAGE = "docs/benchmarks.md"
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 TOLERANCE_PERCENT = 3.0
 RENEW = "make bench-baseline"
 # What a processor can that valgrind passes on; libraries choose their code by it.
@@ -204,9 +207,29 @@ def measure_times():
 def print_table(counts, times):
     """All cases: instructions and time for each unit."""
     print(f"\n{'case':<32}{'unit':<12}{'instructions':>14}{'nanoseconds':>14}   for each unit")
+    lines = ["| case | for each | instructions | nanoseconds |", "|---|---|--:|--:|"]
     for name, (number, unit) in units().items():
         each = [f"{figures[name] / number:,.1f}" if name in figures else "-" for figures in (counts, times)]
         print(f"{name:<32}{unit:<12}{each[0]:>14}{each[1]:>14}")
+        lines.append(f"| `{name}` | {unit} | {each[0]} | {each[1]} |")
+    if counts and times:
+        publish("\n".join(lines))
+
+
+def publish(table):
+    """Puts the table, and what it depends on, into the page."""
+    with open(PAGE, encoding="utf-8") as file:
+        text = file.read()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"bench: {PAGE} needs the lines {BEGIN} and {END}, for the table to go between")
+    commit = run(["git", "describe", "--always", "--dirty", "--abbrev=12"]).strip()
+    known = facts()
+    machine = f"- Commit {commit}; {known['rustc']}; {known['python']}; {known['libc']}; {known['valgrind']}."
+    with open(PAGE, "w", encoding="utf-8") as file:
+        file.write(f"{before}{BEGIN}\n\n{machine}\n\n{table}\n\n{END}{after}")
+    print(f"bench: the table is in {PAGE}")
 
 
 if __name__ == "__main__":
