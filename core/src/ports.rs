@@ -434,9 +434,13 @@ pub enum RunOutcome {
 
 /// What plugins reach outside themselves; implemented by `server`.
 pub trait PluginHost: Send + Sync {
-    /// A shard does not come back from an inline run: told once, by the watchdog's thread or one of its own. May block: when it
-    /// returns, the code is in quarantine whatever becomes of the process.
+    /// A shard does not come back from an inline run: told once a run, always before its [`PluginHost::stall_over`], by the
+    /// same thread. Never blocks.
     fn stalled(&self, _stall: &Stall) {}
+
+    /// Puts the code of a stall into quarantine: told once a run, by a thread of its own. May block, also for longer than the
+    /// stall lasts: when it returns, the code is in quarantine whatever becomes of the process.
+    fn quarantine(&self, _stall: &Stall) {}
 
     /// The shard has come back.
     fn stall_over(&self, _shard: ShardId) {}

@@ -325,11 +325,12 @@ fn stall(slot: &Slot, ticket: u64, now: u64) {
     };
     if told != ticket {
         slot.stalled_ticket.store(ticket, Ordering::Relaxed);
+        policy.host.stalled(&stall);
         let host = policy.host.clone();
         // It writes to the disk; other runs have deadlines meanwhile.
-        let tell = std::thread::Builder::new().name("saltus-stall".to_owned());
-        if tell.spawn(move || host.stalled(&stall)).is_err() {
-            policy.host.stalled(&stall);
+        let writer = std::thread::Builder::new().name("saltus-stall".to_owned());
+        if writer.spawn(move || host.quarantine(&stall)).is_err() {
+            policy.host.quarantine(&stall);
         }
     }
     if policy.abort.is_some_and(|abort| lasts >= abort) {

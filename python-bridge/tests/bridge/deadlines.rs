@@ -58,6 +58,15 @@ fn a_deferred_loop_ends_at_its_deadline_and_others_are_unharmed() {
 }
 
 #[test]
+fn a_stall_is_told_before_its_end_even_if_the_quarantine_takes_longer() {
+    on_shard(|shard| {
+        let one_call = "def process_writes(*a):\n    sum(range(100_000_000))\n";
+        assert_timed_out(&shard.inline(within(one_call, 10)).result.unwrap_err(), 10);
+        assert_eq!(shard.host.stalls_until("in quarantine"), ["stalled", "over", "in quarantine"]);
+    });
+}
+
+#[test]
 fn a_loop_that_swallows_everything_ends_as_well() {
     on_shard(|shard| {
         for code in [SWALLOW, SWALLOW_DEEP] {

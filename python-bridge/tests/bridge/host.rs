@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use saltus_core::ids::{RunId, ShardId};
 use saltus_core::ports::{
-    CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, RunRecord, RunReport, SyncWrite,
+    CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, RunRecord, RunReport, Stall, SyncWrite,
 };
 use saltus_core::query_param::QueryParam;
 use saltus_core::trigger::TriggerDef;
@@ -19,6 +19,8 @@ pub struct Host {
     lines: Mutex<Vec<LogLine>>,
     restarts: Mutex<Vec<String>>,
     written: Mutex<Vec<SyncWrite>>,
+    stalls: Mutex<Vec<&'static str>>,
+    stall_told: Condvar,
 }
 
 impl Host {
@@ -56,7 +58,37 @@ impl Host {
     }
 }
 
+impl Host {
+    fn tell_stall(&self, what: &'static str) {
+        self.stalls.lock().unwrap().push(what);
+        self.stall_told.notify_all();
+    }
+
+    /// Waits until `what` of a stall has been told; all that was told until then, in its order.
+    pub fn stalls_until(&self, what: &str) -> Vec<&'static str> {
+        let limit = Duration::from_secs(60);
+        let waiting = |stalls: &mut Vec<&str>| !stalls.contains(&what);
+        let (stalls, waited) = self.stall_told.wait_timeout_while(self.stalls.lock().unwrap(), limit, waiting).unwrap();
+        assert!(!waited.timed_out(), "{what} was never told: {stalls:?}");
+        stalls.clone()
+    }
+}
+
 impl PluginHost for Host {
+    fn stalled(&self, _stall: &Stall) {
+        self.tell_stall("stalled");
+    }
+
+    /// A disk that takes longer than the stall.
+    fn quarantine(&self, _stall: &Stall) {
+        self.stalls_until("over");
+        self.tell_stall("in quarantine");
+    }
+
+    fn stall_over(&self, _shard: ShardId) {
+        self.tell_stall("over");
+    }
+
     fn ask_restart(&self, reason: String) {
         self.restarts.lock().unwrap().push(reason);
     }

@@ -41,6 +41,8 @@ const WORKER: &str = env!("CARGO_BIN_EXE_saltus-test-worker");
 const WORKERS_MAX: usize = 6;
 const WORKER_IDLE: Duration = Duration::from_secs(3);
 const KILL_GRACE: Duration = Duration::from_millis(500);
+/// A fraction of a C call that a test can wait for.
+const STALL_LIMIT: Duration = Duration::from_millis(200);
 
 /// Folders with numpy, pandas and pyarrow, where the machine has some.
 fn site_packages() -> Vec<PathBuf> {
@@ -68,6 +70,7 @@ fn runtime() -> &'static (Arc<PythonRuntime>, Arc<Host>) {
             process,
             deferred_grace: guard::grace(),
             hardened: is_evil,
+            stall_limit: STALL_LIMIT,
             ..PythonConfig::default()
         };
         (PythonRuntime::start(config, host.clone()).expect("python starts"), host)

@@ -47,6 +47,20 @@ impl Host {
         Host { logs, runs, query, registry, engine, quarantine, tracer }
     }
 
+    /// What the quarantine keeps of a stall.
+    fn entry(&self, stall: &Stall) -> Entry {
+        let catalog = self.registry.catalog();
+        let def = catalog.triggers.values().find(|def| def.id == stall.trigger);
+        let name = |of: fn(&TriggerDef) -> String| def.map_or_else(|| "(deleted)".to_owned(), |def| of(def));
+        Entry {
+            code: format!("{:016x}", stall.code),
+            plugin_filename: name(|def| def.plugin_filename.clone()),
+            db: name(|def| def.db.to_string()),
+            trigger_name: name(|def| def.name.to_string()),
+            since: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+        }
+    }
+
     fn set_stalled(&self, shard: ShardId, reason: Option<String>) {
         if let Some(engine) = self.engine.get() {
             engine.set_stalled(shard, reason);
@@ -71,26 +85,21 @@ impl PluginHost for Host {
     }
 
     fn stalled(&self, stall: &Stall) {
-        let catalog = self.registry.catalog();
-        let def = catalog.triggers.values().find(|def| def.id == stall.trigger);
-        let name = |of: fn(&TriggerDef) -> String| def.map_or_else(|| "(deleted)".to_owned(), |def| of(def));
-        let entry = Entry {
-            code: format!("{:016x}", stall.code),
-            plugin_filename: name(|def| def.plugin_filename.clone()),
-            db: name(|def| def.db.to_string()),
-            trigger_name: name(|def| def.name.to_string()),
-            since: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
-        };
+        let entry = self.entry(stall);
+        let (shard, trigger, plugin) = (stall.shard, entry.trigger_name, entry.plugin_filename);
+        self.set_stalled(
+            shard,
+            Some(format!("shard {shard} does not come back from a run of trigger {trigger} ({plugin})")),
+        );
+    }
+
+    fn quarantine(&self, stall: &Stall) {
+        let entry = self.entry(stall);
         let (trigger, plugin) = (entry.trigger_name.clone(), entry.plugin_filename.clone());
         tracing::error!(shard = stall.shard.0, trigger, plugin, lasts = ?stall.lasts, "an inline run cannot be interrupted and holds up its shard: the plugin is in quarantine, its next runs are in the process lane");
         if let Err(error) = self.quarantine.add(stall.code, entry) {
             tracing::error!(%error, "the quarantine is not on the disk: the plugin may hold up a shard again after a restart");
         }
-        let shard = stall.shard;
-        self.set_stalled(
-            shard,
-            Some(format!("shard {shard} does not come back from a run of trigger {trigger} ({plugin})")),
-        );
     }
 
     fn stall_over(&self, shard: ShardId) {
