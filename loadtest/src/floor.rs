@@ -4,14 +4,21 @@
 //! act after the read, and answers. It parses nothing, stores nothing and runs no Python. It waits as a program can wait:
 //! [`Waiting::Asleep`] in a blocking read, as PostgreSQL does, or [`Waiting::Polling`], as a shard with `--busy-poll` does.
 //! What a server takes beyond this is its own; what the floor takes is the kernel's and, on a virtual machine, the hypervisor's.
+//!
+//! A floor of durable rows ([`Disk`]) also writes one block past the page cache, with O_DSYNC, between the read and the time: what the
+//! drive takes, and what its tail is, beside the figures of those who wait for it.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::fs::OFlags;
 
 use crate::http::{Connection, Target};
 use crate::open_loop::{Sink, now_ns, pin_to};
@@ -28,7 +35,44 @@ pub enum Waiting {
     Polling,
 }
 
-/// Nanoseconds from due to read, by row.
+/// Bytes of a block, and what it is aligned to.
+const BLOCK: usize = 4096;
+/// Blocks of the file, which are written over and over.
+const BLOCKS: u64 = 1024;
+
+/// A file of zeros on the drive, whose blocks are overwritten as the log's are.
+pub struct Disk {
+    file: File,
+    /// Twice a block, so that one of them is aligned.
+    memory: Vec<u8>,
+    next: u64,
+}
+
+impl Disk {
+    /// Makes a file in `folder`; it has no name any more, so it goes with the value.
+    ///
+    /// # Errors
+    /// What the file system says; that O_DIRECT is not to be had is none.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join("floor");
+        std::fs::write(&path, vec![0; BLOCK * BLOCKS as usize]).context("writing the floor's file")?;
+        File::open(&path)?.sync_all()?;
+        let open = |flags: OFlags| std::fs::OpenOptions::new().write(true).custom_flags(flags.bits() as i32).open(&path);
+        let file = open(OFlags::DIRECT | OFlags::DSYNC).or_else(|_| open(OFlags::DSYNC))?;
+        std::fs::remove_file(&path)?;
+        Ok(Self { file, memory: vec![0; 2 * BLOCK], next: 0 })
+    }
+
+    /// Makes a block durable.
+    fn write(&mut self) -> std::io::Result<()> {
+        let begin = self.memory.as_ptr().align_offset(BLOCK);
+        self.file.write_all_at(&self.memory[begin..begin + BLOCK], self.next % BLOCKS * BLOCK as u64)?;
+        self.next += 1;
+        Ok(())
+    }
+}
+
+/// Nanoseconds from due to read, and durable, by row.
 type Seen = Arc<Mutex<HashMap<u64, u64>>>;
 
 /// A floor, and a connection to it. Its thread ends when the connection does.
@@ -38,11 +82,11 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Starts one on processor `cpu`, if that is said.
+    /// Starts one on processor `cpu`, if that is said; of durable rows with a disk.
     ///
     /// # Errors
     /// No socket or no thread can be had.
-    pub fn open(waiting: Waiting, cpu: Option<usize>) -> anyhow::Result<Self> {
+    pub fn open(waiting: Waiting, cpu: Option<usize>, mut disk: Option<Disk>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("listening on a free port")?;
         let authority = listener.local_addr()?.to_string();
         let seen = Seen::default();
@@ -53,12 +97,12 @@ impl Floor {
                 let _ = pin_to(cpu);
             }
             // The end of the connection is the end of the thread; whoever sends rows says what went wrong.
-            let _ = listener.accept().and_then(|(stream, _)| serve(stream, waiting, &kept));
+            let _ = listener.accept().and_then(|(stream, _)| serve(stream, waiting, &mut disk, &kept));
         })?;
         Ok(Self { connection: Connection::open(&Target { authority, token: None })?, seen })
     }
 
-    /// Nanoseconds from due to read of the rows from `first` on.
+    /// Nanoseconds from due to read, and durable, of the rows from `first` on.
     pub fn entries(&mut self, first: u64) -> HashMap<u64, u64> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.retain(|number, _| *number >= first);
@@ -74,7 +118,7 @@ impl Sink for Floor {
     }
 }
 
-fn serve(mut stream: TcpStream, waiting: Waiting, seen: &Seen) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, waiting: Waiting, disk: &mut Option<Disk>, seen: &Seen) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut block = [0; 4096];
     loop {
@@ -82,6 +126,9 @@ fn serve(mut stream: TcpStream, waiting: Waiting, seen: &Seen) -> std::io::Resul
             Waiting::Asleep => stream.read(&mut block)?,
             Waiting::Polling => poll(&mut stream, &mut block)?,
         };
+        if let (Some(disk), true) = (disk.as_mut(), count > 0) {
+            disk.write()?;
+        }
         let read_ns = now_ns();
         if count == 0 {
             return Ok(());
@@ -127,8 +174,10 @@ mod tests {
 
     #[test]
     fn both_kinds_of_floor_see_every_row_after_it_was_due() {
-        for waiting in [Waiting::Asleep, Waiting::Polling] {
-            let mut floor = Floor::open(waiting, None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let disks = [None, Some(Disk::open(folder.path()).unwrap())];
+        for (waiting, disk) in [Waiting::Asleep, Waiting::Polling].into_iter().zip(disks) {
+            let mut floor = Floor::open(waiting, None, disk).unwrap();
             for number in 1..=5 {
                 // The pause is longer than a polling floor polls.
                 std::thread::sleep(Duration::from_millis(25) * u32::from(number == 3));

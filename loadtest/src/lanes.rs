@@ -7,7 +7,8 @@
 //! 3. A row carries the moment at which it was due; the plugin takes the time as its first act and says the difference. It is the
 //!    same measure, by the same clock, in Saltus and in PostgreSQL. Saltus' own histogram is printed beside it.
 //! 4. The hiccup meter runs along, and its figures are kept by case.
-//! 5. The floor ([`crate::floor`]) is two more cases: what no server on this machine can be below, asleep and polling.
+//! 5. The floor ([`crate::floor`]) is more cases: what no server on this machine can be below, asleep and polling, without the drive
+//!    and with it.
 //! 6. At the end other servers have the inline cases once more, one after the other: one whose shard does not sleep (`--busy-poll all`,
 //!    which would keep its processor from all others before), and one of two shards, where the shard that has the connection is not
 //!    the one that has the table, asleep and, with processors for all, polling.
@@ -26,7 +27,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::floor::{Floor, NOTES_WITHIN, Waiting};
+use crate::floor::{Disk, Floor, NOTES_WITHIN, Waiting};
 use crate::hiccup::{Meter, sharpen_timers};
 use crate::http::{Connection, Target, encode};
 use crate::open_loop::{Schedule, Sent, Sink, drive, now_ns, pin_to, until};
@@ -302,8 +303,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     let shard_cpu = (cpus > 1).then_some(0);
-    cases.push(Case::new("floor", true, Floor::open(Waiting::Asleep, shard_cpu)?));
-    cases.push(Case::new("floor, polling", true, Floor::open(Waiting::Polling, shard_cpu)?));
+    for (name, waiting) in [("floor", Waiting::Asleep), ("floor, polling", Waiting::Polling)] {
+        let disk = Disk::open(private.folder())?;
+        cases.push(Case::new(name, false, Floor::open(waiting, shard_cpu, Some(disk))?));
+        cases.push(Case::new(name, true, Floor::open(waiting, shard_cpu, None)?));
+    }
     if let Some(authority) = &options.postgres {
         let both = [false, true].map(|no_sync| Postgres::open(options, authority, no_sync));
         for (no_sync, postgres) in [false, true].into_iter().zip(both) {
@@ -336,6 +340,10 @@ fn measure_others(options: &Options, cpus: usize) -> anyhow::Result<Vec<Figures>
     for no_sync in [false, true] {
         cases.push(Case::of_lane(POLLING, no_sync, Lane::open(&polling, "inline", no_sync)?));
     }
+    // The drive while a processor never sleeps; the floor is on the client's, as the other one is taken.
+    let disk = Disk::open(polling.folder())?;
+    let usual = if cpus > 1 { Some(1) } else { None };
+    cases.push(Case::new("floor beside it", false, Floor::open(Waiting::Asleep, options.cpu.or(usual), Some(disk))?));
     measure(options, 1, &mut cases)?;
     let mut all = cases.iter().map(|case| figures(case, &polling.target)).collect::<anyhow::Result<Vec<_>>>()?;
     drop((cases, polling));

@@ -58,6 +58,8 @@ struct Outcome {
     seconds: f64,
     rows_per_s: f64,
     megabytes_per_s: f64,
+    /// Processor time of the server, all threads; none of a server that does not say.
+    cpu_us_per_row: Option<f64>,
     /// 503 answers, each followed by another try.
     pauses: u64,
     latencies: Vec<Percentiles>,
@@ -85,22 +87,26 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
     let totals = Totals::default();
     let meter = Meter::start();
+    let used_before = server::cpu_seconds(&target)?;
     let start = Instant::now();
     let acks = send_all(options, &target, sources, &totals, start);
     let seconds = start.elapsed().as_secs_f64();
     let hiccups = meter.stop();
+    let acks = acks?;
+    let used = server::cpu_seconds(&target)?.zip(used_before).map(|(after, before)| after - before);
 
-    let outcome = summarize(&totals, seconds, &acks?, &hiccups);
+    let outcome = summarize(&totals, seconds, used, &acks, &hiccups);
     let line = json_line("load", options, &outcome);
     println!(
         "{} rows of TSBS cpu-only in {seconds:.1} s over {} connection(s), {} rows a body, {}\n\n\
-         {:.0} rows/s, {:.1} MB/s, {} pauses asked for by the server\n\n{}",
+         {:.0} rows/s, {:.1} MB/s, {} of the server's CPU a row, {} pauses asked for by the server\n\n{}",
         outcome.rows,
         options.connections,
         options.rows_per_body,
         if options.no_sync { "acknowledged when applied (no_sync)" } else { "acknowledged when durable" },
         outcome.rows_per_s,
         outcome.megabytes_per_s,
+        outcome.cpu_us_per_row.map_or_else(|| "an unknown time".to_owned(), |us| format!("{us:.2} us")),
         outcome.pauses,
         table(&outcome.latencies)
     );
@@ -190,7 +196,13 @@ fn send(
 /// Shortest pause after a 503.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 
-fn summarize(totals: &Totals, seconds: f64, acks: &Histogram<u64>, hiccups: &Histogram<u64>) -> Outcome {
+fn summarize(
+    totals: &Totals,
+    seconds: f64,
+    used: Option<f64>,
+    acks: &Histogram<u64>,
+    hiccups: &Histogram<u64>,
+) -> Outcome {
     let rows = totals.rows.load(Ordering::Relaxed);
     let bytes = totals.bytes.load(Ordering::Relaxed);
     Outcome {
@@ -199,6 +211,7 @@ fn summarize(totals: &Totals, seconds: f64, acks: &Histogram<u64>, hiccups: &His
         seconds,
         rows_per_s: rows as f64 / seconds,
         megabytes_per_s: bytes as f64 / 1e6 / seconds,
+        cpu_us_per_row: used.filter(|_| rows > 0).map(|used| used * 1e6 / rows as f64),
         pauses: totals.pauses.load(Ordering::Relaxed),
         latencies: vec![
             Percentiles::of("body acknowledged", acks),

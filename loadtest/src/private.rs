@@ -102,6 +102,11 @@ impl Private {
         Ok(private)
     }
 
+    /// Its folder, on the drive that has its data.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Creates a trigger, and its database if it is not there.
     ///
     /// # Errors

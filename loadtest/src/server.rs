@@ -45,6 +45,13 @@ pub fn ensure_database(target: &Target, database: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Processor seconds that the server has used since its start, all threads; `None` if it does not say.
+pub fn cpu_seconds(target: &Target) -> anyhow::Result<Option<f64>> {
+    let metrics = Connection::open(target)?.get("/metrics")?.text();
+    let value = metrics.lines().find_map(|line| line.strip_prefix("saltus_process_cpu_seconds_total "));
+    Ok(value.and_then(|value| value.trim().parse().ok()))
+}
+
 /// The latencies of one trigger, or of all triggers of the database; `None` if the server keeps none.
 pub fn trigger_latency(
     target: &Target,

@@ -12,7 +12,7 @@ use saltus_core::limits::WAL_ALIGN;
 
 use crate::clock::mono_now;
 use crate::executor;
-use crate::io::{DiskDir, WalBuffer as _, WalDir as _, WalFile as _, WriteMode};
+use crate::io::{DiskDir, Undone, WalBuffer as _, WalDir as _, WalFile as _, WriteMode};
 
 /// The file that [`disk`] writes and removes.
 const FILE: &str = ".doctor";
@@ -22,7 +22,7 @@ const FILE: &str = ".doctor";
 pub struct DiskProbe {
     /// How the log would be written there.
     pub mode: WriteMode,
-    /// Nanoseconds of each write of one block and its `fdatasync`, in order.
+    /// Nanoseconds of each durable write of one block, in order.
     pub rounds_ns: Vec<u64>,
 }
 
@@ -34,7 +34,7 @@ pub fn ring() -> Result<(), String> {
     on_executor(|| async { Ok(()) })
 }
 
-/// Writes one aligned block over and over in `dir`, which must exist, and syncs after each write: the log's way to make rows durable.
+/// Writes one aligned block durably, over and over, in `dir`, which must exist: the log's way to make rows durable.
 ///
 /// # Errors
 /// What the executor or the file system says.
@@ -54,9 +54,8 @@ async fn measure(path: &Path, rounds: usize) -> io::Result<DiskProbe> {
         let mut buffer = dir.allocate(WAL_ALIGN);
         buffer.as_mut_slice().fill(u8::try_from(round % 256).unwrap_or(0));
         let began = mono_now();
-        let (written, _) = file.write_at(buffer, 0).await;
-        written?;
-        file.sync_data().await?;
+        let (written, _) = file.write_durable_at(buffer, 0).await;
+        written.map_err(|(Undone::Write(error) | Undone::Sync(error))| error)?;
         if round > 0 {
             rounds_ns.push(mono_now().since(began));
         }

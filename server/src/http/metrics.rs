@@ -178,8 +178,15 @@ pub(crate) fn process(text: &mut MetricsText, started: SystemTime) {
     let since_epoch = started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let help = "Start of the process, seconds since the epoch.";
     text.sample("saltus_process_start_time_seconds", MetricKind::Gauge, help, &[], since_epoch);
+    let help = "Processor time of the process, all threads, in the kernel or not.";
+    text.sample("saltus_process_cpu_seconds_total", MetricKind::Counter, help, &[], process_cpu_s());
     let labels = [("version", VERSION), ("revision", revision())];
     text.sample("saltus_build_info", MetricKind::Gauge, "What runs here; always 1.", &labels, 1.0);
+}
+
+fn process_cpu_s() -> f64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
 }
 
 /// What every shard counts.

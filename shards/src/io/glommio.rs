@@ -3,6 +3,10 @@
 //! **Contract:** which of the two it is, is found out once per directory, by opening a small file, and logged once. Every
 //! call must be made on the executor that opened the directory.
 //!
+//! A file past the page cache is open twice: a durable write goes through the descriptor with O_DSYNC, so that it is one
+//! operation of the kernel, and no worker of the ring waits for the disk on the shard's processor, as one does for
+//! fdatasync. Drives with FUA, or with a cache that survives a loss of power, do it in one command (docs/adr/012).
+//!
 //! The probe is a file with content on purpose: glommio decides by a read whether a device can be polled, and keeps the
 //! answer for the device; a read at the end of an empty file succeeds without having asked the device.
 
@@ -14,7 +18,7 @@ use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
 use saltus_core::limits::WAL_ALIGN;
 
-use super::{WalBuffer, WalDir, WalFile};
+use super::{Undone, WalBuffer, WalDir, WalFile, write_then_sync};
 use crate::wal::epoch::sync_dir;
 
 /// What tmpfs calls itself in `statfs`.
@@ -128,10 +132,15 @@ impl WalDir for GlommioDir {
         // Readable too, for glommio's own probe of the device.
         options.read(true).write(true).create(true).truncate(true);
         match self.mode {
-            WriteMode::Direct => options.dma_open(&path).await.map(GlommioFile::Direct),
-            WriteMode::Buffered => options.buffered_open(&path).await.map(GlommioFile::Buffered),
+            WriteMode::Direct => {
+                let file = options.dma_open(&path).await.map_err(into_io)?;
+                let mut again = OpenOptions::new();
+                again.read(true).write(true).custom_flags(libc::O_DSYNC);
+                let durable = again.dma_open(&path).await.map_err(into_io)?;
+                Ok(GlommioFile::Direct { file, durable })
+            }
+            WriteMode::Buffered => options.buffered_open(&path).await.map(GlommioFile::Buffered).map_err(into_io),
         }
-        .map_err(into_io)
     }
 
     async fn remove(&self, name: &str) -> io::Result<()> {
@@ -165,7 +174,12 @@ impl WalBuffer for DmaBuffer {
 #[derive(Debug)]
 pub enum GlommioFile {
     /// O_DIRECT.
-    Direct(DmaFile),
+    Direct {
+        /// Its writes are durable after a sync.
+        file: DmaFile,
+        /// The same file: its writes are durable when they are done.
+        durable: DmaFile,
+    },
     /// Page cache.
     Buffered(BufferedFile),
 }
@@ -175,11 +189,7 @@ impl WalFile for GlommioFile {
 
     async fn write_at(&self, buffer: DmaBuffer, offset: u64) -> (io::Result<usize>, DmaBuffer) {
         match self {
-            GlommioFile::Direct(file) => {
-                let shared = Rc::new(buffer);
-                let result = file.write_rc_at(shared.clone(), offset).await.map_err(into_io);
-                (result, unshare(shared))
-            }
+            GlommioFile::Direct { file, .. } => write(file, buffer, offset).await,
             GlommioFile::Buffered(file) => {
                 let result = file.write_at(buffer.as_bytes().to_vec(), offset).await.map_err(into_io);
                 (result, buffer)
@@ -187,19 +197,39 @@ impl WalFile for GlommioFile {
         }
     }
 
+    async fn write_durable_at(&self, buffer: DmaBuffer, offset: u64) -> (Result<usize, Undone>, DmaBuffer) {
+        match self {
+            GlommioFile::Direct { durable, .. } => {
+                let (written, buffer) = write(durable, buffer, offset).await;
+                (written.map_err(Undone::Write), buffer)
+            }
+            GlommioFile::Buffered(_) => write_then_sync(self, buffer, offset).await,
+        }
+    }
+
     async fn sync_data(&self) -> io::Result<()> {
         match self {
-            GlommioFile::Direct(file) => file.fdatasync().await.map_err(into_io),
+            GlommioFile::Direct { file, .. } => file.fdatasync().await.map_err(into_io),
             GlommioFile::Buffered(file) => file.fdatasync().await.map_err(into_io),
         }
     }
 
     async fn close(self) -> io::Result<()> {
         match self {
-            GlommioFile::Direct(file) => file.close().await.map_err(into_io),
+            GlommioFile::Direct { file, durable } => {
+                let closed = durable.close().await.map_err(into_io);
+                file.close().await.map_err(into_io).and(closed)
+            }
             GlommioFile::Buffered(file) => file.close().await.map_err(into_io),
         }
     }
+}
+
+/// Writes past the page cache.
+async fn write(file: &DmaFile, buffer: DmaBuffer, offset: u64) -> (io::Result<usize>, DmaBuffer) {
+    let shared = Rc::new(buffer);
+    let result = file.write_rc_at(shared.clone(), offset).await.map_err(into_io);
+    (result, unshare(shared))
 }
 
 /// The buffer of a finished write. glommio has dropped its share by then; if it ever keeps one, a copy does.

@@ -2,8 +2,8 @@
 //!
 //! **Contract:** a file is written at aligned offsets with aligned lengths from buffers that the directory gave out. A
 //! write moves its buffer in and gives it back, also when it fails, so that nothing is copied and nothing lost. What a
-//! write reports as done is in the file; after [`WalFile::sync_data`] it also survives a crash, if the file's name does,
-//! which is what [`WalDir::sync_names`] is for. Nothing here retries.
+//! write reports as done is in the file; after [`WalFile::sync_data`], or if it was [`WalFile::write_durable_at`], it also
+//! survives a crash, if the file's name does, which is what [`WalDir::sync_names`] is for. Nothing here retries.
 //!
 //! glommio is used in this folder and in `executor.rs` only.
 
@@ -27,6 +27,21 @@ pub trait WalBuffer {
     fn truncate(&mut self, len: usize);
 }
 
+/// What of a durable write has failed.
+#[derive(Debug)]
+pub enum Undone {
+    /// The write, or the sync that is part of it where the two are one operation.
+    Write(io::Error),
+    /// The sync after the write.
+    Sync(io::Error),
+}
+
+impl From<io::Error> for Undone {
+    fn from(error: io::Error) -> Self {
+        Undone::Write(error)
+    }
+}
+
 /// A file that is written by one task.
 pub trait WalFile: 'static {
     /// Memory that this file can write.
@@ -35,11 +50,35 @@ pub trait WalFile: 'static {
     /// Writes all of `buffer` at byte `offset`. Gives the number of bytes written, which may be too few.
     fn write_at(&self, buffer: Self::Buffer, offset: u64) -> impl Future<Output = (io::Result<usize>, Self::Buffer)>;
 
+    /// [`WalFile::write_at`], and durable if all of it was written. Nothing else of the file becomes durable by it.
+    fn write_durable_at(
+        &self,
+        buffer: Self::Buffer,
+        offset: u64,
+    ) -> impl Future<Output = (Result<usize, Undone>, Self::Buffer)> {
+        write_then_sync(self, buffer, offset)
+    }
+
     /// Makes durable what was written.
     fn sync_data(&self) -> impl Future<Output = io::Result<()>>;
 
     /// Closes the file, which needs no sync any more.
     fn close(self) -> impl Future<Output = io::Result<()>>;
+}
+
+/// A durable write as two operations.
+async fn write_then_sync<F: WalFile + ?Sized>(
+    file: &F,
+    buffer: F::Buffer,
+    offset: u64,
+) -> (Result<usize, Undone>, F::Buffer) {
+    let len = buffer.as_slice().len();
+    let (written, buffer) = file.write_at(buffer, offset).await;
+    let done = match written {
+        Ok(written) if written == len => file.sync_data().await.map_err(Undone::Sync).map(|()| written),
+        other => other.map_err(Undone::Write),
+    };
+    (done, buffer)
 }
 
 /// One directory with the files of one stream.

@@ -1,7 +1,7 @@
 //! Group commit: records become frames, frames become durable.
 //!
 //! [`WalWriter`] is the part that never waits: records go into the open frame, full frames queue up.
-//! [`WalCommitter`] is the part that waits: one [`Round`] at a time it writes one frame and syncs it. A shard fills the
+//! [`WalCommitter`] is the part that waits: one [`Round`] at a time it writes one frame durably. A shard fills the
 //! next frame while a round is under way:
 //!
 //! ```text
@@ -21,7 +21,7 @@
 //!    it is durable.
 //! 2. At most one round is out. It is written at one place, and again at the same place if the disk was full.
 //! 3. A segment is used only when its zeros, its header and its name are durable.
-//! 4. Poison is for ever: set by a failed fdatasync, by a write that failed for any reason but want of space, and by a
+//! 4. Poison is for ever: set by a failed sync, by a write that failed for any reason but want of space, and by a
 //!    commit that was dropped half way (its write may land later). Both halves see it at once.
 //!
 //! **Faults that must be survived**: short writes (the same bytes are written again, a few times), ENOSPC while a
@@ -43,7 +43,7 @@ use super::format::{
     EncodeError, FRAME_HEADER_BYTES, FrameHeader, Record, SEGMENT_HEADER_BYTES, SegmentHeader, frame_bytes,
 };
 use super::recovery::segment_name;
-use crate::io::{WalBuffer, WalDir, WalFile};
+use crate::io::{Undone, WalBuffer, WalDir, WalFile};
 
 /// Bytes that a segment is zeroed by at a time: small, so that a round's write never queues behind much.
 const ZERO_BYTES: usize = 256 * 1024;
@@ -348,7 +348,7 @@ pub struct WalCommitter<D: WalDir> {
 }
 
 impl<D: WalDir> WalCommitter<D> {
-    /// Writes `round` and syncs it: one write, one fdatasync, and a change of segment where it does not fit.
+    /// Writes `round` durably: one write that is its own sync (or is followed by one), and a change of segment where it does not fit.
     ///
     /// Must not be dropped before it is done: what is under way would land unseen, so that poisons the log.
     ///
@@ -375,19 +375,16 @@ impl<D: WalDir> WalCommitter<D> {
         header.seal(buffer.as_mut_slice());
 
         let guard = AbandonGuard { shared: &self.shared, path: self.maker.dir.path_of(&self.segment.name), offset };
-        let (written, buffer) = write_all(&self.segment.file, buffer, offset).await;
-        let synced = match written {
-            Ok(()) => self.segment.file.sync_data().await.map_err(|source| (WalOperation::Sync, source)),
-            Err(source) => Err((WalOperation::Write, source)),
-        };
+        let (written, buffer) = write_all(&self.segment.file, <D::File as WalFile>::write_durable_at, buffer, offset).await;
         let path = guard.disarm();
-        match synced {
+        match written {
             Ok(()) => {}
-            Err((WalOperation::Write, source)) if is_no_space(&source) => {
+            Err(Undone::Write(source)) if is_no_space(&source) => {
                 round.buffer = Some(buffer);
                 return Err(WalError::NoSpace { path });
             }
-            Err((operation, source)) => return Err(self.shared.poison(operation, path, offset, source)),
+            Err(Undone::Write(source)) => return Err(self.shared.poison(WalOperation::Write, path, offset, source)),
+            Err(Undone::Sync(source)) => return Err(self.shared.poison(WalOperation::Sync, path, offset, source)),
         }
         self.segment.used += bytes as u64;
         self.shared.durable.set(last);
@@ -479,7 +476,7 @@ impl<D: WalDir> SegmentMaker<D> {
         self.zero(&mut segment, bytes).await?;
         let mut block = self.dir.allocate(SEGMENT_HEADER_BYTES);
         header.encode(block.as_mut_slice());
-        write_all(&segment.file, block, 0).await.0?;
+        write_all(&segment.file, <D::File as WalFile>::write_at, block, 0).await.0?;
         segment.file.sync_data().await?;
         self.dir.sync_names().await?;
         Ok(segment)
@@ -509,7 +506,7 @@ impl<D: WalDir> SegmentMaker<D> {
                 zeros
             });
             buffer.truncate(len);
-            let (written, buffer) = write_all(&segment.file, buffer, segment.bytes).await;
+            let (written, buffer) = write_all(&segment.file, <D::File as WalFile>::write_at, buffer, segment.bytes).await;
             written?;
             zeros = Some(buffer);
             segment.bytes += len as u64;
@@ -528,11 +525,16 @@ impl<D: WalDir> SegmentMaker<D> {
     }
 }
 
-/// Writes all of `buffer`, which a short write makes begin again: the bytes and the place stay the same.
-async fn write_all<F: WalFile>(file: &F, mut buffer: F::Buffer, offset: u64) -> (io::Result<()>, F::Buffer) {
+/// Writes all of `buffer` by `write`, which a short write makes begin again: the bytes and the place stay the same.
+async fn write_all<F: WalFile, E: From<io::Error>>(
+    file: &F,
+    write: impl AsyncFn(&F, F::Buffer, u64) -> (Result<usize, E>, F::Buffer),
+    mut buffer: F::Buffer,
+    offset: u64,
+) -> (Result<(), E>, F::Buffer) {
     let len = buffer.as_slice().len();
     for _ in 0..WRITE_ATTEMPTS_MAX {
-        let (result, returned) = file.write_at(buffer, offset).await;
+        let (result, returned) = write(file, buffer, offset).await;
         buffer = returned;
         match result {
             Ok(written) if written == len => return (Ok(()), buffer),
@@ -540,7 +542,7 @@ async fn write_all<F: WalFile>(file: &F, mut buffer: F::Buffer, offset: u64) -> 
             Err(error) => return (Err(error), buffer),
         }
     }
-    (Err(io::Error::new(io::ErrorKind::WriteZero, "writes stay short")), buffer)
+    (Err(io::Error::new(io::ErrorKind::WriteZero, "writes stay short").into()), buffer)
 }
 
 /// Whether the disk or the quota is full.

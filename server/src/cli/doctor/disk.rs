@@ -24,7 +24,7 @@ const DIRECT: Check = Check {
     why: "past the page cache a round of the log is one write of its own pages; through it, it is a copy and a flush of the file.",
 };
 const SYNC: Check = Check {
-    name: "fdatasync",
+    name: "durable write",
     why: "a durable write is acknowledged after one of these, so it is the floor of every durable latency.",
 };
 const CACHE: Check = Check {
@@ -143,7 +143,7 @@ fn sync(mut rounds_ns: Vec<u64>) -> Finding {
     let at = |share: f64| rounds_ns.get((rounds_ns.len() as f64 * share).ceil() as usize - 1).copied();
     let (Some(p50), Some(p99)) = (at(0.5), at(0.99)) else { return SYNC.unseen("no round was measured") };
     let (p50, p99) = (Duration::from_nanos(p50), Duration::from_nanos(p99));
-    let found = format!("write and sync of 4 KiB, {} times: p50 {p50:.1?}, p99 {p99:.1?}", rounds_ns.len());
+    let found = format!("a durable write of 4 KiB, {} times: p50 {p50:.1?}, p99 {p99:.1?}", rounds_ns.len());
     if p99 > SYNC_P99_MAX {
         return SYNC.warn(
             found,
@@ -200,7 +200,7 @@ fn cache(device: &Path) -> Finding {
         return CACHE.warn(found, "put --data-dir on an SSD with power-loss protection");
     }
     CACHE.ok(match kind.as_str() {
-        "write back" => format!("{found}: the kernel flushes it at each sync; fdatasync above says what that costs"),
+        "write back" => format!("{found}: the kernel flushes it at each sync; the durable write above says what that costs"),
         _ => format!("{found}: nothing to flush"),
     })
 }
