@@ -14,8 +14,8 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?= line_protocol
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run start stop test check crash bench bench-check bench-baseline latency loadtest scaling neighbours \
-	fuzz format clean
+.PHONY: help setup build run start stop test check crash bench bench-check bench-baseline latency loadtest profile \
+	scaling neighbours fuzz format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -77,6 +77,9 @@ latency: build ## time from write to plugin entry: every lane, durable and not, 
 
 loadtest: build ## all load test scenarios, rivals beside them, into docs/benchmarks.md; SECONDS=60 for longer ones
 	@$(ENV) .ci/demo loadtest --seconds $(or $(SECONDS),10)
+
+profile: build ## where a single-row write spends its time, by samples that hardly disturb; needs perf and root
+	@$(ENV) sh -c '"$$PYO3_PYTHON" .ci/profile_write.py && "$$PYO3_PYTHON" .ci/profile_write.py --busy-poll'
 
 scaling: build ## whether two shards run twice the Python of one
 	@$(ENV) .ci/demo measure scaling

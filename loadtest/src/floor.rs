@@ -57,7 +57,8 @@ impl Disk {
         let path = folder.join("floor");
         std::fs::write(&path, vec![0; BLOCK * BLOCKS as usize]).context("writing the floor's file")?;
         File::open(&path)?.sync_all()?;
-        let open = |flags: OFlags| std::fs::OpenOptions::new().write(true).custom_flags(flags.bits() as i32).open(&path);
+        let open =
+            |flags: OFlags| std::fs::OpenOptions::new().write(true).custom_flags(flags.bits() as i32).open(&path);
         let file = open(OFlags::DIRECT | OFlags::DSYNC).or_else(|_| open(OFlags::DSYNC))?;
         std::fs::remove_file(&path)?;
         Ok(Self { file, memory: vec![0; 2 * BLOCK], next: 0 })

@@ -4,10 +4,10 @@ A shard of its own is sent rows at a fixed rate, twice: at RATES[0], where each 
 RATES[1], where the write before it has left everything in the caches. perf notes four system calls of each write, which cut its
 time into stages, and the processor's clock takes a sample HERTZ times a second: less than one per write, so that the samples do not
 stretch what they measure. The first table says so: the stages with and without samples. The second lists what the samples in the
-stage `work` met, as microseconds per write, at both rates: the same instructions, so a function that takes longer at the lower
-rate waits for memory.
+stage `work` met, as shares of its median without samples, in microseconds, at both rates: the same instructions, so a function that
+takes longer at the lower rate waits for memory.
 
-Needs perf and the right to trace (root). usage: profile [--busy-poll]
+Needs perf and the right to trace (root). usage: profile_write [--busy-poll]
 """
 
 import bisect
@@ -43,23 +43,40 @@ def main():
     """Measures and prints."""
     polling = sys.argv[1:] == ["--busy-poll"]
     if sys.argv[1:] and not polling:
-        sys.exit("usage: profile [--busy-poll]")
+        sys.exit("usage: profile_write [--busy-poll]")
+    ready()
+    target_folder = target()
+    with tempfile.TemporaryDirectory() as folder:
+        server = start(target_folder + "saltus", folder, polling)
+        try:
+            tid = shard_thread(server.pid)
+            measured = [measure(target_folder + "saltus-loadtest", folder, tid, rate) for rate in RATES]
+        finally:
+            server.terminate()
+            server.wait()
+    show(measured, polling)
+
+
+def ready():
+    """Ends the program if it cannot measure here."""
     if shutil.which("perf") is None:
         sys.exit("profile: perf is missing; on Debian: apt install linux-perf")
     if os.geteuid() != 0:
         sys.exit("profile: tracing needs root")
     if (os.cpu_count() or 1) < 2:
         sys.exit("profile: the shard and the client need a processor each")
-    target = os.environ.get("CARGO_TARGET_DIR", "target") + "/release/"
-    with tempfile.TemporaryDirectory() as folder:
-        server = start(target + "saltus", folder, polling)
-        try:
-            tid = shard_thread(server.pid)
-            measured = [measure(target + "saltus-loadtest", folder, tid, rate) for rate in RATES]
-        finally:
-            server.terminate()
-            server.wait()
-    show(measured, polling)
+
+
+def target():
+    """Where the release build is."""
+    return os.environ.get("CARGO_TARGET_DIR", "target") + "/release/"
+
+
+def client(loadtest, folder, rate, seconds):
+    """Rows without sync, for longer than `seconds`."""
+    command = [loadtest, "probe", "--target", f"http://127.0.0.1:{PORT}", "--no-sync", "--cpu", "1", "--rate", str(rate)]
+    command += ["--duration", str(seconds + 2), "--warmup", "1", "--output", folder + "/probe.json"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def start(program, folder, polling):
@@ -109,9 +126,7 @@ def measure(loadtest, folder, tid, rate):
 
 def record(loadtest, folder, tid, rate, seconds, more):
     """Traces rows at `rate` for some seconds."""
-    command = [loadtest, "probe", "--target", f"http://127.0.0.1:{PORT}", "--no-sync", "--cpu", "1", "--rate", str(rate)]
-    command += ["--duration", str(seconds + 2), "--warmup", "1", "--output", folder + "/probe.json"]
-    client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    sender = client(loadtest, folder, rate, seconds)
     time.sleep(2)
     data = folder + "/perf.data"
     calls = ["syscalls:sys_enter_sendto", "syscalls:sys_exit_sendto", "syscalls:sys_exit_recvfrom"]
@@ -119,14 +134,14 @@ def record(loadtest, folder, tid, rate, seconds, more):
     subprocess.run(
         ["perf", "record", "-q", "-o", data, *events, *more, "-a", "--", "sleep", str(seconds)], check=True, stderr=subprocess.DEVNULL
     )
-    if client.wait() != 0:
+    if sender.wait() != 0:
         sys.exit("profile: the client failed")
     script = ["perf", "script", "-i", data, "--no-inline", "-F", "comm,tid,cpu,time,event,ip,sym,dso,trace"]
     with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as perf:
-        return cut(perf.stdout, tid, client.pid)
+        return cut(perf.stdout, tid)
 
 
-def cut(lines, tid, client):
+def cut(lines, tid):
     """Stages of each write, in seconds, and what was sampled in `work` by function, in samples per write."""
     stages = {name: [] for name, _ in STAGES}
     windows, samples = [], []
@@ -196,10 +211,11 @@ def show(measured, polling):
     cold, warm = measured
     per_write = []
     for each in measured:
-        total, writes = sum(each["samples"].values()), len(each["stages"]["work"])
-        mean = sum(each["stages"]["work"]) / max(writes, 1) * 1e6
-        print(f"\n{each['rate']} rows/s: {writes} writes, {total} samples in `work`, whose mean is {mean:.1f} us")
-        per_write.append({name: count / max(total, 1) * mean for name, count in each["samples"].items()})
+        # perf's own work, in the kernel, is what the samples have added.
+        samples = {name: count for name, count in each["samples"].items() if not name.endswith("(kernel)")}
+        total, median = sum(samples.values()), at_share(each["quiet"]["work"], 0.5)
+        print(f"\n{each['rate']} rows/s: {len(each['stages']['work'])} writes, {total} samples in `work` outside of the kernel")
+        per_write.append({name: count / max(total, 1) * median for name, count in samples.items()})
     print(f"\n| us per write at {cold['rate']}/s | at {warm['rate']}/s | times | function |")
     print("|----------------------:|---------:|------:|----------|")
     for name in sorted(per_write[0], key=per_write[0].get, reverse=True)[:SHOWN]:
