@@ -375,7 +375,8 @@ impl<D: WalDir> WalCommitter<D> {
         header.seal(buffer.as_mut_slice());
 
         let guard = AbandonGuard { shared: &self.shared, path: self.maker.dir.path_of(&self.segment.name), offset };
-        let (written, buffer) = write_all(&self.segment.file, <D::File as WalFile>::write_durable_at, buffer, offset).await;
+        let (written, buffer) =
+            write_all(&self.segment.file, <D::File as WalFile>::write_durable_at, buffer, offset).await;
         let path = guard.disarm();
         match written {
             Ok(()) => {}
@@ -506,7 +507,8 @@ impl<D: WalDir> SegmentMaker<D> {
                 zeros
             });
             buffer.truncate(len);
-            let (written, buffer) = write_all(&segment.file, <D::File as WalFile>::write_at, buffer, segment.bytes).await;
+            let (written, buffer) =
+                write_all(&segment.file, <D::File as WalFile>::write_at, buffer, segment.bytes).await;
             written?;
             zeros = Some(buffer);
             segment.bytes += len as u64;

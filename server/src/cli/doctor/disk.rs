@@ -200,7 +200,9 @@ fn cache(device: &Path) -> Finding {
         return CACHE.warn(found, "put --data-dir on an SSD with power-loss protection");
     }
     CACHE.ok(match kind.as_str() {
-        "write back" => format!("{found}: the kernel flushes it at each sync; the durable write above says what that costs"),
+        "write back" => {
+            format!("{found}: the kernel flushes it at each sync; the durable write above says what that costs")
+        }
         _ => format!("{found}: nothing to flush"),
     })
 }
