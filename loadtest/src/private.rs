@@ -96,6 +96,10 @@ impl Private {
         until("the server gets ready", Duration::from_secs(60), || {
             let ended = private.child.try_wait()?;
             ensure!(ended.is_none(), "the server ended at its start:\n{}", private.log());
+            if !private.whole_log().contains("saltus is serving on") {
+                // Whoever answers at its port already is not this one.
+                return Ok(None);
+            }
             let health = Connection::open(&private.target).and_then(|mut connection| connection.get("/health"));
             Ok(health.is_ok_and(|reply| reply.status == 200).then_some(()))
         })?;
@@ -134,10 +138,14 @@ impl Private {
         self.child.try_wait().ok().flatten().map(|status| status.to_string())
     }
 
+    fn whole_log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default()
+    }
+
     /// The end of what it logged.
     pub fn log(&self) -> String {
         const LINES: usize = 20;
-        let text = std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
+        let text = self.whole_log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -65,8 +66,22 @@ impl Start {
     }
 
     pub fn run(&self) -> Server {
+        /// A port that was free may be another's when the server asks for it.
+        const TRIES: usize = 5;
+        for _ in 1..TRIES {
+            match self.try_run() {
+                Err(text) if self.port.is_none() && text.contains("in use") => {}
+                other => return other.unwrap_or_else(|text| panic!("{text}")),
+            }
+        }
+        self.try_run().unwrap_or_else(|text| panic!("{text}"))
+    }
+
+    fn try_run(&self) -> Result<Server, String> {
+        static LIVES: AtomicU32 = AtomicU32::new(0);
         let port = self.port.unwrap_or_else(free_port);
-        let log = self.data.with_file_name(format!("server-{port}-{}.log", Instant::now().elapsed().as_nanos()));
+        let life = LIVES.fetch_add(1, Ordering::Relaxed);
+        let log = self.data.with_file_name(format!("server-{port}-{life}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = self
             .command(port)
@@ -76,8 +91,7 @@ impl Start {
             .spawn()
             .expect("the server's binary starts");
         let mut server = Server { child, url: format!("http://127.0.0.1:{port}"), port, log };
-        server.wait_until_healthy();
-        server
+        server.wait_until_healthy().map(|()| server)
     }
 
     /// Starts one that must refuse to start; its output.
@@ -128,18 +142,22 @@ pub fn agent() -> ureq::Agent {
 }
 
 impl Server {
-    fn wait_until_healthy(&mut self) {
+    /// Not before it says itself that it serves: whoever answers at its port may be another test's.
+    fn wait_until_healthy(&mut self) -> Result<(), String> {
         let end = Instant::now() + Duration::from_secs(60);
+        let serving = format!("saltus is serving on {}", self.url);
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the server ended at its start ({status}):\n{}", self.log_text());
+                return Err(format!("the server ended at its start ({status}):\n{}", self.log_text()));
             }
-            if agent().get(format!("{}/health", self.url)).call().is_ok_and(|r| r.status() == 200) {
-                return;
+            if self.log_text().contains(&serving)
+                && agent().get(format!("{}/health", self.url)).call().is_ok_and(|r| r.status() == 200)
+            {
+                return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("the server did not become healthy:\n{}", self.log_text());
+        Err(format!("the server did not become healthy:\n{}", self.log_text()))
     }
 
     pub fn log_text(&self) -> String {

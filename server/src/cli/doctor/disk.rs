@@ -258,7 +258,7 @@ mod tests {
         let us = |us: &[u64]| sync(us.iter().map(|us| us * 1000).collect());
         let found = us(&[300, 100, 200]);
         assert_eq!(found.outcome, Outcome::Ok);
-        assert_eq!(found.found, "write and sync of 4 KiB, 3 times: p50 200.0\u{b5}s, p99 300.0\u{b5}s");
+        assert_eq!(found.found, "a durable write of 4 KiB, 3 times: p50 200.0\u{b5}s, p99 300.0\u{b5}s");
         assert_eq!(us(&[100, 20_000]).outcome, Outcome::Warn);
         assert!(us(&[1, 2, 3]).found.contains("too fast"));
         assert_eq!(us(&[]).outcome, Outcome::Unseen);
