@@ -250,24 +250,33 @@ struct Team {
     hired: usize,
     /// How many there are.
     staff: usize,
+    /// Of these, how many wait for the GIL to come in.
+    joining: Arc<AtomicUsize>,
 }
 
 impl Team {
     fn make(crew: &Arc<Crew>) -> Result<Self, PluginError> {
         let generation = crew.generation.load(Ordering::Acquire);
         let (stay, stays) = channel::bounded(0);
-        let interpreter = hire(crew, generation, None, &stays, 0)?;
+        let (made, is_made) = channel::bounded(1);
+        let entered = move |outcome| drop(made.send(outcome));
+        hire(crew, generation, None, &stays, 0, entered)?;
+        // Nobody else has a GIL that is made just now.
+        let interpreter = is_made.recv().unwrap_or_else(|_| Err(failure("RuntimeError", "a plugin worker died")))?;
         let staff = crew.workers.min(DEFERRED_WORKERS_MIN);
-        let mut team = Team { interpreter, generation, _stay: stay, stays, hired: 1, staff };
+        let joining = Arc::default();
+        let mut team = Team { interpreter, generation, _stay: stay, stays, hired: 1, staff, joining };
         for _ in 1..crew.workers.min(DEFERRED_WORKERS_MIN) {
             team.hire(crew)?;
         }
         Ok(team)
     }
 
-    /// Hires another worker if jobs wait for one, and there may be more.
+    /// Hires another worker if jobs wait for one, and there may be more; not while the last one is not in yet, as then the next one
+    /// would not come in either.
     fn grow(&mut self, crew: &Arc<Crew>) {
-        if self.staff >= crew.workers || crew.jobs.len() <= crew.idle.load(Ordering::SeqCst) {
+        let enough = self.staff >= crew.workers || crew.jobs.len() <= crew.idle.load(Ordering::SeqCst);
+        if enough || self.joining.load(Ordering::SeqCst) > 0 {
             return;
         }
         match self.hire(crew) {
@@ -281,28 +290,41 @@ impl Team {
         }
     }
 
+    /// Another worker for the same interpreter. Not waited for: a run that does not let go of the GIL keeps it out, and the guard is who
+    /// ends that.
     fn hire(&mut self, crew: &Arc<Crew>) -> Result<(), PluginError> {
-        let _same = hire(crew, self.generation, Some(self.interpreter), &self.stays, self.hired)?;
+        let (joining, shard) = (self.joining.clone(), crew.shard.0);
+        let entered = move |outcome: Result<InterpreterId, PluginError>| {
+            joining.fetch_sub(1, Ordering::SeqCst);
+            if let Err(error) = outcome {
+                tracing::error!(shard, error = %error.message, "the deferred lane has a worker less");
+            }
+        };
+        self.joining.fetch_add(1, Ordering::SeqCst);
+        if let Err(error) = hire(crew, self.generation, Some(self.interpreter), &self.stays, self.hired, entered) {
+            self.joining.fetch_sub(1, Ordering::SeqCst);
+            return Err(error);
+        }
         self.hired += 1;
         Ok(())
     }
 }
 
-/// Starts a worker; the interpreter that it is in.
+/// Starts a worker, which tells once it is in its interpreter, or why it is not.
 fn hire(
     crew: &Arc<Crew>,
     generation: u64,
     interpreter: Option<InterpreterId>,
     stays: &Receiver<()>,
     number: usize,
-) -> Result<InterpreterId, PluginError> {
+    entered: impl FnOnce(Result<InterpreterId, PluginError>) + Send + 'static,
+) -> Result<(), PluginError> {
     let worker = Worker { crew: crew.clone(), generation, stays: stays.clone() };
-    let (ready, is_ready) = channel::bounded(1);
     std::thread::Builder::new()
         .name(format!("saltus-py-{}-{number}", crew.shard))
-        .spawn(move || worker.live(interpreter, &ready))
-        .map_err(|e| failure("OSError", &format!("cannot start a plugin worker: {e}")))?;
-    is_ready.recv().unwrap_or_else(|_| Err(failure("RuntimeError", "a plugin worker died")))
+        .spawn(move || worker.live(interpreter, entered))
+        .map(drop)
+        .map_err(|e| failure("OSError", &format!("cannot start a plugin worker: {e}")))
 }
 
 struct Guard {
@@ -487,7 +509,11 @@ enum Next {
 }
 
 impl Worker {
-    fn live(self, interpreter: Option<InterpreterId>, ready: &Sender<Result<InterpreterId, PluginError>>) {
+    fn live(
+        self,
+        interpreter: Option<InterpreterId>,
+        entered: impl FnOnce(Result<InterpreterId, PluginError>) + Send + 'static,
+    ) {
         let crew = &self.crew;
         crew.shared.scheduling.apply();
         let made = match interpreter {
@@ -496,14 +522,14 @@ impl Worker {
         };
         let mut interpreter = match made {
             Ok(interpreter) => interpreter,
-            Err(error) => {
-                let _gone = ready.send(Err(error));
-                return;
-            }
+            Err(error) => return entered(Err(error)),
         };
         let id = interpreter.id();
+        let mut entered = Some(entered);
         while let Some(next) = interpreter.while_waiting(|| {
-            let _first_time_only = ready.try_send(Ok(id));
+            if let Some(entered) = entered.take() {
+                entered(Ok(id));
+            }
             self.next()
         }) {
             let goes_on = match next {

@@ -128,6 +128,27 @@ fn an_interpreter_whose_gil_is_held_is_given_up_and_the_innocent_run_again() {
 }
 
 #[test]
+fn the_guard_is_not_kept_by_a_worker_that_cannot_come_in() {
+    on_shard(|shard| {
+        assert_eq!(cached(shard, 2), ["INFO cached None"]);
+        let guilty = submit(shard, of(1, HOLDS_THE_GIL, 1_000));
+        std::thread::sleep(Duration::from_millis(200));
+        // More than the workers that there are: another one is hired, who needs the GIL.
+        let innocent: Vec<RunId> = (10..15).map(|trigger| submit(shard, of(trigger, SHORT, 20_000))).collect();
+        assert_stuck(&wait(shard, guilty), "cannot be interrupted");
+        for run_id in innocent {
+            let report = wait(shard, run_id);
+            if report.unwound == Some(Unwound::InterpreterLost) {
+                let again = submit(shard, report.request);
+                wait(shard, again).result.unwrap();
+            } else {
+                report.result.unwrap();
+            }
+        }
+    });
+}
+
+#[test]
 fn a_lock_that_an_interrupted_run_has_left_costs_it_its_interpreter() {
     on_shard(|shard| {
         assert_eq!(cached(shard, 2), ["INFO cached None"]);
