@@ -708,7 +708,7 @@ proptest! {
     }
 
     #[test]
-    fn random_record_bodies_never_panic(tag in 0_u8..20, body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn random_record_bodies_never_panic_and_what_is_read_is_written_so_that_it_reads_the_same(tag in 0_u8..30, body in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut bytes = vec![tag];
         bytes.extend((body.len() as u32).to_le_bytes());
         bytes.extend(&body);
@@ -716,7 +716,8 @@ proptest! {
             prop_assert_eq!(len, bytes.len());
             let mut again = vec![0; record.encoded_len().unwrap()];
             record.encode(&mut again);
-            prop_assert_eq!(again, bytes);
+            // Not always the same bytes: some records have an older tag, which is read for ever and not written any more.
+            prop_assert_eq!(decode_record(&again).unwrap(), (record, again.len()));
         }
     }
 }
