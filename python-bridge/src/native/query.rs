@@ -45,7 +45,11 @@ impl Method for Query {
         let host = owner.info.host.as_ref();
         match py.detach(|| host.query(&db, &sql, &parameters)) {
             Ok(batches) => convert::rows(py, &batches),
-            Err(message) => Err(Raised::of(py, &owner.info.natives.query_error, &message)),
+            Err(message) => {
+                // A stop that came meanwhile is the reason for it.
+                owner.info.alive(py)?;
+                Err(Raised::of(py, &owner.info.natives.query_error, &message))
+            }
         }
     }
 }

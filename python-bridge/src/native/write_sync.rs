@@ -67,6 +67,10 @@ fn write(py: Py, local: &Local, db: Arc<str>, line_builder: &Object, no_sync: bo
     let write = SyncWrite { db: db.clone(), lines, no_sync, depth: info.depth.saturating_add(1) };
     match py.detach(|| host.write(write)) {
         Ok(()) => Ok(Object::none(py)),
-        Err(cause) => Err(write_error(py, &db, &cause)),
+        Err(cause) => {
+            // A stop that came meanwhile is the reason for it.
+            info.alive(py)?;
+            Err(write_error(py, &db, &cause))
+        }
     }
 }
