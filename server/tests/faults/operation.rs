@@ -1,0 +1,1 @@
+//! What an operator meets: missing files, starts without writes, full disks.

@@ -1,0 +1,1 @@
+//! Queries that want too much: memory, time, clients that have gone.

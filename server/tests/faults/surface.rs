@@ -1,0 +1,1 @@
+//! The surface over HTTP and of the command line: methods, headers, codings, names, settings that do not exist.
