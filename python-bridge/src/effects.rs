@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use saltus_core::ids::{RunId, ShardId, TriggerId};
 use saltus_core::limits::{INLINE_LOG_BYTES_MAX, INLINE_LOG_LINES_MAX};
-use saltus_core::ports::{LogLevel, LogLine, LogText, PluginError, PluginHost, QueuedWrite, Unwound};
+use saltus_core::ports::{LogLevel, LogLine, LogText, PluginError, PluginHost, QueuedWrite, RunStop, Unwound};
 use saltus_core::state::{State, StateChange};
 
 use crate::ffi::pyerrors::Builtin;
@@ -56,6 +56,8 @@ pub struct Scope {
     pub depth: u8,
     /// The trigger's durable state when the run began.
     pub state: Arc<State>,
+    /// Whether the run is to end early.
+    pub stop: Arc<RunStop>,
 }
 
 /// The trigger's state as the run sees it: as it was, with its own changes.
@@ -122,6 +124,8 @@ pub struct RunInfo {
     pub natives: Rc<Natives>,
     /// Of its interpreter.
     pub failed_imports: FailedImports,
+    /// Whether it is to end early.
+    pub stop: Arc<RunStop>,
     /// How many lines its trigger has written.
     rate: Arc<LogRate>,
     /// And may write.
@@ -178,6 +182,7 @@ impl RunInfo {
             auto,
             shard: scope.shard,
             depth: scope.depth,
+            stop: scope.stop,
             state: RefCell::new(StateView { bytes: scope.state.bytes(), base: scope.state, changes: BTreeMap::new() }),
             natives,
             failed_imports,
@@ -249,11 +254,14 @@ impl RunInfo {
         }
     }
 
-    /// Meets every call of the API that reaches outside: not while the server stops.
+    /// Meets every call of the API that reaches outside: not while the server stops, nor when the run's trigger is another now.
     pub fn alive(&self, py: Py) -> PyResult<()> {
         self.go_on(py)?;
         if STOPPING.load(Ordering::Relaxed) {
             return Err(Raised::new(py, Builtin::KeyboardInterrupt, STOPPED));
+        }
+        if self.stop.cause().is_some() {
+            return Err(Raised::new(py, Builtin::KeyboardInterrupt, CANCELLED));
         }
         Ok(())
     }
@@ -397,6 +405,9 @@ pub fn is_stopping() -> bool {
 }
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Why a run is interrupted whose trigger is not what it was.
+pub const CANCELLED: &str = "the trigger was deleted, disabled or changed while the run was under way";
 
 /// The reference's words, 0.3.
 const STOPPED: &str = "influxdb3 is shutting down; aborting plugin execution";

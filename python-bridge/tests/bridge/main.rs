@@ -138,6 +138,7 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         attempt: 0,
         test_host: None,
         state: Arc::default(),
+        stop: Arc::default(),
     }
 }
 

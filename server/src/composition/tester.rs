@@ -121,11 +121,15 @@ impl Bench {
             }
             error => error.into(),
         })?;
-        let Input { event, mut shown } = match self.input(&test)? {
+        let zone = match &test.input {
+            TestInput::Schedule { time_zone, .. } => time_zone.clone().or(settings.time_zone.clone()),
+            _ => None,
+        };
+        let Input { event, mut shown } = match self.input(&test, zone.as_deref())? {
             Ok(input) => input,
             Err(answer) => return Ok(answer),
         };
-        let trigger = Arc::new(Trigger { def: stand_in(&test), code });
+        let trigger = Arc::new(Trigger { def: stand_in(&test, zone), code });
         let caught = Arc::new(Caught::new(self.host.clone()));
         let lane = if settings.isolation == Some(Isolation::Process) { Lane::Process } else { Lane::Deferred };
         let mut report = self.run(&trigger, &event, &caught, lane)?;
@@ -181,12 +185,13 @@ impl Bench {
             test_host: Some(caught.clone()),
             // A test begins with an empty one, and leaves nothing.
             state: Arc::default(),
+            stop: Arc::default(),
         };
         Ok(block_on(self.engine.test_run(run))?)
     }
 
     /// What the plugin is given; the inner error is an answer with 200, as in the reference.
-    fn input(&self, test: &PluginTest) -> Result<Result<Input, Value>, HttpError> {
+    fn input(&self, test: &PluginTest, zone: Option<&str>) -> Result<Result<Input, Value>, HttpError> {
         let db = &test.database;
         let (event, mut shown) = (|| -> Result<_, HttpError> {
             let rows = |rows| Ok((RunEvent::Writes(rows), Map::new()));
@@ -195,14 +200,14 @@ impl Bench {
                 TestInput::Event(id) => rows(self.recorded("event", db, vec![only(*id)])?),
                 TestInput::DeadLetter(id) => rows(self.recorded("dead_letter", db, self.parts_of(db, *id)?)?),
                 TestInput::Request(request) => Ok((RunEvent::Request(Arc::new(plugin_request(request))), Map::new())),
-                TestInput::Schedule(schedule) => {
-                    let scheduled_ns = next_time(schedule.as_deref())?;
-                    let call = ScheduledCall { scheduled_ns, missed: 0, utc_offset_secs: None };
+                TestInput::Schedule { schedule, .. } => {
+                    let (scheduled_ns, utc_offset_secs) = next_time(schedule.as_deref(), zone)?;
+                    let call = ScheduledCall { scheduled_ns, missed: 0, utc_offset_secs };
                     Ok((RunEvent::Schedule(call), Map::from_iter([("trigger_time".to_owned(), rfc3339(scheduled_ns))])))
                 }
             }
         })()?;
-        let is_schedule = matches!(test.input, TestInput::Schedule(_));
+        let is_schedule = matches!(test.input, TestInput::Schedule { .. });
         if is_schedule && !self.database_exists(db) {
             shown.insert("trigger_time".to_owned(), Value::Null);
             shown.extend(nothing());
@@ -282,7 +287,7 @@ impl SchemaSource for Known<'_> {
 }
 
 /// The trigger that a test run takes the place of.
-fn stand_in(test: &PluginTest) -> TriggerDef {
+fn stand_in(test: &PluginTest, time_zone: Option<String>) -> TriggerDef {
     let mut hasher = DefaultHasher::new();
     test.cache_name.as_deref().unwrap_or(SHARED_CACHE).hash(&mut hasher);
     TriggerDef {
@@ -296,7 +301,7 @@ fn stand_in(test: &PluginTest) -> TriggerDef {
         execution: Execution::Deferred,
         isolation: Isolation::Auto,
         limits: Default::default(),
-        timing: Timing::default(),
+        timing: Timing { time_zone, ..Timing::default() },
         api: ApiSettings { restore_cache: Some(false), ..ApiSettings::default() },
         arguments: test.arguments.clone(),
         disabled: false,
@@ -321,15 +326,19 @@ fn plugin_request(request: &TestRequest) -> PluginRequest {
     }
 }
 
-fn next_time(schedule: Option<&str>) -> Result<i64, HttpError> {
+/// The next time of a schedule, and what its zone is ahead of UTC then.
+fn next_time(schedule: Option<&str>, zone: Option<&str>) -> Result<(i64, Option<i32>), HttpError> {
     let text = schedule.map_or_else(
         || EVERY_SECOND.to_owned(),
         |given| if given.contains(':') { given.to_owned() } else { format!("cron:{given}") },
     );
     let refuse = |why: String| HttpError::field("schedule", why);
-    let spec = TriggerSpec::parse(&text).map_err(|error| refuse(error.to_string()))?;
-    let schedule = Schedule::new(&spec, None).map_err(|error| refuse(error.to_string()))?;
-    let next = schedule.and_then(|schedule| schedule.next_after(wall_clock_ns()));
+    let spec = TriggerSpec::parse(&text).map_err(|error| refuse(format!("{error}{}", error.remedy())))?;
+    let schedule = Schedule::new(&spec, zone).map_err(|error| HttpError::field("time_zone", error))?;
+    let next = schedule.and_then(|schedule| {
+        let next = schedule.next_after(wall_clock_ns())?;
+        Some((next, schedule.utc_offset_secs(next)))
+    });
     next.ok_or_else(|| refuse(format!("'{text}' never comes to a time")))
 }
 
@@ -444,6 +453,16 @@ impl PluginHost for Caught {
 
     fn query(&self, db: &str, sql: &str, params: &[(String, QueryParam)]) -> Result<Vec<RecordBatch>, String> {
         self.host.query(db, sql, params)
+    }
+
+    fn query_while(
+        &self,
+        db: &str,
+        sql: &str,
+        params: &[(String, QueryParam)],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<RecordBatch>, String> {
+        self.host.query_while(db, sql, params, wanted)
     }
 
     /// Caught, never made, and so never refused (reference, 2.10).

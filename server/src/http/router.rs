@@ -34,6 +34,7 @@ const TOKEN_PREFIX: &str = "/api/v3/configure/token";
 const DEAD_LETTERS_REPLAY: &str = "/api/v3/configure/dead_letters/replay";
 const DEAD_LETTERS_DISCARD: &str = "/api/v3/configure/dead_letters/discard";
 const PLUGIN_FILES: &str = "/api/v3/plugins/files";
+const PLUGIN_FOLDER: &str = "/api/v3/plugins/directory";
 
 /// What a handler works with.
 pub(crate) struct Ctx<'a, P> {
@@ -118,6 +119,8 @@ where
         ("POST", DEAD_LETTERS_DISCARD) => dead_letters::discard(ctx, parts, body).await,
         ("POST", PLUGIN_FILES) => plugins::create(ctx, parts, body).await,
         ("PUT", PLUGIN_FILES) => plugins::update(ctx, parts, body).await,
+        ("POST", PLUGIN_FOLDER) => plugins::create_folder(ctx, parts, body).await,
+        ("PUT", PLUGIN_FOLDER) => plugins::update_folder(ctx, parts, body).await,
         ("POST", "/api/v3/plugin_test/wal") => plugin_test::wal(ctx, parts, body).await,
         ("POST", "/api/v3/plugin_test/schedule") => plugin_test::schedule(ctx, parts, body).await,
         ("POST", "/api/v3/plugin_test/request") => plugin_test::request(ctx, parts, body).await,

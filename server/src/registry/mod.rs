@@ -34,7 +34,7 @@ use saltus_shards::api::TableError;
 use saltus_shards::engine::EngineHandle;
 use uuid::Uuid;
 
-use plugins::{PluginFileError, PluginShelf, PluginWatcher};
+use plugins::{PluginFileError, PluginShelf, PluginWatcher, VersionCheck};
 use settings::{SettingError, Settings, SettingsChange};
 use store::{Store, StoreError};
 
@@ -263,6 +263,18 @@ impl Registry {
         Ok(Registry { shared: Arc::new(Shared { catalog, commands, threads }) })
     }
 
+    /// From now on new versions of plugins are checked before they count.
+    ///
+    /// # Errors
+    /// The registry has stopped.
+    pub async fn check_versions_with(&self, check: VersionCheck) -> Result<(), RegistryError> {
+        self.ask(move |keeper| {
+            keeper.shelf.check_with(check);
+            Ok(())
+        })
+        .await
+    }
+
     /// The catalog now.
     pub fn catalog(&self) -> Arc<Catalog> {
         self.shared.catalog.load_full()
@@ -383,7 +395,8 @@ impl Registry {
     pub async fn plugin(&self, filename: &str) -> Result<(Arc<dyn CodeSource>, Settings), RegistryError> {
         let filename = filename.to_owned();
         self.ask(move |keeper| {
-            let source: Arc<dyn CodeSource> = keeper.shelf.source(&filename).map_err(RegistryError::Plugin)?;
+            // Whoever tests a change wants to see it, whatever counts for triggers.
+            let source: Arc<dyn CodeSource> = keeper.shelf.as_it_is(&filename).map_err(RegistryError::Plugin)?;
             Ok((source, keeper.authors_settings(&filename)?))
         })
         .await
@@ -395,6 +408,36 @@ impl Registry {
     /// The name leads outside or the file system refused.
     pub async fn write_plugin_file(&self, name: String, content: String) -> Result<(), RegistryError> {
         self.ask(move |keeper| keeper.shelf.write(&name, &content).map_err(RegistryError::Upload)).await
+    }
+
+    /// Writes files of a folder under the plugin directory; it counts with all of them at once.
+    ///
+    /// # Errors
+    /// A name leads outside or the file system refused.
+    pub async fn write_plugin_folder(
+        &self,
+        name: String,
+        files: Vec<(String, String)>,
+    ) -> Result<(), RegistryError> {
+        self.ask(move |keeper| keeper.shelf.write_folder(&name, &files).map_err(RegistryError::Upload)).await
+    }
+
+    /// The same for the folder of the first trigger with that name, over all databases.
+    ///
+    /// # Errors
+    /// There is no such trigger, or the files cannot be written.
+    pub async fn write_trigger_folder(
+        &self,
+        trigger: String,
+        files: Vec<(String, String)>,
+    ) -> Result<(), RegistryError> {
+        self.ask(move |keeper| {
+            let catalog = keeper.catalog.load();
+            let def = catalog.triggers.values().find(|def| *def.name == *trigger);
+            let def = def.ok_or_else(|| RegistryError::Upload(PluginFileError::NotFound(trigger.into())))?;
+            keeper.shelf.write_folder(&def.plugin_filename, &files).map_err(RegistryError::Upload)
+        })
+        .await
     }
 
     /// Writes the file of the first trigger with that name, over all databases.
@@ -636,7 +679,12 @@ impl Keeper {
         let kind = def.spec.kind();
         let wrong = match check(&code.source, &def.plugin_filename) {
             Err(error) => error.message,
-            Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => return Vec::new(),
+            Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => {
+                match self.shelf.wrong_with(&def.plugin_filename, code) {
+                    None => return Vec::new(),
+                    Some(error) => error.message,
+                }
+            }
             Ok(_) => kind.entry_missing().to_owned(),
         };
         tracing::warn!(trigger = %def.name, db = %def.db, plugin = %def.plugin_filename, "{wrong}");

@@ -135,6 +135,10 @@ impl Shard {
         changes: Vec<StateChange>,
         failures: &mut Vec<String>,
     ) -> bool {
+        if state.borrow().leaving {
+            // Its trigger was deleted or disabled since it ended: its tables may be gone as well.
+            return true;
+        }
         let mut parts = Vec::with_capacity(writes.len());
         for write in writes {
             let db = write.db.clone();
