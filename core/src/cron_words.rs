@@ -17,7 +17,17 @@ struct Rule {
 }
 
 const MONTHS: &[&str] = &[
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
     "december",
 ];
 const DAYS: &[&str] = &["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
@@ -36,8 +46,7 @@ const UNIX_WEEKDAY: Rule = Rule { names: DAYS, any: true, unix: true, ..rule("we
 const YEAR: Rule = rule("year", 1970, 2100);
 
 /// The forms there are.
-const FORMS: &str =
-    "expected five fields (minute hour day month weekday), six (second first) or seven (year last), such as */5 * * * *";
+const FORMS: &str = "expected five fields (minute hour day month weekday), six (second first) or seven (year last), such as */5 * * * *";
 
 /// What is wrong with an expression.
 pub fn fault(expression: &str) -> String {
@@ -175,7 +184,10 @@ mod tests {
             ("? * * * *", "minute: '?' is for the day of the month and the weekday"),
             ("* * L * *", "day of the month: 'L' is not understood"),
             ("", "expected five fields (minute hour day month weekday)"),
-            ("* * * *", "expected five fields (minute hour day month weekday), six (second first) or seven (year last)"),
+            (
+                "* * * *",
+                "expected five fields (minute hour day month weekday), six (second first) or seven (year last)",
+            ),
             ("* * * * * * * *", "such as */5 * * * *; there are 8"),
             ("@reboot", "'@reboot' is not known: expected @hourly, @daily"),
         ] {

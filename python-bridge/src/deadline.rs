@@ -30,9 +30,9 @@ use parking_lot::{Condvar, Mutex};
 use saltus_core::ids::{RunId, ShardId, TriggerId};
 use saltus_core::ports::{PluginError, PluginHost, Stall};
 
+use crate::effects::CANCELLED;
 use crate::ffi::ceval::{self, Interrupt};
 use crate::ffi::pystate::{self, InterpreterId};
-use crate::effects::CANCELLED;
 use crate::ffi::{Py, time};
 use crate::interpreter::failure;
 

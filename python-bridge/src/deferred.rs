@@ -530,10 +530,26 @@ struct Worker {
 }
 
 enum Next {
-    TakeCache { job: u64, trigger: TriggerId, answer: CacheAnswer },
-    DropCache { job: u64, trigger: TriggerId },
-    DumpCaches { job: u64, answer: CachesAnswer },
-    Run { job: u64, request: Box<RunRequest>, cache: CacheIn, code: Arc<PluginCode>, prepared: Arc<Prepared> },
+    TakeCache {
+        job: u64,
+        trigger: TriggerId,
+        answer: CacheAnswer,
+    },
+    DropCache {
+        job: u64,
+        trigger: TriggerId,
+    },
+    DumpCaches {
+        job: u64,
+        answer: CachesAnswer,
+    },
+    Run {
+        job: u64,
+        request: Box<RunRequest>,
+        cache: CacheIn,
+        code: Arc<PluginCode>,
+        prepared: Arc<Prepared>,
+    },
     /// Nothing: a run was not wanted any more.
     Look,
 }

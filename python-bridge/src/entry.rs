@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use saltus_core::ports::{RunEvent, RunRequest, ScheduledCall};
 use saltus_core::request::{PluginRequest, PluginResponse, ResponseHead};
-use saltus_core::trigger::TriggerKind;
+use saltus_core::trigger::{TriggerKind, TriggerSpec};
 
 use crate::ffi::audit;
 use crate::ffi::pyerrors::Builtin;
@@ -54,7 +54,9 @@ impl Entries {
                 Ok(vec![Object::list(py, batches.collect::<PyResult<Vec<_>>>()?)?])
             }
             RunEvent::Schedule(call) => {
-                let zone = request.trigger.def.timing.time_zone.as_deref();
+                let def = &request.trigger.def;
+                // An interval is real time: an hour ago is an hour ago, also where the clocks are changed.
+                let zone = def.timing.time_zone.as_deref().filter(|_| !matches!(def.spec, TriggerSpec::Every(_)));
                 // The rules of a zone are read once per interpreter, which is no matter of the plugin's.
                 let listening = audit::is_listening(py);
                 audit::listen(py, false);

@@ -107,9 +107,8 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let mut engine = Engine::start(config.engine(), runtime, host, Arc::new(service)).map_err(ServeError::of)?;
     drop(late.set(engine.handle()));
     if let Some(python) = python.clone() {
-        let check = move |path: &Path, code: &PluginCode, before: Option<&PluginCode>| {
-            python.check_version(path, code, before)
-        };
+        let check =
+            move |path: &Path, code: &PluginCode, before: Option<&PluginCode>| python.check_version(path, code, before);
         futures_lite::future::block_on(registry.check_versions_with(Box::new(check))).map_err(ServeError::of)?;
     }
     let check = python

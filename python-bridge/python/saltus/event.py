@@ -14,7 +14,7 @@ _zones: dict[str, tzinfo | None] = {}
 
 def call_time(seconds: int, utc_offset: int | None, zone: str | None = None) -> datetime:
     """The ``datetime`` of a scheduled call: aware if the trigger has a time zone, which is ``utc_offset`` ahead of UTC then, and
-    naive in the server's own without one."""
+    naive in the server's own without one. With the name of its ``zone`` it knows the zone's changes as well."""
     if utc_offset is None:
         return datetime.fromtimestamp(seconds)  # noqa: DTZ006  (naive local time is what InfluxDB 3 gives)
     ahead = timedelta(seconds=utc_offset)

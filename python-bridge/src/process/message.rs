@@ -157,7 +157,7 @@ pub struct Run {
     pub depth: u8,
     pub attempt: u32,
     pub api: ApiSettings,
-    /// Of its schedule.
+    /// Of its schedule, if that names local times.
     pub time_zone: Option<String>,
     /// The trigger's durable state; left out when the worker has this revision from the run before.
     pub state: Option<Vec<(String, String)>>,

@@ -28,7 +28,7 @@ use saltus_core::ports::{
 use saltus_core::query_param::QueryParam;
 use saltus_core::request::{PluginRequest, PluginResponse, ResponseHead};
 use saltus_core::state::{State, StateChange};
-use saltus_core::trigger::TriggerDef;
+use saltus_core::trigger::{TriggerDef, TriggerSpec};
 
 use super::Workers;
 use super::answers::Forward;
@@ -98,7 +98,17 @@ enum End {
 impl Supervisor {
     /// For the runs of one desk.
     pub fn new(workers: Arc<Workers>, takings: Takings, trigger: Arc<str>) -> Self {
-        Supervisor { workers, takings, trigger, process: None, deaths: 0, not_before: None, begun: false, told_to_stop: false, whose: None }
+        Supervisor {
+            workers,
+            takings,
+            trigger,
+            process: None,
+            deaths: 0,
+            not_before: None,
+            begun: false,
+            told_to_stop: false,
+            whose: None,
+        }
     }
 
     /// Makes runs until there have been none for long, or the server stops.
@@ -517,7 +527,10 @@ fn run_message(request: &RunRequest, code: &PluginCode, event: Event) -> Run {
         depth: request.depth,
         attempt: request.attempt,
         api: request.trigger.def.api,
-        time_zone: request.trigger.def.timing.time_zone.clone(),
+        time_zone: match &request.trigger.def {
+            TriggerDef { spec: TriggerSpec::Every(_), .. } => None,
+            def => def.timing.time_zone.clone(),
+        },
         state: None,
         state_revision: request.state.revision,
         cache: None,

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use saltus_core::ids::{RunId, ShardId};
 use saltus_core::ports::{
-    CodeSource, Completions, LogLine, LogText, PluginCode, PluginFolder, PluginHost, RunRecord, RunReport, Stall, SyncWrite,
+    CodeSource, Completions, LogLine, LogText, PluginCode, PluginFolder, PluginHost, RunRecord, RunReport, Stall,
+    SyncWrite,
 };
 use saltus_core::query_param::QueryParam;
 use saltus_core::trigger::TriggerDef;

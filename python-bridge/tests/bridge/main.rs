@@ -9,6 +9,7 @@ mod data;
 mod deadlines;
 mod deferred;
 mod evil;
+mod folders;
 mod guard;
 mod host;
 mod inline;
@@ -19,6 +20,7 @@ mod process;
 mod python_tests;
 mod requests;
 mod state;
+mod stops;
 mod types;
 
 use std::path::PathBuf;

@@ -295,7 +295,10 @@ fn stand_in(test: &PluginTest, time_zone: Option<String>) -> TriggerDef {
         name: "test".into(),
         db: test.database.as_str().into(),
         plugin_filename: test.filename.clone(),
-        spec: TriggerSpec::AllTables,
+        spec: match &test.input {
+            TestInput::Schedule { schedule, .. } => spec_of(schedule.as_deref()).unwrap_or(TriggerSpec::AllTables),
+            _ => TriggerSpec::AllTables,
+        },
         run_async: false,
         error_behavior: ErrorBehavior::Log,
         execution: Execution::Deferred,
@@ -326,20 +329,24 @@ fn plugin_request(request: &TestRequest) -> PluginRequest {
     }
 }
 
-/// The next time of a schedule, and what its zone is ahead of UTC then.
-fn next_time(schedule: Option<&str>, zone: Option<&str>) -> Result<(i64, Option<i32>), HttpError> {
+/// The specification of a schedule.
+fn spec_of(schedule: Option<&str>) -> Result<TriggerSpec, HttpError> {
     let text = schedule.map_or_else(
         || EVERY_SECOND.to_owned(),
         |given| if given.contains(':') { given.to_owned() } else { format!("cron:{given}") },
     );
-    let refuse = |why: String| HttpError::field("schedule", why);
-    let spec = TriggerSpec::parse(&text).map_err(|error| refuse(format!("{error}{}", error.remedy())))?;
+    TriggerSpec::parse(&text).map_err(|error| HttpError::field("schedule", format!("{error}{}", error.remedy())))
+}
+
+/// The next time of a schedule, and what its zone is ahead of UTC then.
+fn next_time(schedule: Option<&str>, zone: Option<&str>) -> Result<(i64, Option<i32>), HttpError> {
+    let spec = spec_of(schedule)?;
     let schedule = Schedule::new(&spec, zone).map_err(|error| HttpError::field("time_zone", error))?;
     let next = schedule.and_then(|schedule| {
         let next = schedule.next_after(wall_clock_ns())?;
         Some((next, schedule.utc_offset_secs(next)))
     });
-    next.ok_or_else(|| refuse(format!("'{text}' never comes to a time")))
+    next.ok_or_else(|| HttpError::field("schedule", format!("'{spec}' never comes to a time")))
 }
 
 fn rfc3339(time_ns: i64) -> Value {

@@ -414,11 +414,7 @@ impl Registry {
     ///
     /// # Errors
     /// A name leads outside or the file system refused.
-    pub async fn write_plugin_folder(
-        &self,
-        name: String,
-        files: Vec<(String, String)>,
-    ) -> Result<(), RegistryError> {
+    pub async fn write_plugin_folder(&self, name: String, files: Vec<(String, String)>) -> Result<(), RegistryError> {
         self.ask(move |keeper| keeper.shelf.write_folder(&name, &files).map_err(RegistryError::Upload)).await
     }
 

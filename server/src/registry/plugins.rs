@@ -26,9 +26,7 @@ use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use saltus_core::limits::{
-    PLUGIN_BYTES_MAX, PLUGIN_FILES_MAX, PLUGIN_LOOK_AGAIN_MS, PLUGIN_LOOK_MS, PLUGIN_QUIET_MS,
-};
+use saltus_core::limits::{PLUGIN_BYTES_MAX, PLUGIN_FILES_MAX, PLUGIN_LOOK_AGAIN_MS, PLUGIN_LOOK_MS, PLUGIN_QUIET_MS};
 use saltus_core::ports::{CodeSource, PluginCode, PluginError, PluginFolder};
 
 /// A change younger than this may be followed by another one with the same time stamp.
@@ -86,8 +84,7 @@ impl PluginFileError {
 }
 
 /// Says what is wrong with a version of the plugin that lies there, without running it, given the one that counts. Blocks.
-pub type VersionCheck =
-    Box<dyn Fn(&Path, &PluginCode, Option<&PluginCode>) -> Result<(), PluginError> + Send + Sync>;
+pub type VersionCheck = Box<dyn Fn(&Path, &PluginCode, Option<&PluginCode>) -> Result<(), PluginError> + Send + Sync>;
 
 /// The plugin directory and every source of it that a trigger holds.
 pub struct PluginShelf {
@@ -495,7 +492,9 @@ impl PluginSource {
         }
         let failing = self.failing.load(Ordering::Acquire);
         let quiet = match &seen.coming {
-            Some(coming) if coming.hash == code.hash => coming.since.elapsed() >= Duration::from_millis(PLUGIN_QUIET_MS),
+            Some(coming) if coming.hash == code.hash => {
+                coming.since.elapsed() >= Duration::from_millis(PLUGIN_QUIET_MS)
+            }
             _ => {
                 seen.coming = Some(Coming { hash: code.hash, since: Instant::now() });
                 false

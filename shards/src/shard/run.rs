@@ -433,14 +433,7 @@ impl Shard {
 
     /// A run is over whose trigger was deleted, disabled or changed while it was under way. Nothing of it counts: an event of a trigger that
     /// was changed is run again, one of a trigger that is gone is given up as those that waited.
-    fn stopped_early(
-        self: &Rc<Self>,
-        state: &State,
-        lane: Lane,
-        began: Began,
-        report: RunReport,
-        cause: StopCause,
-    ) {
+    fn stopped_early(self: &Rc<Self>, state: &State, lane: Lane, began: Began, report: RunReport, cause: StopCause) {
         state.borrow_mut().charge(report.cost_ns, lane, report.memory);
         let RunRequest { run_id, trigger, event: what, received, depth, attempt, .. } = report.request;
         let Began { handed_over, first_rows, replayed, late } = began;

@@ -16,9 +16,7 @@ use saltus_core::cpu_share::{self, CpuShare};
 use saltus_core::ids::{Epoch, EventId, MonoNs, Sequence, ShardId, Stream, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
 use saltus_core::policy::{Lane, Policy};
-use saltus_core::ports::{
-    LogLevel, LogLine, LogText, MemoryUse, RunEvent, RunStop, StopCause, TableBatch, Trigger,
-};
+use saltus_core::ports::{LogLevel, LogLine, LogText, MemoryUse, RunEvent, RunStop, StopCause, TableBatch, Trigger};
 use saltus_core::schedule::Scheduler;
 use saltus_core::trigger::{ErrorBehavior, Execution, Limits, TriggerDef, TriggerKind, TriggerSpec};
 
@@ -822,9 +820,27 @@ impl Shard {
 
     fn report_chain(&self, trigger: &Trigger, table: &str) {
         self.counters.chains_cut.add(1);
+        let chain = self.chain(trigger, table);
         self.log_for(trigger, LogLevel::Error, format!(
-            "not run for rows of table '{table}': they were written by a chain of more than {CHAIN_DEPTH_MAX} plugin runs, each caused by the one before; let the plugin skip its own output"
+            "not run for rows of table '{table}': they were written by a chain of more than {CHAIN_DEPTH_MAX} plugin runs, each caused by the one before (triggers: {chain}); let the plugin skip its own output"
         ));
+    }
+
+    /// The triggers whose plugins write the rows that start one another, the first one first, as far as tables know who wrote to them
+    /// last; each once if they go round.
+    fn chain(&self, trigger: &Trigger, table: &str) -> String {
+        let db = &trigger.def.db;
+        let mut names = vec![trigger.def.name.clone()];
+        let mut seen = Vec::new();
+        let mut next = Some(Arc::<str>::from(table));
+        while let Some(table) = next.filter(|table| !seen.contains(table)) {
+            let Some(link) = self.shared.directory.get(db, &table).and_then(|entry| entry.link()) else { break };
+            seen.push(table);
+            names.push(link.trigger.clone());
+            next = link.cause.clone();
+        }
+        names.reverse();
+        names.join(" -> ")
     }
 
     pub fn log_for(&self, trigger: &Trigger, level: LogLevel, text: String) {

@@ -32,6 +32,7 @@ from saltus.errors import (
     QueryError,
 )
 from saltus.event import Event
+from saltus.event import call_time as time_of_call
 from saltus.line_builder import LineBuilder
 from saltus.testing._clock import Clock, Instant, nanoseconds
 from saltus.testing._lines import read
@@ -135,8 +136,9 @@ class Host:
         if missing_columns not in ("absent", "none"):
             raise ValueError(f"missing_columns must be absent or none, not {missing_columns!r}")
         own = None if args is None else dict(args)
-        zone = None if time_zone is None else _zone(time_zone)
-        return Trigger(self, full, name, database or self.database_name, own, spec, missing_columns == "none", zone)
+        if time_zone is not None:
+            _zone(time_zone)
+        return Trigger(self, full, name, database or self.database_name, own, spec, missing_columns == "none", time_zone)
 
     def database(self, name: Optional[str] = None) -> Database:
         """A database, created if it is not there; the host's own without a name."""
@@ -223,10 +225,12 @@ class Trigger:
         args: Optional[dict[str, str]],
         spec: Optional[str],
         every_column: bool,
-        zone: Optional[datetime.tzinfo] = None,
+        time_zone: Optional[str] = None,
     ) -> None:
         self.host = host
-        self._zone = zone
+        self._time_zone = time_zone
+        # An interval is real time, whatever the clocks of the zone do.
+        self._real_time = spec is not None and spec.strip().startswith("every:")
         self.path = path
         self.name = name
         self.database_name = database
@@ -272,11 +276,13 @@ class Trigger:
         self._must_be("schedule")
         scheduled = self.host.clock.now_ns() if call_time is None else nanoseconds(call_time)
         event = self._event("schedule", (f"1-at-{scheduled}",), attempt)
-        # In whole seconds. Without a zone naive and in local time, as in InfluxDB 3.
-        given = datetime.datetime.fromtimestamp(scheduled // 10**9, self._zone)
-        ahead = given.utcoffset()
-        event.of_schedule(scheduled, None if ahead is None else round(ahead.total_seconds()), missed)
-        return self._run(event, [given], check)
+        seconds, zone = scheduled // 10**9, self._time_zone
+        ahead = None
+        if zone is not None:
+            offset = datetime.datetime.fromtimestamp(seconds, _zone(zone)).utcoffset()
+            ahead = round(offset.total_seconds()) if offset is not None else 0
+        event.of_schedule(scheduled, ahead, missed)
+        return self._run(event, [time_of_call(seconds, ahead, None if self._real_time else zone)], check)
 
     def process_request(
         self,
