@@ -40,6 +40,11 @@ pub struct PluginFolder {
 pub trait CodeSource: Send + Sync {
     /// The version that counts; never blocks.
     fn current(&self) -> Arc<PluginCode>;
+
+    /// The same, after a look at what can be looked at quickly. May block on file I/O: never called on a shard's thread.
+    fn refresh(&self) -> Arc<PluginCode> {
+        self.current()
+    }
 }
 
 /// Why a run is to end before it has.

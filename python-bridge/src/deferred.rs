@@ -694,7 +694,7 @@ impl Worker {
                     }
                     return Some(Next::Look);
                 }
-                let code = request.trigger.code.current();
+                let code = request.trigger.code.refresh();
                 let prepared = crew.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
                 Some(Next::Run { job, request, cache, code, prepared })
             }

@@ -203,6 +203,10 @@ impl RunInfo {
 
     /// What the engine itself says of a run.
     pub fn tell(&self, level: LogLevel, text: LogText) {
+        let text = match text {
+            LogText::Said(text) => LogText::Said(with_plain_names(text)),
+            other => other,
+        };
         if self.lane == Lane::Deferred {
             return self.send(level, text);
         }
@@ -394,6 +398,29 @@ impl RunInfo {
     }
 }
 
+/// A text in which packages of folder plugins have their folder's name, without what makes it unique (`saltus._loader`).
+fn with_plain_names(text: String) -> String {
+    const PATH: usize = 8;
+    const VERSION: usize = "@".len() + PATH + "_".len() + 16;
+    let is_version = |part: &[u8]| {
+        let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        part.len() == VERSION && part[1 + PATH] == b'_' && hex(&part[1..=PATH]) && hex(&part[PATH + 2..])
+    };
+    if memchr::memchr(b'@', text.as_bytes()).is_none() {
+        return text;
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(at) = memchr::memchr(b'@', rest.as_bytes()) {
+        let end = at + if rest.as_bytes().get(at..at + VERSION).is_some_and(is_version) { VERSION } else { 0 };
+        let kept = if end > at { at } else { at + 1 };
+        plain.push_str(&rest[..kept]);
+        rest = &rest[end.max(at + 1)..];
+    }
+    plain.push_str(rest);
+    plain
+}
+
 /// The server stops: from now on calls of the API raise.
 pub fn stop() {
     STOPPING.store(true, Ordering::Relaxed);
@@ -509,4 +536,23 @@ fn kind_of(event: &str) -> Option<Kind> {
         | "tempfile" | "urllib" | "webbrowser" => Kind::Blocks,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_plain_names;
+
+    #[test]
+    fn what_makes_names_unique_is_not_shown() {
+        for (text, shown) in [
+            ("common@a4783ab5_0000000000000001.who and x@y", "common.who and x@y"),
+            ("p@a4783ab5_0000000000000001", "p"),
+            ("@a4783ab5_000000000000000", "@a4783ab5_000000000000000"),
+            ("@a4783ab5-0000000000000001 @", "@a4783ab5-0000000000000001 @"),
+            ("me@example.org @@a4783ab5_00000000000000ff\u{e9}", "me@example.org @\u{e9}"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(with_plain_names(text.to_owned()), shown);
+        }
+    }
 }

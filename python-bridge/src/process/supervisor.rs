@@ -205,7 +205,7 @@ impl Supervisor {
         if request.stop.cause().is_some() {
             return RunReport::not_run(request, cancelled(), time::now());
         }
-        let code = request.trigger.code.current();
+        let code = request.trigger.code.refresh();
         let prepared = self.workers.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
         let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
         let report = match self.attempt(&request, &code, &prepared) {

@@ -213,7 +213,7 @@ pub(super) fn upload_as(client: &Client, path: &Path, name: &str) -> Result<(), 
     files.sort();
     let file = |file: &PathBuf| {
         let below = file.strip_prefix(&real).unwrap_or(file).display().to_string();
-        Ok(json!({ "relative_path": below, "content": read(file)? }))
+        Ok::<_, CliError>(json!({ "relative_path": below, "content": read(file)? }))
     };
     let files = files.iter().map(file).collect::<Result<Vec<_>, CliError>>()?;
     // In one piece: no run is to see a part of it.

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use saltus_core::ids::TriggerId;
 use saltus_core::limits::{DATABASES_MAX, TRIGGER_NAME_BYTES_MAX};
 use saltus_core::names::{DbNameError, INTERNAL_DB, check_db_name};
-use saltus_core::ports::{CodeSource, PluginCode, PluginError, Trigger};
+use saltus_core::ports::{CodeSource, PluginError, Trigger};
 use saltus_core::route::Route;
 use saltus_core::schedule::Schedule;
 use saltus_core::trigger::{
@@ -562,7 +562,7 @@ impl Keeper {
 
     fn create_trigger(&mut self, new: NewTrigger) -> Result<Warnings, RegistryError> {
         check_trigger_name(&new.name)?;
-        let code = self.shelf.source(&new.plugin_filename).map_err(RegistryError::Plugin)?.current();
+        self.shelf.source(&new.plugin_filename).map_err(RegistryError::Plugin)?;
         let settings = self.settings(&new)?;
         if new.db == INTERNAL_DB {
             return Err(RegistryError::Internal);
@@ -599,7 +599,7 @@ impl Keeper {
         check_schedule(&def)?;
         self.check_path(&def)?;
         def.id = self.store.add_trigger(&def)?;
-        let warnings = self.warnings(&def, &code);
+        let warnings = self.warnings(&def)?;
         next.triggers.insert(key, Arc::new(def));
         self.publish(next);
         self.put_in_force();
@@ -620,7 +620,7 @@ impl Keeper {
             def.spec = spec;
         }
         def.plugin_filename = change.plugin_filename.unwrap_or(def.plugin_filename);
-        let code = self.shelf.source(&def.plugin_filename).map_err(RegistryError::Plugin)?.current();
+        self.shelf.source(&def.plugin_filename).map_err(RegistryError::Plugin)?;
         let settings = change.settings.over(Settings::of(&before));
         settings.check_kind(def.spec.kind())?;
         settings.check()?;
@@ -639,7 +639,7 @@ impl Keeper {
             def.timing.since_ns = wall_clock_ns();
         }
         self.check_path(&def)?;
-        let warnings = self.warnings(&def, &code);
+        let warnings = self.warnings(&def)?;
         if def != *before {
             self.change_trigger(def)?;
         }
@@ -670,21 +670,27 @@ impl Keeper {
     }
 
     /// What will go wrong with the plugin's code as it is. It may still be changed, so the trigger is taken, as in InfluxDB 3.
-    fn warnings(&self, def: &TriggerDef, code: &PluginCode) -> Warnings {
-        let Some(check) = &self.check else { return Vec::new() };
+    fn warnings(&self, def: &TriggerDef) -> Result<Warnings, RegistryError> {
+        let Some(check) = &self.check else { return Ok(Vec::new()) };
+        let counts = self.shelf.source(&def.plugin_filename).map_err(RegistryError::Plugin)?.current();
+        let code = self.shelf.as_it_is(&def.plugin_filename).map_err(RegistryError::Plugin)?.current();
         let kind = def.spec.kind();
         let wrong = match check(&code.source, &def.plugin_filename) {
             Err(error) => error.message,
             Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => {
-                match self.shelf.wrong_with(&def.plugin_filename, code) {
-                    None => return Vec::new(),
+                match self.shelf.wrong_with(&def.plugin_filename, &code) {
+                    None => return Ok(Vec::new()),
                     Some(error) => error.message,
                 }
             }
             Ok(_) => kind.entry_missing().to_owned(),
         };
         tracing::warn!(trigger = %def.name, db = %def.db, plugin = %def.plugin_filename, "{wrong}");
-        vec![format!("plugin_filename: '{}': {wrong}; runs will fail until the file is mended", def.plugin_filename)]
+        let until = match code.hash == counts.hash {
+            true => "runs will fail until the file is mended",
+            false => "the last good version goes on until it is mended",
+        };
+        Ok(vec![format!("plugin_filename: '{}': {wrong}; {until}", def.plugin_filename)])
     }
 
     fn delete_trigger(&mut self, db: &str, name: &str, force: bool) -> Result<(), RegistryError> {

@@ -8,7 +8,8 @@
 //! they changed. (A file whose last change is younger than `RACY` is read anyway: its next change could leave the same time stamp.) What
 //! it has read counts when
 //!
-//! 1. nothing has changed for `PLUGIN_QUIET_MS`: files come one after the other, and editors write in pieces;
+//! 1. nothing has changed for `PLUGIN_QUIET_MS`: files come one after the other, and editors write in pieces. A file that is a plugin
+//!    need not wait if it has the entry functions that it had: runs look at it themselves, so the next one has the new code;
 //! 2. the check ([`VersionCheck`]) finds nothing wrong with it: it compiles, and imports of its own modules lead somewhere.
 //!
 //! Until then the version before goes on; if one is refused, that is said once. A file that cannot be read any more keeps its last
@@ -28,6 +29,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use saltus_core::limits::{PLUGIN_BYTES_MAX, PLUGIN_FILES_MAX, PLUGIN_LOOK_AGAIN_MS, PLUGIN_LOOK_MS, PLUGIN_QUIET_MS};
 use saltus_core::ports::{CodeSource, PluginCode, PluginError, PluginFolder};
+use saltus_core::trigger::TriggerKind;
 
 /// A change younger than this may be followed by another one with the same time stamp.
 const RACY: Duration = Duration::from_secs(2);
@@ -90,7 +92,7 @@ pub type VersionCheck = Box<dyn Fn(&Path, &PluginCode, Option<&PluginCode>) -> R
 pub struct PluginShelf {
     root: Option<PathBuf>,
     sources: Mutex<HashMap<PathBuf, Weak<PluginSource>>>,
-    check: OnceLock<VersionCheck>,
+    check: Arc<OnceLock<VersionCheck>>,
 }
 
 impl PluginShelf {
@@ -106,7 +108,7 @@ impl PluginShelf {
             }
             None => None,
         };
-        Ok(PluginShelf { root, sources: Mutex::default(), check: OnceLock::new() })
+        Ok(PluginShelf { root, sources: Mutex::default(), check: Arc::default() })
     }
 
     /// From now on new versions are checked before they count.
@@ -134,7 +136,7 @@ impl PluginShelf {
             known.look(self.check.get(), Settle::WhenQuiet);
             return Ok(known);
         }
-        let source = Arc::new(PluginSource::open(path)?);
+        let source = Arc::new(PluginSource::open(path, self.check.clone())?);
         Ok(self.shelve(source))
     }
 
@@ -143,7 +145,8 @@ impl PluginShelf {
     /// # Errors
     /// As for [`PluginShelf::source`].
     pub fn as_it_is(&self, filename: &str) -> Result<Arc<PluginSource>, PluginFileError> {
-        self.resolve(filename).and_then(PluginSource::open).map(Arc::new)
+        let path = self.resolve(filename)?;
+        PluginSource::open(path, self.check.clone()).map(Arc::new)
     }
 
     /// The `manifest.toml` of a directory plugin, if it has one: its path and its text.
@@ -166,7 +169,11 @@ impl PluginShelf {
             let name = filename.trim_end_matches('/');
             let safe = check_relative(name).is_ok() && !matches!(error, PluginFileError::Traversal(_));
             let path = self.root.as_ref().filter(|_| safe).map(|root| root.join(name));
-            self.shelve(Arc::new(PluginSource::failing(path.unwrap_or_default(), &error.to_string())))
+            self.shelve(Arc::new(PluginSource::failing(
+                path.unwrap_or_default(),
+                &error.to_string(),
+                self.check.clone(),
+            )))
         })
     }
 
@@ -384,6 +391,8 @@ struct Seen {
     coming: Option<Coming>,
     /// The version that was refused last.
     refused: Option<u64>,
+    /// Whether the version that counts was found to be wrong, by its hash.
+    judged: Option<(u64, bool)>,
     /// It cannot be read.
     trouble: Option<Trouble>,
 }
@@ -400,6 +409,14 @@ struct Coming {
     hash: u64,
     /// Nothing has changed since.
     since: Instant,
+    /// What was found, once it was checked.
+    wrong: Option<Option<PluginError>>,
+}
+
+impl Coming {
+    fn new(code: &PluginCode) -> Self {
+        Coming { hash: code.hash, since: Instant::now(), wrong: None }
+    }
 }
 
 /// When a new version counts.
@@ -426,25 +443,27 @@ pub struct PluginSource {
     /// There was never anything to run: whatever comes counts at once.
     failing: AtomicBool,
     seen: Mutex<Seen>,
+    /// The shelf's.
+    check: Arc<OnceLock<VersionCheck>>,
 }
 
 impl PluginSource {
-    fn open(path: PathBuf) -> Result<Self, PluginFileError> {
+    fn open(path: PathBuf, check: Arc<OnceLock<VersionCheck>>) -> Result<Self, PluginFileError> {
         let read_at = SystemTime::now();
         let stamps = stamps(&path)?;
         let code = ArcSwap::from_pointee(read_code(&path, &stamps)?);
         let seen = Seen { stamps, read_at: Some(read_at), ..Seen::default() };
-        Ok(PluginSource { path, code, failing: AtomicBool::new(false), seen: Mutex::new(seen) })
+        Ok(PluginSource { path, code, failing: AtomicBool::new(false), seen: Mutex::new(seen), check })
     }
 
     /// A source whose code raises `reason`, until the file is there.
-    fn failing(path: PathBuf, reason: &str) -> Self {
+    fn failing(path: PathBuf, reason: &str, check: Arc<OnceLock<VersionCheck>>) -> Self {
         // A JSON string is a Python string literal.
         let source = format!("raise FileNotFoundError({})\n", serde_json::Value::from(reason));
         let hash = hash_of([("", source.as_bytes())]);
         let code = PluginCode { source: source.into(), hash, directory: None };
         let (code, seen) = (ArcSwap::from_pointee(code), Mutex::default());
-        PluginSource { path, code, failing: AtomicBool::new(true), seen }
+        PluginSource { path, code, failing: AtomicBool::new(true), seen, check }
     }
 
     /// Reads again what changed; whether another version is there that does not count yet.
@@ -490,24 +509,24 @@ impl PluginSource {
             seen.coming = None;
             return Ok(false);
         }
-        let failing = self.failing.load(Ordering::Acquire);
-        let quiet = match &seen.coming {
-            Some(coming) if coming.hash == code.hash => {
-                coming.since.elapsed() >= Duration::from_millis(PLUGIN_QUIET_MS)
-            }
-            _ => {
-                seen.coming = Some(Coming { hash: code.hash, since: Instant::now() });
-                false
-            }
-        };
-        if !quiet && settle == Settle::WhenQuiet && !failing {
+        let is_coming = seen.coming.as_ref().is_some_and(|coming| coming.hash == code.hash);
+        let mut coming = seen.coming.take().filter(|_| is_coming).unwrap_or_else(|| Coming::new(&code));
+        let quiet = coming.since.elapsed() >= Duration::from_millis(PLUGIN_QUIET_MS);
+        let at_once = settle == Settle::Now || self.is_wrong(seen, check, &now) || is_whole_file(&now, &code);
+        if !quiet && !at_once {
+            seen.coming = Some(coming);
             return Ok(true);
         }
-        seen.coming = None;
-        let before = (!failing).then_some(&*now);
-        if let Some(Err(error)) = before.and_then(|before| Some(check?(&self.path, &code, Some(before)))) {
-            seen.refused = Some(code.hash);
+        let before = (!self.is_wrong(seen, check, &now)).then_some(&*now);
+        let verdict = || check.zip(before).and_then(|(check, before)| check(&self.path, &code, Some(before)).err());
+        if let Some(error) = coming.wrong.get_or_insert_with(verdict) {
+            if !quiet && settle == Settle::WhenQuiet {
+                // Somebody may be writing it.
+                seen.coming = Some(coming);
+                return Ok(true);
+            }
             tracing::error!(plugin = %self.path.display(), error = %error.message, "plugin changed, and cannot be run as it is now: its last version goes on until it is mended");
+            seen.refused = Some(code.hash);
             return Ok(false);
         }
         seen.refused = None;
@@ -516,10 +535,43 @@ impl PluginSource {
         self.failing.store(false, Ordering::Release);
         Ok(false)
     }
+
+    /// Whether the version that counts cannot be run anyway: then there is nothing to keep.
+    fn is_wrong(&self, seen: &mut Seen, check: Option<&VersionCheck>, now: &PluginCode) -> bool {
+        if self.failing.load(Ordering::Acquire) {
+            return true;
+        }
+        match seen.judged {
+            Some((hash, wrong)) if hash == now.hash => wrong,
+            _ => {
+                let wrong = check.is_some_and(|check| check(&self.path, now, None).is_err());
+                seen.judged = Some((now.hash, wrong));
+                wrong
+            }
+        }
+    }
+}
+
+/// Whether a version is a file that has, as far as its text tells, every entry function that the one before has: a part of it would have
+/// lost the last.
+fn is_whole_file(before: &PluginCode, code: &PluginCode) -> bool {
+    let has = |code: &PluginCode, kind: &TriggerKind| code.source.contains(kind.entry());
+    let lost = |kind: &TriggerKind| has(before, kind) && !has(code, kind);
+    code.directory.is_none() && !TriggerKind::ALL.iter().any(lost)
 }
 
 impl CodeSource for PluginSource {
     fn current(&self) -> Arc<PluginCode> {
+        self.code.load_full()
+    }
+
+    /// A file that was changed counts in the next run, as in InfluxDB 3. Folders are looked at by the watcher alone.
+    fn refresh(&self) -> Arc<PluginCode> {
+        let now = self.code.load_full();
+        if now.directory.is_some() {
+            return now;
+        }
+        self.look(self.check.get(), Settle::WhenQuiet);
         self.code.load_full()
     }
 }
@@ -681,16 +733,33 @@ mod tests {
         let (dir, shelf) = shelf();
         fs::write(dir.path().join("p.py"), "x = 1\n").unwrap();
         let wrong = || PluginError { kind: "SyntaxError".into(), message: "wrong".into(), traceback: String::new() };
-        shelf.check_with(Box::new(move |_, code, before| {
-            assert!(before.is_some());
-            if code.source.contains('(') { Err(wrong()) } else { Ok(()) }
-        }));
+        shelf.check_with(Box::new(move |_, code, _| if code.source.contains('(') { Err(wrong()) } else { Ok(()) }));
         let source = shelf.source("p.py").unwrap();
-        shelf.write("p.py", "x = (\n").unwrap();
+        fs::write(dir.path().join("p.py"), "x = (\n").unwrap();
+        assert_eq!(&*source.refresh().source, "x = 1\n", "nor in the next run");
+        assert!(shelf.look(), "it may be mended soon");
+        shelf.write("p.py", "x = ((\n").unwrap();
         assert_eq!(&*source.current().source, "x = 1\n");
         assert!(!shelf.look(), "it is known, and nothing is to be waited for");
         shelf.write("p.py", "x = 2\n").unwrap();
         assert_eq!(&*source.current().source, "x = 2\n");
+    }
+
+    #[test]
+    fn a_file_counts_in_the_next_run_unless_it_has_lost_its_entry() {
+        let (dir, shelf) = shelf();
+        let entry = "\ndef process_writes(a, b, c): pass\n";
+        let write = |text: &str| fs::write(dir.path().join("p.py"), text).unwrap();
+        write(&format!("x = 1{entry}"));
+        let source = shelf.source("p.py").unwrap();
+        write(&format!("x = 2{entry}"));
+        assert!(source.refresh().source.starts_with("x = 2"));
+        write("x = 3\n");
+        assert!(source.refresh().source.starts_with("x = 2"), "an editor may be at it");
+        write(&format!("x = 4{entry}"));
+        assert!(source.refresh().source.starts_with("x = 4"));
+        write("x = 5\n");
+        until(&shelf, &source, |code| &*code.source == "x = 5\n");
     }
 
     #[test]

@@ -18,9 +18,8 @@ fn write_folder(folder: &Path, files: &[(&str, &str)]) {
 }
 
 fn logs(server: &Server, db: &str, trigger: &str) -> Vec<String> {
-    let sql = format!(
-        "SELECT log_text FROM system.processing_engine_logs WHERE trigger_name = '{trigger}' ORDER BY time"
-    );
+    let sql =
+        format!("SELECT log_text FROM system.processing_engine_logs WHERE trigger_name = '{trigger}' ORDER BY time");
     server.sql(db, &sql).iter().map(|row| row["log_text"].as_str().unwrap().to_owned()).collect()
 }
 
