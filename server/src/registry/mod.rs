@@ -599,7 +599,7 @@ impl Keeper {
         check_schedule(&def)?;
         self.check_path(&def)?;
         def.id = self.store.add_trigger(&def)?;
-        let warnings = self.warnings(&def)?;
+        let warnings = self.warnings(&def);
         next.triggers.insert(key, Arc::new(def));
         self.publish(next);
         self.put_in_force();
@@ -639,7 +639,7 @@ impl Keeper {
             def.timing.since_ns = wall_clock_ns();
         }
         self.check_path(&def)?;
-        let warnings = self.warnings(&def)?;
+        let warnings = self.warnings(&def);
         if def != *before {
             self.change_trigger(def)?;
         }
@@ -670,16 +670,18 @@ impl Keeper {
     }
 
     /// What will go wrong with the plugin's code as it is. It may still be changed, so the trigger is taken, as in InfluxDB 3.
-    fn warnings(&self, def: &TriggerDef) -> Result<Warnings, RegistryError> {
-        let Some(check) = &self.check else { return Ok(Vec::new()) };
-        let counts = self.shelf.source(&def.plugin_filename).map_err(RegistryError::Plugin)?.current();
-        let code = self.shelf.as_it_is(&def.plugin_filename).map_err(RegistryError::Plugin)?.current();
+    fn warnings(&self, def: &TriggerDef) -> Warnings {
+        let Some(check) = &self.check else { return Vec::new() };
+        let read = (self.shelf.source(&def.plugin_filename), self.shelf.as_it_is(&def.plugin_filename));
+        // It was there a moment ago.
+        let (Ok(counts), Ok(code)) = read else { return Vec::new() };
+        let (counts, code) = (counts.current(), code.current());
         let kind = def.spec.kind();
         let wrong = match check(&code.source, &def.plugin_filename) {
             Err(error) => error.message,
             Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => {
                 match self.shelf.wrong_with(&def.plugin_filename, &code) {
-                    None => return Ok(Vec::new()),
+                    None => return Vec::new(),
                     Some(error) => error.message,
                 }
             }
@@ -690,7 +692,7 @@ impl Keeper {
             true => "runs will fail until the file is mended",
             false => "the last good version goes on until it is mended",
         };
-        Ok(vec![format!("plugin_filename: '{}': {wrong}; {until}", def.plugin_filename)])
+        vec![format!("plugin_filename: '{}': {wrong}; {until}", def.plugin_filename)]
     }
 
     fn delete_trigger(&mut self, db: &str, name: &str, force: bool) -> Result<(), RegistryError> {

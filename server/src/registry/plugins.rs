@@ -519,7 +519,8 @@ impl PluginSource {
         }
         let before = (!self.is_wrong(seen, check, &now)).then_some(&*now);
         let verdict = || check.zip(before).and_then(|(check, before)| check(&self.path, &code, Some(before)).err());
-        if let Some(error) = coming.wrong.get_or_insert_with(verdict) {
+        let wrong = coming.wrong.get_or_insert_with(verdict).clone();
+        if let Some(error) = wrong {
             if !quiet && settle == Settle::WhenQuiet {
                 // Somebody may be writing it.
                 seen.coming = Some(coming);
