@@ -122,7 +122,7 @@ impl Bench {
             error => error.into(),
         })?;
         let zone = match &test.input {
-            TestInput::Schedule { time_zone, .. } => time_zone.clone().or(settings.time_zone.clone()),
+            TestInput::Schedule { time_zone, .. } => time_zone.clone().or_else(|| settings.time_zone.clone()),
             _ => None,
         };
         let Input { event, mut shown } = match self.input(&test, zone.as_deref())? {

@@ -545,7 +545,9 @@ impl PluginSource {
         match seen.judged {
             Some((hash, wrong)) if hash == now.hash => wrong,
             _ => {
-                let wrong = check.is_some_and(|check| check(&self.path, now, None).is_err());
+                // Of a folder, files that were never modules do not count.
+                let before = now.directory.is_some().then_some(now);
+                let wrong = check.is_some_and(|check| check(&self.path, now, before).is_err());
                 seen.judged = Some((now.hash, wrong));
                 wrong
             }
