@@ -6,6 +6,9 @@
 //!   senders of headers and bodies, idle keep-alive and slow readers. It is not its turn while a request is worked on. hyper's
 //!   own timers are not used: they want `Send`, which a shard's timer is not.
 //! - When the engine stops, the request in hand is finished and the connection closed.
+//! - A request may be answered before its body was read: too large, of an unknown path, without permission. To close a socket with
+//!   unread bytes is to reset it, and a client that sends all before it reads would never see the answer. So the writing half is
+//!   closed first, and what still comes is read and dropped, a bounded amount for a bounded time.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -15,7 +18,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_lite::future::poll_fn;
@@ -24,6 +27,7 @@ use hyper::body::Incoming;
 use hyper::rt::ReadBufCursor;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use saltus_core::limits::{HTTP_UNREAD_BYTES_MAX, HTTP_UNREAD_MS};
 
 use super::port::ShardPort;
 use super::{Shared, router};
@@ -45,6 +49,7 @@ where
     let activity = Rc::new(Activity::new());
     let idle = IdleTimer::new(port.clone(), shared.parts.options.idle_timeout, activity.clone());
     let mut stopped = Box::pin(port.stopped());
+    let lingering = activity.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let (shared, port, activity) = (shared.clone(), port.clone(), activity.clone());
@@ -53,11 +58,12 @@ where
     let mut builder = http1::Builder::new();
     // With `pipeline_flush` hyper would take in a streamed body without bound while its reader is slow.
     builder.pipeline_flush(false).max_buf_size(BUFFER_BYTES_MAX).header_read_timeout(None);
-    let mut connection = pin!(builder.serve_connection(ShardIo { stream, idle }, service));
+    let mut connection = pin!(builder.serve_connection(ShardIo { stream, idle, closing: None }, service));
     let mut stopping = false;
     let ended = poll_fn(|cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
+            lingering.stopping.set(true);
             connection.as_mut().graceful_shutdown();
         }
         connection.as_mut().poll(cx)
@@ -74,11 +80,24 @@ pub(crate) struct Activity {
     in_hand: Cell<usize>,
     /// A handler waits for more of a request's body.
     awaiting: Cell<bool>,
+    /// A request was answered before its body was read to the end.
+    unread: Cell<bool>,
+    /// The peer has said that it sends nothing more.
+    ended: Cell<bool>,
+    /// Nothing is waited for any more.
+    stopping: Cell<bool>,
 }
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        Activity { last: Cell::new(Instant::now()), in_hand: Cell::new(0), awaiting: Cell::new(false) }
+        Activity {
+            last: Cell::new(Instant::now()),
+            in_hand: Cell::new(0),
+            awaiting: Cell::new(false),
+            unread: Cell::new(false),
+            ended: Cell::new(false),
+            stopping: Cell::new(false),
+        }
     }
 
     /// It is our turn until the guard is dropped.
@@ -89,6 +108,16 @@ impl Activity {
 
     pub(crate) fn set_awaiting(&self, awaiting: bool) {
         self.awaiting.set(awaiting);
+    }
+
+    /// A request's body is given up.
+    pub(crate) fn leave_unread(&self) {
+        self.unread.set(true);
+    }
+
+    /// Whether bytes may come that nobody has asked for.
+    fn must_drain(&self) -> bool {
+        self.unread.get() && !self.ended.get() && !self.stopping.get()
     }
 
     fn peers_turn(&self) -> bool {
@@ -152,6 +181,41 @@ impl<P: ShardPort> IdleTimer<P> {
 struct ShardIo<S, P> {
     stream: S,
     idle: IdleTimer<P>,
+    /// The writing half is closed.
+    closing: Option<Closing>,
+}
+
+/// What is still read and dropped before a connection ends.
+struct Closing {
+    bytes_left: usize,
+    over: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// Bytes dropped before other connections of the shard have a turn.
+const DROPPED_AT_ONCE_BYTES: usize = 16 * SCRATCH_BYTES;
+
+impl<S: AsyncRead + Unpin, P: ShardPort + Unpin> ShardIo<S, P> {
+    /// Reads what the peer still sends and drops it, until it has sent all, or the time or the bytes for that are spent.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(closing) = &mut self.closing else { return Poll::Ready(()) };
+        let mut dropped = 0;
+        while self.idle.activity.must_drain() && closing.bytes_left > 0 && closing.over.as_mut().poll(cx).is_pending() {
+            let read = SCRATCH.with_borrow_mut(|scratch| Pin::new(&mut self.stream).poll_read(cx, &mut scratch[..]));
+            match read {
+                Poll::Ready(Ok(bytes)) if bytes > 0 => {
+                    closing.bytes_left = closing.bytes_left.saturating_sub(bytes);
+                    dropped += bytes;
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+            if dropped >= DROPPED_AT_ONCE_BYTES {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<S: AsyncRead + Unpin, P: ShardPort + Unpin> hyper::rt::Read for ShardIo<S, P> {
@@ -168,6 +232,7 @@ impl<S: AsyncRead + Unpin, P: ShardPort + Unpin> hyper::rt::Read for ShardIo<S, 
         match read {
             Poll::Ready(result) => {
                 this.idle.activity.touch();
+                this.idle.activity.ended.set(matches!(result, Ok(0)));
                 Poll::Ready(result.map(|_| ()))
             }
             Poll::Pending => {
@@ -191,7 +256,7 @@ impl<S: AsyncWrite + Unpin, P: ShardPort + Unpin> ShardIo<S, P> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Write for ShardIo<S, P> {
+impl<S: AsyncRead + AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Write for ShardIo<S, P> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
@@ -208,6 +273,12 @@ impl<S: AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Write for ShardIo<S
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_close(cx)
+        let this = self.get_mut();
+        if this.closing.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_close(cx))?;
+            let over = Box::pin(this.idle.port.sleep(Duration::from_millis(HTTP_UNREAD_MS)));
+            this.closing = Some(Closing { bytes_left: HTTP_UNREAD_BYTES_MAX, over });
+        }
+        this.poll_drain(cx).map(Ok)
     }
 }

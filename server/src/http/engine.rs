@@ -19,7 +19,7 @@ use saltus_shards::answer::Answer;
 use saltus_shards::engine::Routed;
 
 use super::port::ShardPort;
-use super::request::read_body;
+use super::request::read_any_body;
 use super::response::{HttpBody, HttpError, HttpResult, RETRY_AFTER_DEFAULT};
 use super::router::Ctx;
 
@@ -44,7 +44,7 @@ where
         }
         Routed::Nothing => return Err(HttpError::json(StatusCode::NOT_FOUND, "not found")),
     };
-    let body = read_body(&parts.headers, body, ctx.body_limit()).await?;
+    let body = read_any_body(&parts.headers, body, ctx.body_limit()).await?;
     let received = ctx.port.now();
     let query_string = parts.uri.query().unwrap_or_default();
     let request = PluginRequest {

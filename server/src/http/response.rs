@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_channel::mpsc;
 use futures_util::Stream;
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use saltus_shards::answer::Pieces;
@@ -204,6 +204,10 @@ impl HttpError {
             ErrorBody::Json(value) => (Some(JSON), value.to_string()),
         };
         let mut response = reply(self.status, content_type, HttpBody::whole(text));
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body is not read as a request.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(time) = self.retry_after {
             let seconds = time.as_secs_f64().ceil().max(1.0) as u64;
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -68,7 +68,7 @@ where
 {
     let (parts, body) = request.into_parts();
     let in_hand = activity.take_in_hand();
-    let body = Watched { body, activity: activity.clone() };
+    let body = Watched { body, ended: false, activity: activity.clone() };
     let ctx = Ctx { shared, port };
     let mut response = route(&ctx, &parts, body).await.unwrap_or_else(HttpError::into_response);
     let uuid = shared.parts.registry.catalog().instance.to_string();
@@ -141,8 +141,10 @@ fn preflight() -> Response<HttpBody> {
 }
 
 /// A request body that tells when we wait for the peer to send more of it.
-struct Watched<B> {
+struct Watched<B: Body> {
     body: B,
+    /// It was read to its end.
+    ended: bool,
     activity: Rc<Activity>,
 }
 
@@ -154,6 +156,7 @@ impl<B: Body + Unpin> Body for Watched<B> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         this.activity.set_awaiting(frame.is_pending());
+        this.ended |= matches!(frame, Poll::Ready(None | Some(Err(_))));
         frame
     }
 
@@ -166,8 +169,11 @@ impl<B: Body + Unpin> Body for Watched<B> {
     }
 }
 
-impl<B> Drop for Watched<B> {
+impl<B: Body> Drop for Watched<B> {
     fn drop(&mut self) {
         self.activity.set_awaiting(false);
+        if !self.ended && !self.body.is_end_stream() {
+            self.activity.leave_unread();
+        }
     }
 }

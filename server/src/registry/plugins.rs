@@ -18,6 +18,7 @@ use std::{fs, io};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use saltus_core::ports::{CodeSource, PluginCode};
+use saltus_core::text::without_mark;
 
 /// How often all plugin files are looked at.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -124,7 +125,7 @@ impl PluginShelf {
             return Ok(None);
         }
         let text = fs::read_to_string(&path).map_err(|error| PluginFileError::io(&path, error))?;
-        Ok(Some((path, text)))
+        Ok(Some((path, without_mark(&text).to_owned())))
     }
 
     /// Like [`PluginShelf::source`] for a trigger that is in the catalog already: if the file cannot be read, the runs
@@ -379,7 +380,7 @@ fn read_code(path: &Path, stamps: &[Stamp]) -> Result<PluginCode, PluginFileErro
     let main = if directory.is_some() { INIT } else { "" };
     let source = files.into_iter().find(|(name, _)| name == main).map(|(_, text)| text);
     let source = source.ok_or_else(|| PluginFileError::NoInit(path.to_owned()))?;
-    Ok(PluginCode { source: source.into(), hash, directory })
+    Ok(PluginCode { source: without_mark(&source).into(), hash, directory })
 }
 
 /// A file's name relative to the plugin (empty for a single file), and its text.
