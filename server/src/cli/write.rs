@@ -109,11 +109,11 @@ impl WriteArgs {
         }
         match &self.file {
             Some(path) if !is_standard_input(path) => {
-                return Ok(Box::new(File::open(path).map_err(|error| CliError::file(path, error))?));
+                Ok(Box::new(File::open(path).map_err(|error| CliError::file(path, error))?))
             }
             None if self.line_protocol.is_empty() && std::io::stdin().is_terminal() => {
                 let text = "no line protocol given: use the argument <LINE_PROTOCOL>, --file or standard input";
-                return Err(CliError(text.to_owned()));
+                Err(CliError(text.to_owned()))
             }
             _ => Ok(Box::new(std::io::stdin())),
         }
