@@ -377,7 +377,7 @@ impl Store {
             Some(db) => db,
             None => Database::create(&self.path).map_err(failed)?,
         };
-        let done = (|| {
+        let done = (|| -> Result<T, Failure> {
             let tx = db.begin_write().map_err(failed)?;
             let done = change(&tx)?;
             let mut meta = tx.open_table(META).map_err(failed)?;
@@ -403,7 +403,7 @@ impl Store {
 }
 
 /// No id below this is given to a trigger again.
-fn raise_next_trigger(meta: &mut Table<'_, &str, &str>, least: u64) -> Result<(), Failure> {
+fn raise_next_trigger(meta: &mut Table<'_, &'static str, &'static str>, least: u64) -> Result<(), Failure> {
     let next = meta.get(NEXT_TRIGGER_KEY).map_err(failed)?.and_then(|next| next.value().parse().ok()).unwrap_or(1);
     meta.insert(NEXT_TRIGGER_KEY, least.max(next).to_string().as_str()).map_err(failed)?;
     Ok(())

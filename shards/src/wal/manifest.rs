@@ -147,7 +147,7 @@ impl Manifest {
         }
         let body = text.rfind("crc32c ").ok_or("it is cut short")?;
         let crc = text[body..].trim_end().strip_prefix("crc32c ").and_then(|hex| u32::from_str_radix(hex, 16).ok());
-        if crc != Some(crc32c::crc32c(text[..body].as_bytes())) {
+        if crc != Some(crc32c::crc32c(&bytes[..body])) {
             return Err("its checksum is wrong".into());
         }
         let mut lines = text[..body].lines();
@@ -239,7 +239,8 @@ impl Manifest {
         let lost = || record.holds(stream);
         let given_up = self.given_up.iter().any(|(of, ..)| *of == stream);
         for number in record.first..=record.last {
-            if !there.contains_key(&number) && !(given_up && number != record.last && number != record.first) {
+            let is_known = given_up && number != record.last && number != record.first;
+            if !is_known && !there.contains_key(&number) {
                 let path = dir.join(segment_name(number));
                 found.push(format!("{} is missing: a part of this: {}", path.display(), lost()));
             }

@@ -14,7 +14,7 @@
 //! | a stream, or its first or last segments, that the manifest knows, not there | files are missing | as above |
 //! | a last segment shorter than the manifest says, and nothing behind it | it was cut | as above |
 //! | a stream that ends before the sequence that the manifest says | frames are missing | as above |
-//! | a segment of another data directory | it was exchanged | as a segment that is missing |
+//! | a segment of another data directory, of another stream, or with another number | it was exchanged or renamed | as a segment that is missing |
 //! | damage that an operator has given up at an earlier start | known | nothing |
 //! | a last segment without a sound header and without frames | its preparation was interrupted | reported, nothing lost |
 //! | any other segment without a sound header | damage | refused; with `accept_loss` its frames are taken by their own headers |
@@ -179,6 +179,8 @@ pub struct RecoveryReport {
     pub losses: Vec<Loss>,
     /// Segments whose preparation was interrupted.
     pub unused_segments: Vec<PathBuf>,
+    /// Segments that do not belong where they are.
+    pub strangers: Vec<PathBuf>,
 }
 
 /// One stream.
@@ -326,9 +328,6 @@ pub enum FrameError {
         /// What comes next.
         expected: u64,
     },
-    /// A segment of another place.
-    #[error("segment belongs to another stream or has another number")]
-    Misplaced,
 }
 
 /// Reads every stream of the data directory that `lock` holds, oldest epoch first, and gives each record to `visit`, in
@@ -438,10 +437,15 @@ impl StreamReader<'_> {
         let id = match SegmentHeader::decode(bytes) {
             Ok(header) if self.options.known.is_some_and(|known| !known.is_ours(&header)) => {
                 self.certain_gap(path.to_owned(), "segment of another data directory");
+                self.report.strangers.push(path.to_owned());
                 return Ok(());
             }
             Ok(header) if header.stream == self.stream && header.number == number => Some(header.segment_id),
-            Ok(_) => return Err(frame_error(path, 0, FrameError::Misplaced)),
+            Ok(_) => {
+                self.certain_gap(path.to_owned(), "segment of another stream or with another number");
+                self.report.strangers.push(path.to_owned());
+                return Ok(());
+            }
             Err(SegmentHeaderError::Version(version)) => {
                 return Err(RecoveryError::UnsupportedVersion { path: path.to_owned(), version });
             }

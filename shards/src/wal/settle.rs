@@ -48,6 +48,7 @@ pub fn settle_old(
         let streams = &manifest.streams;
         manifest.given_up.retain(|(stream, ..)| streams.contains_key(stream));
     })?;
+    report.strangers.iter().for_each(|path| set_aside(path));
     let mut settled = Settled::default();
     for stream in &report.streams {
         let ends = last_with_frames(stream);
@@ -137,6 +138,16 @@ fn cut(path: &Path, keep: u64, settled: &mut Settled) {
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), %error, "what an ended life has left unused cannot be cut: it takes room");
+    }
+}
+
+/// Out of the way, so that no later start complains of it.
+fn set_aside(path: &Path) {
+    let mut aside = path.to_owned();
+    aside.as_mut_os_string().push(".set-aside");
+    match fs::rename(path, &aside) {
+        Ok(()) => tracing::error!(to = %aside.display(), "a segment that does not belong where it was is set aside"),
+        Err(error) => tracing::warn!(path = %path.display(), %error, "a segment does not belong where it is"),
     }
 }
 

@@ -406,7 +406,11 @@ fn a_segment_under_a_wrong_name_is_refused() {
     let mut files = log.dir.written();
     let third = files[&segment_name(3)].clone();
     files.insert(segment_name(4), third);
-    assert!(matches!(recover_files(&files, true), Err(RecoveryError::Frame { source: FrameError::Misplaced, .. })));
+    let error = recover_files(&files, false).unwrap_err();
+    let RecoveryError::Damaged { loss, .. } = error else { panic!("{error}") };
+    assert_eq!((loss.first, loss.last), (Sequence(10), Some(Sequence(12))));
+    assert!(loss.path.ends_with(segment_name(4)));
+    assert_eq!(recover_files(&files, true).unwrap().0, [&log.durable[..9], &log.durable[12..]].concat());
 }
 
 #[test]

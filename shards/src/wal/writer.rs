@@ -555,7 +555,8 @@ impl<D: WalDir> SegmentMaker<D> {
         let name = segment_name(number);
         let least = needed.max(WAL_FIRST_SEGMENT_BYTES.min(self.options.segment_bytes));
         let least = least.next_multiple_of(WAL_ALIGN as u64).max(2 * WAL_ALIGN as u64);
-        let mut bytes = self.options.bytes_of(number).max(least);
+        let wanted = self.options.bytes_of(number).max(least);
+        let mut bytes = if self.was_short.get() { least } else { wanted };
         loop {
             let source = match self.try_make(number, &name, bytes).await {
                 Ok(segment) => {
