@@ -46,6 +46,13 @@ pub const MAILBOX_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const WAL_FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Size of a preallocated WAL segment.
 pub const WAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Size of the first segment of a stream; each further one is four times as large, up to the full size: a life without many writes
+/// costs little.
+pub const WAL_FIRST_SEGMENT_BYTES: u64 = 1024 * 1024;
+/// What the engine notes for itself (cursors, triggers) while the disk is full, in bytes; beyond, it is refused as writes are.
+pub const WAL_NOTES_WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Milliseconds that a write waits for a full disk before it is answered; it is tried on after that.
+pub const DISK_FULL_ANSWER_MS: u64 = 1_000;
 /// Alignment of frames, for O_DIRECT.
 pub const WAL_ALIGN: usize = 4096;
 /// One record, that is one accepted body for one table, may not exceed this (reference default body: 10 MiB).

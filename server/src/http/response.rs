@@ -15,8 +15,8 @@ use saltus_shards::api::TableError;
 use serde_json::{Value, json};
 
 use super::connection::InHand;
-use crate::registry::RegistryError;
 use crate::registry::plugins::PluginFileError;
+use crate::registry::{RegistryError, StoreError};
 
 /// The content type of JSON.
 pub const JSON: &str = "application/json";
@@ -233,6 +233,7 @@ impl From<RegistryError> for HttpError {
             | RegistryError::Upload(_) => Self::json(StatusCode::BAD_REQUEST, text),
             RegistryError::PathTaken { .. } => Self::json(StatusCode::CONFLICT, text),
             RegistryError::Limit(_) => Self::json(StatusCode::UNPROCESSABLE_ENTITY, text),
+            RegistryError::Store(StoreError::Short(_)) => Self::unavailable(text, RETRY_AFTER_DEFAULT),
             RegistryError::Store(_) => Self::json(StatusCode::INTERNAL_SERVER_ERROR, text),
             RegistryError::Engine(_) | RegistryError::Unavailable(_) => Self::unavailable(text, RETRY_AFTER_DEFAULT),
         }

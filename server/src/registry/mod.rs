@@ -31,12 +31,14 @@ use saltus_core::trigger::{
     ApiSettings, ErrorBehavior, Execution, Isolation, Timing, TriggerDef, TriggerLimits, TriggerSpec,
 };
 use saltus_shards::api::TableError;
+use saltus_shards::data_dir::DataDir;
 use saltus_shards::engine::EngineHandle;
 use uuid::Uuid;
 
 use plugins::{PluginFileError, PluginShelf, PluginWatcher};
 use settings::{SettingError, Settings, SettingsChange};
-use store::{Store, StoreError};
+use store::Store;
+pub use store::StoreError;
 
 /// Changes that wait for the catalog's thread.
 const COMMANDS_MAX: usize = 1024;
@@ -193,6 +195,12 @@ pub trait EngineControl: Send {
     fn end_state(&self, trigger: TriggerId);
     /// There are no triggers but these: others have no state.
     fn retain_states(&self, triggers: &BTreeSet<TriggerId>);
+    /// The number of this life, if the data directory has a manifest.
+    fn epoch(&self) -> Option<u32> {
+        None
+    }
+    /// The catalog was changed, and has this generation now.
+    fn note_catalog(&self, _generation: u64) {}
 }
 
 impl EngineControl for EngineHandle {
@@ -221,6 +229,14 @@ impl EngineControl for EngineHandle {
     fn retain_states(&self, triggers: &BTreeSet<TriggerId>) {
         EngineHandle::retain_states(self, |trigger| triggers.contains(&trigger));
     }
+
+    fn epoch(&self) -> Option<u32> {
+        Some(EngineHandle::epoch(self).0)
+    }
+
+    fn note_catalog(&self, generation: u64) {
+        EngineHandle::note_catalog(self, generation);
+    }
 }
 
 type Command = Box<dyn FnOnce(&mut Keeper) + Send>;
@@ -247,9 +263,9 @@ impl Registry {
     ///
     /// # Errors
     /// The store or the plugin directory cannot be used; the text names the path.
-    pub fn open(data_dir: &Path, plugin_dir: Option<&Path>) -> Result<Self, RegistryError> {
-        let store = Store::open(data_dir)?;
-        let catalog = Arc::new(ArcSwap::from_pointee(store.load()?));
+    pub fn open(directory: &mut DataDir, plugin_dir: Option<&Path>) -> Result<Self, RegistryError> {
+        let store = Store::open(directory)?;
+        let catalog = Arc::new(ArcSwap::from_pointee(store.load()));
         let shelf = Arc::new(PluginShelf::open(plugin_dir).map_err(RegistryError::Plugin)?);
         let no_thread = |_| RegistryError::Unavailable("the system gave no thread");
         let watcher = shelf.watch().map_err(no_thread)?;
@@ -281,6 +297,11 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         self.ask(move |keeper| {
             engine.retain_states(&keeper.catalog.load().triggers.values().map(|def| def.id).collect());
+            if let Some(epoch) = engine.epoch()
+                && let Err(error) = keeper.store.note_life(epoch)
+            {
+                tracing::warn!(%error, "the catalog does not know of this start");
+            }
             (keeper.engine, keeper.check) = (Some(engine), check);
             keeper.put_in_force();
             Ok(())
@@ -714,6 +735,9 @@ impl Keeper {
 
     fn publish(&self, next: Catalog) {
         self.catalog.store(Arc::new(next));
+        if let Some(engine) = &self.engine {
+            engine.note_catalog(self.store.generation());
+        }
     }
 
     /// Hands the enabled triggers to the engine. One whose file cannot be read stays in force and fails its runs.
@@ -821,7 +845,7 @@ pub(crate) mod tests {
         let plugins = dir.join("plugins");
         std::fs::create_dir_all(&plugins).unwrap();
         std::fs::write(plugins.join("p.py"), "def process_writes(a, b, c): pass\n").unwrap();
-        let registry = Registry::open(dir, Some(&plugins)).unwrap();
+        let registry = Registry::open(&mut DataDir::open(dir, false).unwrap(), Some(&plugins)).unwrap();
         let engine = FakeEngine::default();
         block_on(registry.connect(Box::new(engine.clone()), None)).unwrap();
         (registry, engine)
