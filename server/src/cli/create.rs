@@ -8,7 +8,7 @@ use saltus_core::trigger::TriggerSpec;
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
-use super::options::{DatabaseOption, ServerOptions, key_value, required_database};
+use super::options::{DatabaseOption, Pairs, ServerOptions, key_value, pairs_of, required_database};
 use super::{CliError, say};
 use crate::config::env::Env;
 
@@ -107,9 +107,14 @@ pub(crate) struct CreateTrigger {
     /// What starts it: table:TABLE, all_tables, every:DURATION, cron:EXPRESSION or request:PATH
     #[arg(long, value_name = "SPEC")]
     trigger_spec: String,
-    /// What the plugin gets as args: key=value, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE", value_parser = key_value)]
-    trigger_arguments: Vec<(String, String)>,
+    /// What the plugin gets as args: key=value, separated by commas, or a JSON object of texts. A comma always ends a value here: for a
+    /// value with commas see --trigger-argument
+    #[arg(long, value_name = "KEY=VALUE,...|JSON")]
+    trigger_arguments: Vec<Pairs>,
+    /// One of the args, its value as it stands, commas, equals signs and line ends included; may be repeated, for instance
+    /// --trigger-argument 'sql=SELECT a, b FROM t' --trigger-argument 'empty='
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    trigger_argument: Vec<(String, String)>,
     /// Create it without running it
     #[arg(long)]
     disabled: bool,
@@ -129,8 +134,8 @@ pub(crate) struct CreateTrigger {
     isolation: Option<String>,
     /// What it may use: run_time, memory, output_rows, log_lines_per_second, queue_size, concurrency, cpu_share,
     /// inline_budget, for instance run_time=5s,memory=256mb [default: the server's]
-    #[arg(long, value_delimiter = ',', value_name = "LIMIT=VALUE", value_parser = key_value)]
-    limits: Vec<(String, String)>,
+    #[arg(long, value_name = "LIMIT=VALUE,...")]
+    limits: Vec<Pairs>,
     /// The time zone of its schedule, for instance Europe/Berlin: that of cron expressions, and of the time that the plugin is
     /// told [default: UTC, and the server's]
     #[arg(long, value_name = "ZONE")]
@@ -161,9 +166,9 @@ impl CreateTrigger {
             TriggerSpec::parse(&self.trigger_spec).map_err(|error| CliError(format!("{error}{}", error.remedy())))?;
         let client = self.server.client(env, &[])?;
         let filename = if self.upload { upload(&client, Path::new(&self.path))? } else { self.path };
-        let arguments: Map<String, Value> = self.trigger_arguments.into_iter().map(|(k, v)| (k, v.into())).collect();
+        let arguments = pairs_of("trigger-arguments", self.trigger_arguments, self.trigger_argument)?;
         let limits: Map<String, Value> =
-            self.limits.into_iter().map(|(k, v)| (k.replace('-', "_"), v.into())).collect();
+            pairs_of("limits", self.limits, Vec::new())?.into_iter().map(|(k, v)| (k.replace('-', "_"), v)).collect();
         let settings = json!({
             // Not said is not the same as no: the plugin's manifest may say yes.
             "run_async": self.run_asynchronous.then_some(true),
