@@ -94,7 +94,7 @@ impl FromStr for Pairs {
 }
 
 /// The pairs of a JSON object, whose values are texts.
-fn json_pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+pub(crate) fn json_pairs(text: &str) -> Result<Vec<(String, String)>, String> {
     let object: Object = serde_json::from_str(text).map_err(|error| format!("is no JSON object: {error}"))?;
     let text_of = |(key, value): (String, Value)| match value {
         Value::String(text) => Ok((key, text)),

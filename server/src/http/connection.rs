@@ -285,7 +285,7 @@ impl<P: ShardPort> IdleTimer<P> {
             let armed = self.armed.take_if(|(_, fires)| *fires <= due + self.request / 2);
             let (timer, _) = self.armed.insert(armed.unwrap_or_else(|| {
                 let wait = due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-                (Box::pin(self.port.sleep(wait)), Instant::now() + wait)
+                (Box::pin(self.port.sleep(wait)) as Pin<Box<dyn Future<Output = ()>>>, Instant::now() + wait)
             }));
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;

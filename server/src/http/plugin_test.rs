@@ -118,7 +118,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let known = [&COMMON, own].concat();
+    let known = [&COMMON[..], own].concat();
     let fields = json_fields(parts, body, ctx.body_limit(), &known).await?;
     let test = PluginTest {
         filename: fields.text("filename")?.to_owned(),

@@ -748,7 +748,10 @@ fn check_trigger_name(name: &str) -> Result<(), RegistryError> {
         bytes if bytes > TRIGGER_NAME_BYTES_MAX => {
             format!("has {bytes} bytes: at most {TRIGGER_NAME_BYTES_MAX} are allowed")
         }
-        _ => return Ok(()),
+        _ => match name.chars().find(|c| c.is_control()) {
+            Some(c) => format!("has the control character U+{:04X}", u32::from(c)),
+            None => return Ok(()),
+        },
     };
     Err(RegistryError::Invalid { field: "trigger_name", message })
 }
