@@ -34,6 +34,8 @@ use super::{Shared, router};
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Bytes that hyper buffers of one connection; also the longest request head.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Headers of a request: hyper's bound.
+const HEADERS_MAX: usize = 100;
 /// The slowest that a body may come in, beside what every request has.
 const BODY_BYTES_PER_SEC_MIN: u64 = 1024;
 /// At a stop: how long an answer that has begun may go on.
@@ -77,9 +79,9 @@ where
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
-        match &mut stop {
-            Some(stop) if stop.is_over(&activity, cx) => Poll::Ready(None),
-            _ => Poll::Pending,
+        match stop.as_mut().is_some_and(|stop| stop.is_over(&activity, cx)) {
+            true => Poll::Ready(None),
+            false => Poll::Pending,
         }
     });
     match ended.await {
@@ -372,7 +374,9 @@ fn own_error(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     let status = std::str::from_utf8(bytes.get(9..)?).ok()?.lines().next()?;
     let text = match status.get(..3)? {
-        "431" => format!("the request's head is larger than {BUFFER_BYTES_MAX} bytes: send less in headers"),
+        "431" => format!(
+            "the request's head has more than {BUFFER_BYTES_MAX} bytes, or more than {HEADERS_MAX} headers: send less in headers"
+        ),
         "414" => "the request's path and query string are too long: send what is long in a body".to_owned(),
         _ => "what was sent is no request of HTTP/1.1: check the request line and the headers".to_owned(),
     };
@@ -443,7 +447,7 @@ mod tests {
             head.contains(&format!("content-length: {}", body.len())) && head.contains("application/json"),
             "{head}"
         );
-        assert!(body.starts_with("{\"error\":\"the request's head is larger than"), "{body}");
+        assert!(body.starts_with("{\"error\":\"the request's head has more than"), "{body}");
         for other in [
             "HTTP/1.1 404 Not Found\r\ncluster-uuid: x\r\ncontent-length: 0\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",

@@ -365,7 +365,7 @@ fn every_path_answers_head_as_get_and_errors_in_one_shape() {
         (format!("POST {DATABASE} {close}content-length: 2\r\n\r\n{{}}"), 415, "", "expected: application/json"),
         ("what is this\r\n\r\n".to_owned(), 400, "", "what was sent is no request of HTTP/1.1"),
         ("GET /health HTTP/1.1\r\nbad header\r\n\r\n".to_owned(), 400, "", "what was sent is no request of HTTP/1.1"),
-        (huge, 431, "", "the request's head is larger than 262144 bytes"),
+        (huge, 431, "", "the request's head has more than 262144 bytes"),
     ] {
         let answer = raw(&server, request.as_bytes(), wait);
         let shown = request.lines().next().unwrap_or_default();
