@@ -93,6 +93,8 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         options: HttpOptions {
             request_bytes_max: config.http_request_bytes_max,
             idle_timeout: config.http_idle_timeout,
+            request_timeout: config.http_request_timeout,
+            shutdown_timeout: config.shutdown_timeout,
             trigger_kinds: config.trigger_kinds.clone(),
         },
         registry: registry.clone(),

@@ -359,6 +359,23 @@ impl EngineHandle {
     }
 }
 
+/// A write under way, until it is answered or nobody waits for its answer any more.
+struct Flying<'a>(&'a Shard);
+
+impl<'a> Flying<'a> {
+    fn new(shard: &'a Shard) -> Self {
+        shard.writes_in_flight.set(shard.writes_in_flight.get() + 1);
+        Flying(shard)
+    }
+}
+
+impl Drop for Flying<'_> {
+    fn drop(&mut self) {
+        self.0.writes_in_flight.set(self.0.writes_in_flight.get() - 1);
+        self.0.drained.notify();
+    }
+}
+
 /// A shard, seen from its own thread.
 #[derive(Clone)]
 pub struct ShardHandle {
@@ -379,15 +396,12 @@ impl ShardHandle {
 
     /// Parses, routes, logs and applies a client's write.
     pub async fn write(&self, request: WriteRequest) -> WriteOutcome {
-        let flying = &self.shard.writes_in_flight;
-        flying.set(flying.get() + 1);
+        let _flying = Flying::new(&self.shard);
         let no_sync = request.no_sync;
         let outcome = self.shard.write(request, 0, arrive::Room::Refuse).await;
         if no_sync {
             self.shard.let_cheap_runs_begin().await;
         }
-        flying.set(flying.get() - 1);
-        self.shard.drained.notify();
         outcome
     }
 

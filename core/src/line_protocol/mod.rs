@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::build::RESERVED as RESERVED_COLUMNS;
 use self::build::{BatchBuilder, Mark, value_kind};
 use self::cache::{Cache, NONE, SeriesTag};
 use self::errors::{Element, Fault, Place};

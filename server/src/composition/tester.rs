@@ -28,7 +28,9 @@ use saltus_core::query_param::QueryParam;
 use saltus_core::request::{PluginRequest, PluginResponse};
 use saltus_core::schedule::Schedule;
 use saltus_core::schema::TableSchema;
-use saltus_core::trigger::{ApiSettings, ErrorBehavior, Execution, Isolation, Limits, Timing, TriggerDef, TriggerSpec};
+use saltus_core::trigger::{
+    ApiSettings, ErrorBehavior, Execution, Isolation, Limits, Timing, TriggerDef, TriggerKind, TriggerSpec,
+};
 use saltus_shards::cursors::Pending;
 use saltus_shards::engine::EngineHandle;
 use serde_json::{Map, Value, json};
@@ -327,7 +329,10 @@ fn next_time(schedule: Option<&str>) -> Result<i64, HttpError> {
         |given| if given.contains(':') { given.to_owned() } else { format!("cron:{given}") },
     );
     let refuse = |why: String| HttpError::field("schedule", why);
-    let spec = TriggerSpec::parse(&text).map_err(|error| refuse(error.to_string()))?;
+    let spec = TriggerSpec::parse(&text).map_err(|error| refuse(format!("{error}{}", error.remedy())))?;
+    if spec.kind() != TriggerKind::Schedule {
+        return Err(refuse(format!("'{text}' is no schedule: expected a cron expression or every:DURATION")));
+    }
     let schedule = Schedule::new(&spec, None).map_err(|error| refuse(error.to_string()))?;
     let next = schedule.and_then(|schedule| schedule.next_after(wall_clock_ns()));
     next.ok_or_else(|| refuse(format!("'{text}' never comes to a time")))

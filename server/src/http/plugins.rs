@@ -6,9 +6,10 @@ use http::request::Parts;
 use hyper::body::Body;
 
 use super::port::ShardPort;
-use super::request::json_fields;
-use super::response::{HttpResult, empty};
+use super::request::{Fields, json_body};
+use super::response::{HttpError, HttpResult, empty};
 use super::router::Ctx;
+use super::strict::params_of;
 
 /// `POST`: writes a file by its path.
 pub(crate) async fn create<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> HttpResult
@@ -17,7 +18,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = json_fields(parts, body, ctx.body_limit()).await?;
+    let fields = file_fields(ctx, parts, body).await?;
     let (name, content) = (fields.text("plugin_name")?.to_owned(), fields.text("content")?.to_owned());
     ctx.shared.parts.registry.write_plugin_file(name, content).await?;
     Ok(empty(StatusCode::OK))
@@ -30,8 +31,19 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = json_fields(parts, body, ctx.body_limit()).await?;
+    let fields = file_fields(ctx, parts, body).await?;
     let (trigger, content) = (fields.text("plugin_name")?.to_owned(), fields.text("content")?.to_owned());
     ctx.shared.parts.registry.write_trigger_file(trigger, content).await?;
     Ok(empty(StatusCode::OK))
+}
+
+/// The command line of InfluxDB 3 sends the parameter `db` along, which means nothing: plugin files are of no database.
+async fn file_fields<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> Result<Fields, HttpError>
+where
+    P: ShardPort,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    params_of(parts, &["db"])?;
+    json_body(parts, body, ctx.body_limit(), &["plugin_name", "content"]).await
 }

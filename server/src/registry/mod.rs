@@ -122,9 +122,9 @@ pub type SourceCheck = Box<dyn Fn(&str, &str) -> Result<Vec<String>, PluginError
 /// Why the catalog was not changed. The kinds are what a client should do; the texts are the reference's.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// The name is taken.
-    #[error("attempted to create a resource that already exists")]
-    Exists,
+    /// The name is taken; whose it is.
+    #[error("attempted to create a resource that already exists: {0}")]
+    Exists(String),
     /// No such database.
     #[error("Database not found {0}")]
     DatabaseNotFound(String),
@@ -473,7 +473,7 @@ impl Keeper {
 
     fn create_database(&mut self, name: Arc<str>, retention: Option<Duration>) -> Result<(), RegistryError> {
         if self.database_exists(&name)? {
-            return Err(RegistryError::Exists);
+            return Err(RegistryError::Exists(format!("database '{name}'")));
         }
         let mut next = self.next();
         if next.databases.len() >= DATABASES_MAX {
@@ -555,7 +555,7 @@ impl Keeper {
         let mut next = self.next();
         let key: (Arc<str>, Arc<str>) = (new.db.as_str().into(), new.name.as_str().into());
         if next.triggers.contains_key(&key) {
-            return Err(RegistryError::Exists);
+            return Err(RegistryError::Exists(format!("trigger '{}' of database '{}'", new.name, new.db)));
         }
         if next.triggers.len() >= TRIGGERS_MAX {
             return Err(RegistryError::Limit(format!("there are {TRIGGERS_MAX} triggers already")));
@@ -653,15 +653,20 @@ impl Keeper {
 
     /// What will go wrong with the plugin's code as it is. It may still be changed, so the trigger is taken, as in InfluxDB 3.
     fn warnings(&self, def: &TriggerDef, code: &PluginCode) -> Warnings {
-        let Some(check) = &self.check else { return Vec::new() };
+        let doubt = def.spec.doubt().map(|doubt| format!("trigger_specification: {doubt}"));
+        doubt.into_iter().chain(self.code_warning(def, code)).collect()
+    }
+
+    fn code_warning(&self, def: &TriggerDef, code: &PluginCode) -> Option<String> {
+        let check = self.check.as_ref()?;
         let kind = def.spec.kind();
         let wrong = match check(&code.source, &def.plugin_filename) {
             Err(error) => error.message,
-            Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => return Vec::new(),
+            Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => return None,
             Ok(_) => kind.entry_missing().to_owned(),
         };
         tracing::warn!(trigger = %def.name, db = %def.db, plugin = %def.plugin_filename, "{wrong}");
-        vec![format!("plugin_filename: '{}': {wrong}; runs will fail until the file is mended", def.plugin_filename)]
+        Some(format!("plugin_filename: '{}': {wrong}; runs will fail until the file is mended", def.plugin_filename))
     }
 
     fn delete_trigger(&mut self, db: &str, name: &str, force: bool) -> Result<(), RegistryError> {
@@ -767,7 +772,10 @@ fn check_trigger_name(name: &str) -> Result<(), RegistryError> {
         bytes if bytes > TRIGGER_NAME_BYTES_MAX => {
             format!("has {bytes} bytes: at most {TRIGGER_NAME_BYTES_MAX} are allowed")
         }
-        _ => return Ok(()),
+        _ => match name.chars().find(|c| c.is_control()) {
+            Some(c) => format!("has the control character U+{:04X}", u32::from(c)),
+            None => return Ok(()),
+        },
     };
     Err(RegistryError::Invalid { field: "trigger_name", message })
 }
@@ -928,7 +936,7 @@ pub(crate) mod tests {
         block_on(registry.create_database("db", None)).unwrap();
         assert_eq!(
             text(block_on(registry.create_database("db", None))),
-            "attempted to create a resource that already exists"
+            "attempted to create a resource that already exists: database 'db'"
         );
         assert_eq!(text(block_on(registry.create_database("_internal", None))), "cannot modify internal db");
         assert_eq!(

@@ -59,6 +59,14 @@ pub enum PluginFileError {
     /// `gh:` and other sources that are fetched.
     #[error("'{0}' is to be fetched, which this version does not do: put the file into the plugin directory")]
     Fetched(String),
+    /// No file can have that name.
+    #[error("this cannot be the name of a plugin's file: {:?}: {error}", .path)]
+    NoName {
+        /// What would be its path.
+        path: PathBuf,
+        /// What the file system said.
+        error: io::Error,
+    },
     /// The file system said no.
     #[error("{}: {error}", .path.display())]
     Io {
@@ -70,10 +78,14 @@ pub enum PluginFileError {
 }
 
 impl PluginFileError {
+    /// Who is to blame: a name that no file can have is the user's, everything else is not.
     fn io(path: &Path, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => PluginFileError::NotFound(path.to_owned()),
             io::ErrorKind::InvalidData => PluginFileError::NotText(path.to_owned()),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory => {
+                PluginFileError::NoName { path: path.to_owned(), error }
+            }
             _ => PluginFileError::Io { path: path.to_owned(), error },
         }
     }
@@ -170,7 +182,7 @@ impl PluginShelf {
         let put = fs::write(&scratch, content).and_then(|()| fs::rename(&scratch, &path));
         if let Err(error) = put {
             let _ = fs::remove_file(&scratch);
-            return Err(PluginFileError::Io { path, error });
+            return Err(PluginFileError::io(&path, error));
         }
         self.refresh();
         Ok(())

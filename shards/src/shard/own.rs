@@ -18,6 +18,7 @@ use saltus_core::batch::{Batch, LineNumbers, PendingBatch};
 use saltus_core::ids::{Epoch, MonoNs, Sequence, ShardId, TableId};
 use saltus_core::limits::{COLUMNS_PER_TABLE_MAX, TABLES_MAX};
 use saltus_core::line_protocol::{LineError, SchemaSource};
+use saltus_core::names::check_new_table;
 use saltus_core::ports::RunEvent;
 use saltus_core::schema::{ColumnDef, TableSchema};
 
@@ -487,8 +488,12 @@ impl Shard {
             drop(reply.send(Err(TableError::Unavailable(reason))));
             return;
         }
+        if let Err(error) = check_new_table(&name, &columns) {
+            drop(reply.send(Err(error.into())));
+            return;
+        }
         if self.shared.directory.get(&db, &name).is_some() {
-            drop(reply.send(Err(TableError::Exists)));
+            drop(reply.send(Err(TableError::Exists { db: db.to_string(), table: name.to_string() })));
             return;
         }
         match self.make_table(db, name, &columns) {
