@@ -123,6 +123,16 @@ pub const CACHE_SAVE_MS: u64 = 2_000;
 pub const TRIGGER_CPU_SHARE_PERCENT: u32 = 100;
 /// Milliseconds whose share of CPU time a trigger may save up.
 pub const CPU_SHARE_WINDOW_MS: u64 = 1_000;
+/// Files of one plugin that is a folder.
+pub const PLUGIN_FILES_MAX: usize = 1000;
+/// Bytes of all files of one plugin.
+pub const PLUGIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Milliseconds between two looks at all plugin files.
+pub const PLUGIN_LOOK_MS: u64 = 200;
+/// Milliseconds between two looks while a plugin is being changed.
+pub const PLUGIN_LOOK_AGAIN_MS: u64 = 50;
+/// Milliseconds without a change after which the files of a plugin count as a new version.
+pub const PLUGIN_QUIET_MS: u64 = 500;
 /// Deferred workers that a shard has from the start; more are hired when all of them are busy.
 pub const DEFERRED_WORKERS_MIN: usize = 2;
 /// Runs waiting for the deferred workers of one shard.

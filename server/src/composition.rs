@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use saltus_core::ports::PluginRuntime;
+use saltus_core::ports::{PluginCode, PluginRuntime};
 use saltus_python::{PythonConfig, PythonRuntime};
 use saltus_shards::data_dir::DataDir;
 use saltus_shards::engine::{Engine, EngineHandle};
@@ -108,6 +108,11 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let mut engine =
         Engine::start(config.engine(), data_dir, runtime, host, Arc::new(service)).map_err(ServeError::of)?;
     drop(late.set(engine.handle()));
+    if let Some(python) = python.clone() {
+        let check =
+            move |path: &Path, code: &PluginCode, before: Option<&PluginCode>| python.check_version(path, code, before);
+        futures_lite::future::block_on(registry.check_versions_with(Box::new(check))).map_err(ServeError::of)?;
+    }
     let check = python
         .clone()
         .map(|python| -> SourceCheck { Box::new(move |source, file_name| python.check_source(source, file_name)) });

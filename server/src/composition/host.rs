@@ -1,7 +1,10 @@
 //! What plugins reach outside themselves: their log, SQL, and the catalog that keeps a trigger disabled.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, SystemTime};
 
 use arrow::array::RecordBatch;
 use futures_lite::StreamExt as _;
@@ -22,6 +25,9 @@ use crate::query::{QueryEngine, QueryError, QueryKind, QueryRequest, ScalarParam
 use crate::registry::Registry;
 use crate::runs::RunRecords;
 use crate::traces::Tracer;
+
+/// How often whoever waits for a query is asked whether it still does.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The plugins' host.
 pub(crate) struct Host {
@@ -119,12 +125,23 @@ impl PluginHost for Host {
     }
 
     fn query(&self, db: &str, sql: &str, params: &[(String, QueryParam)]) -> Result<Vec<RecordBatch>, String> {
+        self.query_while(db, sql, params, &|| true)
+    }
+
+    fn query_while(
+        &self,
+        db: &str,
+        sql: &str,
+        params: &[(String, QueryParam)],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<RecordBatch>, String> {
         if db != INTERNAL_DB && check_db_name(db).is_err() {
             return Err(format!("invalid database name provided: {db}"));
         }
         let params = params.iter().map(|(name, value)| (name.clone(), scalar(value))).collect();
         let request = QueryRequest { db: Some(db.to_owned()), sql: sql.to_owned(), params, kind: QueryKind::Plugin };
-        let result = futures_lite::future::block_on(bounded(self.query.execute(request)));
+        let result = block_on_while(bounded(self.query.execute(request)), wanted);
+        let result = result.ok_or_else(|| format!("error: the run is over executing query on {db}: {sql}"))?;
         result.map_err(|error| error.plugin_text(db, sql))
     }
 
@@ -163,6 +180,30 @@ fn scalar(value: &QueryParam) -> ScalarParam {
         QueryParam::Float(value) => ScalarParam::Float(*value),
         QueryParam::Text(value) => ScalarParam::String(value.clone()),
         QueryParam::Timestamp(value) => ScalarParam::TimestampNs(*value),
+    }
+}
+
+/// Waits for a future as long as that is wanted; `None` if it is not any more, and the future is dropped, which ends its query.
+fn block_on_while<T>(future: impl Future<Output = T>, wanted: &dyn Fn() -> bool) -> Option<T> {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut context) {
+            return Some(done);
+        }
+        std::thread::park_timeout(LOOK);
+        if !wanted() {
+            return None;
+        }
     }
 }
 

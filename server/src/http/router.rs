@@ -158,6 +158,8 @@ where
         (Endpoint::LettersDiscard, "POST") => dead_letters::discard(ctx, parts, body).await,
         (Endpoint::PluginFiles, "POST") => plugins::create(ctx, parts, body).await,
         (Endpoint::PluginFiles, "PUT") => plugins::update(ctx, parts, body).await,
+        (Endpoint::PluginFolder, "POST") => plugins::create_folder(ctx, parts, body).await,
+        (Endpoint::PluginFolder, "PUT") => plugins::update_folder(ctx, parts, body).await,
         (Endpoint::TestWal, "POST") => plugin_test::wal(ctx, parts, body).await,
         (Endpoint::TestSchedule, "POST") => plugin_test::schedule(ctx, parts, body).await,
         (Endpoint::TestRequest, "POST") => plugin_test::request(ctx, parts, body).await,

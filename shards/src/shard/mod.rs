@@ -378,7 +378,14 @@ impl Shard {
         match step {
             Coming::Known => {
                 let placement = self.shared.directory.placement();
-                self.triggers.borrow_mut().replace(self.id, placement, self.shared.config.limits, set);
+                let runs_stopped = {
+                    let mut triggers = self.triggers.borrow_mut();
+                    triggers.replace(self.id, placement, self.shared.config.limits, set);
+                    std::mem::take(&mut triggers.runs_stopped)
+                };
+                if let Some(plugins) = self.plugins.borrow_mut().as_mut().filter(|_| runs_stopped) {
+                    plugins.stop_runs();
+                }
                 self.claim_backlogs(set);
             }
             Coming::Offered => {

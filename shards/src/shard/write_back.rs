@@ -96,12 +96,12 @@ impl Shard {
     /// Writes what a failed run had written synchronously and an inline lane has held.
     pub(super) fn write_what_stays(self: &Rc<Self>, state: State, run: &Ended, writes: Vec<QueuedWrite>) {
         state.borrow_mut().writing_back += 1;
-        let (shard, depth) = (self.clone(), run.event.depth);
+        let shard = self.clone();
         let run = Ended { run_id: run.run_id, trigger: run.trigger.clone(), event: run.event.clone(), response: None };
         self.spawn(async move {
             for write in writes {
                 let db = write.db.clone();
-                let written = match shard.send_to_others(write, depth).await {
+                let written = match shard.send_to_others(write, &run).await {
                     Ok(None) => Ok(()),
                     Ok(Some(mut part)) => {
                         let mut refused = Vec::new();
@@ -135,10 +135,14 @@ impl Shard {
         changes: Vec<StateChange>,
         failures: &mut Vec<String>,
     ) -> bool {
+        if state.borrow().leaving {
+            // Its trigger was deleted or disabled since it ended: its tables may be gone as well.
+            return true;
+        }
         let mut parts = Vec::with_capacity(writes.len());
         for write in writes {
             let db = write.db.clone();
-            match self.send_to_others(write, run.event.depth).await {
+            match self.send_to_others(write, run).await {
                 Ok(part) => parts.extend(part),
                 Err(why) => failures.push(failure(&db, &why)),
             }
@@ -168,7 +172,7 @@ impl Shard {
     }
 
     /// Parses a write and sends what belongs to tables of other shards; `None` if there was nothing in it.
-    async fn send_to_others(self: &Rc<Self>, write: QueuedWrite, depth: u8) -> Result<Option<Part>, String> {
+    async fn send_to_others(self: &Rc<Self>, write: QueuedWrite, run: &Ended) -> Result<Option<Part>, String> {
         saltus_core::names::check_db_name(&write.db).map_err(|_| format!("invalid database name: {}", write.db))?;
         let request = WriteRequest {
             db: write.db,
@@ -178,11 +182,17 @@ impl Shard {
             no_sync: write.no_sync,
             received: mono_now(),
         };
-        let options = WriteOptions::of(&request, depth.saturating_add(1));
+        let options = WriteOptions::of(&request, run.event.depth.saturating_add(1));
         let parsed = match self.agreed(&request, options).await {
             Ok(parsed) => parsed,
             Err(outcome) => return verdict_of(outcome).map(|()| None),
         };
+        let cause = run.event.tables().first().map(|table| &table.table);
+        for batch in &parsed.batches {
+            if let Some(entry) = self.shared.directory.get(&request.db, &batch.table) {
+                entry.note_link(&run.trigger.def, cause);
+            }
+        }
         let is_own = |batch: &PendingBatch| self.owner_of(&request.db, batch) == self.id;
         let (own, others): (Vec<_>, Vec<_>) = parsed.batches.into_iter().partition(is_own);
         let rooms = match self.reserve(&request.db, &others, Room::Wait).await {
