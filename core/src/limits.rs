@@ -20,10 +20,19 @@ pub const DB_NAME_BYTES_MAX: usize = 511;
 pub const TRIGGER_NAME_BYTES_MAX: usize = 1024;
 /// Bytes of a request body after decompression, default of `--max-http-request-size`.
 pub const HTTP_REQUEST_BYTES_MAX: usize = 10 * 1024 * 1024;
+/// Bytes of a body that are read and dropped once its request is answered, so that a client that sends all before it reads gets
+/// to read the answer.
+pub const HTTP_UNREAD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// How long that may take.
+pub const HTTP_UNREAD_MS: u64 = 30_000;
 /// Values of one table in one request, absent ones counted: columns are dense, so rows times columns is what memory pays for.
 pub const LINE_CELLS_MAX: usize = 64 * 1024 * 1024;
 /// Rejected lines described in one reply; further ones are only counted.
 pub const LINE_ERRORS_REPORTED_MAX: usize = 1000;
+/// Bytes of a refused line that logs and plugins are shown.
+pub const REFUSED_LINE_BYTES_SHOWN_MAX: usize = 200;
+/// Refused lines of one run that are shown one by one; the rest is counted.
+pub const REFUSED_LINES_SHOWN_MAX: usize = 20;
 
 /// Bytes of known series and tag dictionaries that one parser keeps; beyond them it starts anew.
 pub const LINE_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;

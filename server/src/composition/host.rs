@@ -75,6 +75,10 @@ impl Host {
 }
 
 impl PluginHost for Host {
+    fn was_created(&self, db: &str) -> bool {
+        self.registry.catalog().databases.contains_key(db)
+    }
+
     fn log(&self, line: LogLine) {
         self.logs.log(line);
     }

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::response::HttpError;
 use super::{engine, histograms};
-use crate::nearest::nearest;
+use saltus_core::nearest::nearest;
 
 /// What answers on a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_channel::mpsc;
 use futures_util::Stream;
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use saltus_shards::answer::Pieces;
@@ -213,6 +213,10 @@ impl HttpError {
             ErrorBody::Json(value) => value,
         };
         let mut response = reply(self.status, Some(JSON), HttpBody::whole(body.to_string()));
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body is not read as a request.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(methods) = self.allow.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
             response.headers_mut().insert(ALLOW, methods);
         }

@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 use saltus_core::limits::{PLUGIN_BYTES_MAX, PLUGIN_FILES_MAX, PLUGIN_LOOK_AGAIN_MS, PLUGIN_LOOK_MS, PLUGIN_QUIET_MS};
 use saltus_core::ports::{CodeSource, PluginCode, PluginError, PluginFolder};
 use saltus_core::trigger::TriggerKind;
+use saltus_core::text::without_mark;
 
 /// A change younger than this may be followed by another one with the same time stamp.
 const RACY: Duration = Duration::from_secs(2);
@@ -171,7 +172,7 @@ impl PluginShelf {
             return Ok(None);
         }
         let text = fs::read_to_string(&path).map_err(|error| PluginFileError::io(&path, error))?;
-        Ok(Some((path, text)))
+        Ok(Some((path, without_mark(&text).to_owned())))
     }
 
     /// Like [`PluginShelf::source`] for a trigger that is in the catalog already: if the file cannot be read, the runs

@@ -24,9 +24,6 @@ use crate::wal::{Record, WalCommitter, WalError, WalOptions, WalWriter, WrittenT
 
 use super::{Shard, Shared};
 
-/// The version of the line protocol parser, in every write record: a later parser that reads lines differently can
-/// still read these as they were meant.
-pub(crate) const PARSER_VERSION: u8 = 1;
 /// How long a full disk is left alone before the round is tried again.
 const SHORT_RETRY: Duration = Duration::from_millis(250);
 

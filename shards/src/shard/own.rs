@@ -16,8 +16,8 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 use saltus_core::batch::{Batch, LineNumbers, PendingBatch};
 use saltus_core::ids::{Epoch, MonoNs, Sequence, ShardId, TableId};
-use saltus_core::limits::{COLUMNS_PER_TABLE_MAX, TABLES_MAX};
-use saltus_core::line_protocol::{LineError, SchemaSource};
+use saltus_core::limits::{LINE_ERRORS_REPORTED_MAX, TABLES_MAX};
+use saltus_core::line_protocol::{GRAMMAR_VERSION, LineError, RefusedBy, SchemaSource, column_limit_text, line_at};
 use saltus_core::names::check_new_table;
 use saltus_core::ports::RunEvent;
 use saltus_core::schema::{ColumnDef, TableSchema};
@@ -211,7 +211,7 @@ impl Shard {
         let record = Record::Write {
             table: entry.id,
             schema_version: entry.schema().version(),
-            parser_version: super::log::PARSER_VERSION,
+            parser_version: GRAMMAR_VERSION,
             precision: fitted.batch.precision,
             base_time_ns,
             depth: options.depth,
@@ -330,7 +330,12 @@ impl Shard {
         if let Some(entry) = self.shared.directory.get(db, name) {
             return Ok(entry);
         }
-        self.make_table(db.clone(), name.clone(), &[]).map(|(entry, _)| entry)
+        let is_new = self.shared.directory.tables(db).is_empty() && !self.shared.host.was_created(db);
+        let (entry, _) = self.make_table(db.clone(), name.clone(), &[])?;
+        if is_new {
+            tracing::info!(%db, table = %name, "a write has made a database: none had this name");
+        }
+        Ok(entry)
     }
 
     fn make_table(
@@ -342,7 +347,7 @@ impl Shard {
         let tables = self.shared.directory.count_all();
         if tables >= TABLES_MAX {
             return Err(TableError::Limit(format!(
-                "Update to schema would exceed number of tables limit: attempted to create table but already have {tables} table(s) (limit: {TABLES_MAX})"
+                "Update to schema would exceed number of tables limit: attempted to create table but already have {tables} table(s) (limit: {TABLES_MAX}): table `{name}` of database `{db}` would be one too many"
             )));
         }
         let mut owner = self.owner.borrow_mut();
@@ -350,7 +355,7 @@ impl Shard {
         let mut table = Table::new(id, db.clone(), name.clone());
         let check = table.check(columns.iter().map(|c| (c.name.as_ref(), c.kind)));
         if !check.fits() {
-            return Err(TableError::Limit(columns_limit_text()));
+            return Err(TableError::Limit(column_limit_text(&name, columns.len())));
         }
         let mut sequence = self
             .log
@@ -549,23 +554,21 @@ struct Taken {
 /// What a writer hears whose table cannot be made.
 fn refused(batch: &PendingBatch, error: TableError, options: WriteOptions) -> Verdict {
     let TableError::Limit(message) = error else { return Verdict::Unavailable(error.to_string()) };
-    let text = String::from_utf8_lossy(&batch.text);
-    let errors: Vec<LineError> = text
-        .lines()
-        .take(batch.rows())
-        .enumerate()
-        .map(|(row, line)| LineError {
-            line_number: batch.lines.line(row),
-            message: message.clone(),
-            original_line: line.to_owned(),
-        })
-        .collect();
+    let (mut from, mut errors) = (0, Vec::new());
+    while from < batch.text.len() && errors.len() < batch.rows().min(LINE_ERRORS_REPORTED_MAX) {
+        let line = line_at(&batch.text, from);
+        if line.counts {
+            errors.push(LineError {
+                line_number: batch.lines.line(errors.len()),
+                message: message.clone(),
+                original_line: String::from_utf8_lossy(&batch.text[from..line.end]).into_owned(),
+                by: RefusedBy::Table,
+            });
+        }
+        from = line.next;
+    }
     match errors.first() {
         Some(first) if !options.accept_partial => Verdict::Refused(first.clone()),
         _ => Verdict::Taken { rows: 0, rejected_count: batch.rows(), rejected: errors },
     }
-}
-
-fn columns_limit_text() -> String {
-    format!("Update to schema would exceed number of columns per table limit of {COLUMNS_PER_TABLE_MAX} columns")
 }

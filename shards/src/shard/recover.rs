@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use saltus_core::ids::{EventId, TableId};
-use saltus_core::line_protocol::{Precision, SchemaSource};
+use saltus_core::line_protocol::{LogParser, SchemaSource};
 use saltus_core::schema::{ColumnDef, TableSchema};
 use saltus_core::trigger::TriggerSpec;
 
@@ -44,11 +44,13 @@ impl Shard {
         };
         let mut owner = self.owner.borrow_mut();
         let mut states = Recovered::default();
+        let mut parser = LogParser::new(self.parser.take());
         let report = recover(lock, options, &mut |entry| {
             self.note_record(&entry, &mut states);
-            self.recover_record(&mut owner, entry.record)
-        })
-        .map_err(|error| format!("the log cannot be recovered: {error}"))?;
+            self.recover_record(&mut owner, &mut parser, entry.record)
+        });
+        self.parser.replace(parser.into_current());
+        let report = report.map_err(|error| format!("the log cannot be recovered: {error}"))?;
         for owned in owner.tables.values() {
             owned.entry.set_schema(owned.table.schema().clone());
             owned.entry.set_version(owned.table.version());
@@ -96,13 +98,16 @@ impl Shard {
         }
     }
 
-    fn recover_record(&self, owner: &mut Owner, record: Record<'_>) -> Result<(), VisitorError> {
+    fn recover_record(
+        &self,
+        owner: &mut Owner,
+        parser: &mut LogParser,
+        record: Record<'_>,
+    ) -> Result<(), VisitorError> {
         match record {
             Record::CreateTable { table, db, name } => self.recover_table(owner, table, db, name),
             Record::AddColumns { table, columns, .. } => recover_columns(owner, table, &columns),
-            Record::Write { table, precision, base_time_ns, text, .. } => {
-                return self.recover_rows(owner, table, precision, base_time_ns, text);
-            }
+            Record::Write { .. } => return self.recover_rows(owner, parser, record),
             Record::DropTable { table } => {
                 if let Some(owned) = owner.tables.remove(&table) {
                     self.shared.directory.remove(&owned.entry);
@@ -127,25 +132,14 @@ impl Shard {
         self.shared.directory.insert(entry);
     }
 
-    fn recover_rows(
-        &self,
-        owner: &mut Owner,
-        id: TableId,
-        precision: Precision,
-        base_time_ns: i64,
-        text: &[u8],
-    ) -> Result<(), VisitorError> {
-        let Some(owned) = owner.tables.get_mut(&id) else { return Ok(()) };
+    fn recover_rows(&self, owner: &mut Owner, parser: &mut LogParser, record: Record<'_>) -> Result<(), VisitorError> {
+        let Record::Write { table, parser_version, precision, base_time_ns, text, .. } = record else { return Ok(()) };
+        let Some(owned) = owner.tables.get_mut(&table) else { return Ok(()) };
         let body = Bytes::copy_from_slice(text);
         let schemas = Only(&owned.entry.name, owned.table.schema());
-        let parsed = self.parser.borrow_mut().parse(&owned.entry.db, &body, precision, false, &schemas);
-        if let Some(error) = parsed.rejected.first() {
-            return Err(format!(
-                "table {}: the line {:?}, accepted before, is refused now: {}; this is a bug or a log of a newer version",
-                owned.entry.name, error.original_line, error.message
-            )
-            .into());
-        }
+        let parsed = parser
+            .parse(parser_version, &owned.entry.db, &body, precision, &schemas)
+            .map_err(|why| format!("table {}: {why}", owned.entry.name))?;
         for batch in parsed.batches {
             self.counters.rows_recovered.add(batch.rows() as u64);
             owned.table.apply(Arc::new(batch.freeze(base_time_ns)));
