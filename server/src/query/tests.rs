@@ -206,7 +206,7 @@ pub(super) fn request(sql: &str) -> QueryRequest {
 }
 
 impl Fixture {
-    fn csv_of(&self, request: QueryRequest) -> Result<String, QueryError> {
+    pub(super) fn csv_of(&self, request: QueryRequest) -> Result<String, QueryError> {
         let bytes =
             block_on(async { self.engine.execute_bytes(request, Format::Csv).await?.try_collect::<Vec<_>>().await })?;
         Ok(String::from_utf8(bytes.concat()).unwrap())
@@ -222,7 +222,7 @@ impl Fixture {
         self.csv_of(request(sql)).unwrap_err()
     }
 
-    fn with_params(&self, sql: &str, params: &[(&str, ScalarParam)]) -> Result<String, QueryError> {
+    pub(super) fn with_params(&self, sql: &str, params: &[(&str, ScalarParam)]) -> Result<String, QueryError> {
         let params = params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let csv = self.csv_of(QueryRequest { params, ..request(sql) })?;
         Ok(csv.lines().skip(1).collect::<Vec<_>>().join(" "))
