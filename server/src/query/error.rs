@@ -70,6 +70,8 @@ impl Phase {
             DataFusionError::ExecutionJoin(task) if task.is_cancelled() => aborted(),
             // What its functions say about their arguments.
             DataFusionError::Execution(_) => self.users(text()),
+            // Its type coercion calls these bugs of its own.
+            DataFusionError::Internal(message) if is_of_types(message) => QueryError::Planning(first_line(message)),
             DataFusionError::Internal(message) => QueryError::Execution(internal(message)),
             DataFusionError::Collection(errors) => match errors.first() {
                 Some(first) => self.error(first),
@@ -154,9 +156,18 @@ fn out_of_memory() -> QueryError {
     QueryError::ResourcesExhausted("the query needs more memory than queries may use".to_owned())
 }
 
+/// What is said of types that a statement puts together.
+fn is_of_types(message: &str) -> bool {
+    ["Failed to coerce types", "There isn't a common type to coerce"].iter().any(|start| message.starts_with(start))
+}
+
 /// The first line only: what follows asks to report the bug to DataFusion.
 fn internal(message: &str) -> String {
-    format!("internal error: {}", message.lines().next().unwrap_or_default())
+    format!("internal error: {}", first_line(message))
+}
+
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -44,7 +44,6 @@ pub(super) fn parameters(error: QueryError, params: &[(String, ScalarParam)]) ->
         }
         let meant: Vec<String> =
             params.iter().filter(|(_, value)| concerns(text, value)).map(|(name, value)| said(name, value)).collect();
-        let comparison = text.contains("Cannot cast string").then_some("a text and a number are compared");
         match (meant.is_empty(), comparison) {
             (false, _) => Some(format!("{text}; {}", meant.join(", "))),
             (true, Some(_)) if !text.contains("; ") => Some(format!(
@@ -112,7 +111,7 @@ fn types(text: &str, sql: &str) -> Option<String> {
     if let Some(span) = not_a_time(text).filter(|text| is_span(text)) {
         return Some(format!("a span of time is an interval: write INTERVAL '{span}'"));
     }
-    let compared = ["Cannot infer common argument type", "Can not find compatible types", "Cannot infer"];
+    let compared = ["Cannot infer", "Can not find compatible types", "Failed to coerce types", "common type to coerce"];
     if compared.iter().any(|start| text.contains(start)) && text.contains("Timestamp") && number {
         return Some(
             "compare a time with a text, such as time > '2024-01-01T00:00:00Z', or with to_timestamp(10), which counts \

@@ -91,7 +91,7 @@ mod tests {
         let there: Vec<Column> = ["Temp", "host", "time"].map(Column::from_name).into();
         let said = |name: &str, sql: &str| column(&Column::from_name(name), &there, sql);
         assert!(said("temp", "SELECT temp FROM m").contains("There is a column \"Temp\""));
-        assert!(said("hots", "SELECT hots FROM m").contains("Did you mean \"host\"?"));
+        assert!(said("hosts", "SELECT hosts FROM m").contains("Did you mean \"host\"?"));
         assert!(said("a", "SELECT host FROM m WHERE host = \"a\"").contains("single quotes: 'a'"));
         let other = said("zzz", "SELECT zzz FROM m");
         assert!(other.starts_with("Schema error: No field named zzz. Valid fields are"), "{other}");
