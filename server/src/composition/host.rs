@@ -21,7 +21,7 @@ use saltus_shards::engine::mono_now;
 use super::LateEngine;
 use crate::logs::PluginLogs;
 use crate::quarantine::{Entry, Quarantine};
-use crate::query::{QueryEngine, QueryError, QueryKind, QueryRequest, ScalarParam};
+use crate::query::{QueryEngine, QueryError, QueryKind, QueryRequest, ScalarParam, require_distinct};
 use crate::registry::Registry;
 use crate::runs::RunRecords;
 use crate::traces::Tracer;
@@ -216,6 +216,8 @@ async fn bounded(
     started: impl Future<Output = Result<crate::query::QueryStream, QueryError>>,
 ) -> Result<Vec<RecordBatch>, QueryError> {
     let mut stream = started.await?;
+    // A row is a dict.
+    require_distinct(&stream.schema())?;
     let (mut batches, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = stream.next().await {
         let batch = batch?;

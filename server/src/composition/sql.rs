@@ -40,8 +40,17 @@ impl QueryBackend for Sql {
         let answer = self.0.execute_bytes(query, format);
         let engine = self.0.clone();
         Box::pin(async move {
-            let result = answer.await.map_err(|error| http_error(&error))?;
-            let (pieces, body) = mpsc::channel(PIECES_MAX);
+            let mut result = answer.await.map_err(|error| http_error(&error))?;
+            // A format that is written at the end has no first piece before it: its errors still have a status.
+            let first = match result.next().await.transpose() {
+                Ok(first) => first,
+                Err(error) => return Err(http_error(&error)),
+            };
+            let (mut pieces, body) = mpsc::channel(PIECES_MAX);
+            if let Some(first) = first {
+                // There is room for the first.
+                let _ = pieces.try_send(Ok(first));
+            }
             engine.spawn(forward(result, pieces));
             Ok(QueryReply { content_type: request.format.content_type(), body })
         })
@@ -50,9 +59,26 @@ impl QueryBackend for Sql {
 
 /// Moves the pieces; ends the query when nobody reads any more.
 async fn forward(mut result: QueryBytes, mut pieces: mpsc::Sender<Result<Bytes, String>>) {
+    let mut cut = CutOff(Some(pieces.clone()));
     while let Some(piece) = result.next().await {
+        if let Err(error) = &piece {
+            tracing::warn!(%error, "a query failed after its answer had begun: its connection is cut off");
+        }
         if pieces.send(piece.map_err(|error| error.to_string())).await.is_err() {
-            return;
+            break;
+        }
+    }
+    cut.0 = None;
+}
+
+/// Cuts a body off that is dropped before its end: without an error, what is missing would not be missed.
+struct CutOff(Option<mpsc::Sender<Result<Bytes, String>>>);
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        if let Some(pieces) = &mut self.0 {
+            // A sender of its own always has room for one.
+            let _ = pieces.try_send(Err("the query was aborted".to_owned()));
         }
     }
 }
@@ -88,9 +114,27 @@ fn http_error(error: &QueryError) -> HttpError {
     let text = error.to_string();
     match error {
         QueryError::DatabaseNotFound(db) => HttpError::database_not_found(db),
-        QueryError::Planning(_) => HttpError::text(StatusCode::BAD_REQUEST, text),
+        QueryError::Planning(_) | QueryError::Invalid(_) => HttpError::text(StatusCode::BAD_REQUEST, text),
         QueryError::NotImplemented(_) => HttpError::text(StatusCode::METHOD_NOT_ALLOWED, text),
         QueryError::Execution(_) => HttpError::text(StatusCode::INTERNAL_SERVER_ERROR, text),
         QueryError::ResourcesExhausted(_) => HttpError::unavailable(text, RETRY_AFTER),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_is_dropped_before_its_end_is_cut_off_and_not_short() {
+        let (mut pieces, mut body) = mpsc::channel(1);
+        let cut = CutOff(Some(pieces.clone()));
+        for _ in 0..2 {
+            pieces.try_send(Ok(Bytes::from_static(b"x"))).unwrap();
+        }
+        drop((cut, pieces));
+        let all: Vec<_> = futures_lite::future::block_on(body.by_ref().collect());
+        assert_eq!(all.len(), 3);
+        assert!(all[2].is_err());
     }
 }

@@ -102,7 +102,7 @@ impl QueryEngine {
         &self,
         request: QueryRequest,
     ) -> impl Future<Output = Result<QueryStream, QueryError>> + Send + 'static + use<> {
-        self.start(request, |_| Batches)
+        self.start(request, |_| Ok(Batches))
     }
 
     /// Answers in a format. As [`QueryEngine::execute`], with the encoding done on the query runtime too.
@@ -155,7 +155,7 @@ impl QueryEngine {
     ) -> impl Future<Output = Result<ResultStream<O::Item>, QueryError>> + Send + 'static + use<O, F>
     where
         O: Output,
-        F: FnOnce(SchemaRef) -> O + Send + 'static,
+        F: FnOnce(SchemaRef) -> Result<O, QueryError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
         let running = self.shared.sources.log.begin(&request);
@@ -187,19 +187,19 @@ async fn run<O: Output>(
     shared: Arc<Shared>,
     request: QueryRequest,
     mut running: RunningQuery,
-    output: impl FnOnce(SchemaRef) -> O,
+    output: impl FnOnce(SchemaRef) -> Result<O, QueryError>,
     answer: Answer<O::Item>,
 ) {
     let Ok(_permit) = shared.permits.acquire().await else { return };
     running.permitted();
-    match begin(&shared, &request, &mut running).await {
+    let begun = begin(&shared, &request, &mut running).await;
+    match begun.and_then(|(first, rest)| Ok((first, output(rest.schema())?, rest))) {
         Err(error) => {
             running.fail();
             let _ = answer.send(Err(error));
         }
-        Ok((first, rest)) => {
+        Ok((first, mut output, rest)) => {
             let (mut sender, started) = ResultSender::open(rest.schema());
-            let mut output = output(rest.schema());
             if answer.send(Ok(started)).is_ok() {
                 deliver(first, rest, &mut output, &mut sender, running).await;
             }
@@ -215,7 +215,7 @@ async fn begin(
 ) -> Result<(Option<RecordBatch>, SendableRecordBatchStream), QueryError> {
     let Planned { plan, session } = plan(&shared.base, &shared.sources, request).await?;
     running.planned();
-    let failed = |error| Phase::Execution.error(&error);
+    let failed = |error| super::hints::parameters(Phase::Execution.error(&error), &request.params);
     let mut batches = execute_stream(plan, session.task_ctx()).map_err(failed)?;
     let first = batches.next().await.transpose().map_err(failed)?;
     Ok((first, batches))
@@ -301,11 +301,11 @@ fn base_session(config: &QueryConfig) -> datafusion::error::Result<SessionState>
         .with_disk_manager_builder(disk)
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(config.memory_bytes)))
         .build_arc()?;
-    let mut session = SessionStateBuilder::new()
+    let builder = SessionStateBuilder::new()
         .with_config(session_config(config))
         .with_runtime_env(environment)
-        .with_default_features()
-        .build();
+        .with_default_features();
+    let mut session = super::rules::register(builder).build();
     super::functions::register(&mut session)?;
     Ok(session)
 }
@@ -317,6 +317,8 @@ fn session_config(config: &QueryConfig) -> SessionConfig {
         .with_create_default_catalog_and_schema(false)
         // The catalog brings its own.
         .with_information_schema(false);
+    // It knows neither of NULLs that are skipped nor of windows that run backwards, and leaves out rows they look at.
+    session.options_mut().optimizer.enable_window_limits = false;
     let parser = &mut session.options_mut().sql_parser;
     // As InfluxDB 3: `SELECT * FROM Foo` asks for `Foo`.
     parser.enable_ident_normalization = false;

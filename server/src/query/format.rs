@@ -95,9 +95,9 @@ impl Format {
 /// The whole text of a result that is already there.
 ///
 /// # Errors
-/// If a column's type cannot be written in this format.
+/// If a column's type, or two columns of one name, cannot be written in this format.
 pub fn encode(format: Format, schema: SchemaRef, batches: &[RecordBatch]) -> Result<Bytes, QueryError> {
-    let mut encoder = Encoder::new(format, schema);
+    let mut encoder = Encoder::new(format, schema)?;
     let mut text = Vec::new();
     for batch in batches {
         text.extend_from_slice(&encoder.batch(batch)?);
@@ -125,7 +125,13 @@ enum State {
 
 impl Encoder {
     /// An encoder for a result with these columns.
-    pub fn new(format: Format, schema: SchemaRef) -> Self {
+    ///
+    /// # Errors
+    /// If the format can say a column's name only once and the result has it twice.
+    pub fn new(format: Format, schema: SchemaRef) -> Result<Self, QueryError> {
+        if !matches!(format, Format::Csv | Format::Pretty) {
+            super::require_distinct(&schema)?;
+        }
         let state = match format {
             Format::Json => State::Json(Writer::new(Vec::new())),
             Format::JsonLines => State::JsonLines(Writer::new(Vec::new())),
@@ -133,7 +139,7 @@ impl Encoder {
             Format::Pretty => State::Pretty(Vec::new()),
             Format::Parquet => State::Parquet(None),
         };
-        Encoder { schema, state }
+        Ok(Encoder { schema, state })
     }
 
     /// What can be written now that these rows are known; maybe nothing.

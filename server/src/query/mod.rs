@@ -16,14 +16,17 @@
 
 mod catalog;
 mod cells;
+mod columns;
 mod engine;
 mod error;
 pub mod format;
 mod functions;
+mod hints;
 mod information_schema;
 mod log;
 mod plan;
 mod request;
+mod rules;
 mod source;
 mod stream;
 pub mod system;
@@ -31,8 +34,11 @@ mod table;
 mod time_range;
 
 #[cfg(test)]
+mod mended;
+#[cfg(test)]
 mod tests;
 
+pub(crate) use columns::require_distinct;
 pub use engine::{QueryConfig, QueryEngine};
 pub use error::QueryError;
 pub use format::Format;

@@ -40,7 +40,7 @@ fn json_is_one_array_without_nulls() {
 
 #[test]
 fn json_chunks_join_to_one_array() {
-    let mut encoder = Encoder::new(Format::Json, rows().schema());
+    let mut encoder = Encoder::new(Format::Json, rows().schema()).unwrap();
     let chunks = [
         encoder.batch(&rows().slice(0, 1)).unwrap(),
         encoder.batch(&rows().slice(1, 1)).unwrap(),
@@ -104,4 +104,19 @@ fn the_request_chooses_the_format() {
     let refused = choose(Some("csv"), Some("application/jsonl")).unwrap_err();
     assert_eq!(refused.to_string(), "invalid mime type (application/jsonl)");
     assert!(choose(Some("xml"), None).unwrap_err().to_string().starts_with("serde error: unknown variant `xml`"));
+}
+
+#[test]
+fn two_columns_of_one_name_are_for_formats_that_can_show_both() {
+    let column = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+    let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, true); 2]));
+    let batch = RecordBatch::try_new(schema.clone(), vec![column(1), column(2)]).unwrap();
+    let batches = [batch];
+    let written = |format| encode(format, schema.clone(), &batches);
+    assert_eq!(written(Format::Csv).unwrap(), "v,v\n1,2\n");
+    assert!(String::from_utf8(written(Format::Pretty).unwrap().to_vec()).unwrap().contains("| v | v |"));
+    for format in [Format::Json, Format::JsonLines, Format::Parquet] {
+        let error = written(format).unwrap_err().to_string();
+        assert!(error.contains("'v'") && error.contains("AS"), "{format:?}: {error}");
+    }
 }
