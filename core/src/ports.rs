@@ -468,6 +468,21 @@ pub trait PluginHost: Send + Sync {
     /// The text of the failure as the reference, 1.4, gives it.
     fn query(&self, db: &str, sql: &str, params: &[(String, QueryParam)]) -> Result<Vec<RecordBatch>, String>;
 
+    /// The same, but no longer than somebody wants the result: a host that can ends the query when `wanted` says no, which is
+    /// asked now and then.
+    ///
+    /// # Errors
+    /// As for [`PluginHost::query`], or that it is not wanted any more.
+    fn query_while(
+        &self,
+        db: &str,
+        sql: &str,
+        params: &[(String, QueryParam)],
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<RecordBatch>, String> {
+        self.query(db, sql, params)
+    }
+
     /// Writes and waits. Blocks: not for the inline lane.
     ///
     /// # Errors

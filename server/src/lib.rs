@@ -21,6 +21,7 @@ pub mod http;
 mod log_store;
 pub mod logging;
 pub mod logs;
+mod nearest;
 pub mod quarantine;
 pub mod query;
 pub mod registry;

@@ -54,6 +54,11 @@ impl QueryParams {
         }
     }
 
+    /// The names of all parameters, in the order of the query string.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The parameters as a JSON object of strings.
     fn into_object(self) -> Map<String, Value> {
         self.0.into_iter().map(|(key, value)| (key, Value::String(value))).collect()
@@ -68,6 +73,14 @@ impl Fields {
     /// The fields of an object.
     pub fn new(object: Map<String, Value>) -> Self {
         Fields(object)
+    }
+
+    /// Refuses a field that is not one of `known`.
+    ///
+    /// # Errors
+    /// The field, and the nearest that there is.
+    pub fn only(&self, known: &[&str]) -> Result<(), HttpError> {
+        super::query::check_names(self.0.keys().map(String::as_str), known, "field")
     }
 
     /// A field that is there and not null.

@@ -179,6 +179,7 @@ fn config() -> QueryConfig {
         threads: NonZeroUsize::new(2).unwrap(),
         memory_bytes: 64 << 20,
         max_concurrent: NonZeroUsize::new(2).unwrap(),
+        timeout: Duration::from_secs(60),
         query_log_entries: 10,
         shard_cpus: Vec::new(),
     }
