@@ -15,6 +15,8 @@ mod exprs;
 mod functions;
 mod memory;
 mod nodes;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod windows;
 
