@@ -108,6 +108,24 @@ pub const PLUGIN_TESTS_MAX: usize = 8;
 pub const PLUGIN_TEST_CACHE_SECS: u64 = 30 * 60;
 /// Bytes of log lines, and of an answer, that one test run gives back.
 pub const PLUGIN_TEST_OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Seconds that a query may take, default of `--query-timeout`. Time in which its result waits to be read does not count.
+pub const QUERY_SECS_MAX: u64 = 300;
+/// Queries that run at once, default of `--query-concurrency`: each has a thread of its own.
+pub const QUERIES_AT_ONCE_MAX: usize = 64;
+/// The most that `--query-concurrency` may be.
+pub const QUERIES_AT_ONCE_LIMIT: usize = 4096;
+/// Queries that wait for one of those to end; more are refused with 503.
+pub const QUERIES_WAITING_MAX: usize = 256;
+/// Milliseconds that a query waits before it is refused with 503.
+pub const QUERY_WAIT_MS: u64 = 10_000;
+/// Queries at once that may use several threads each; further ones have one.
+pub const QUERIES_PARALLEL_MAX: usize = 4;
+/// Bytes of a constant that a query's plan computes beforehand; larger ones are computed when the query runs.
+pub const QUERY_CONSTANT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that a query makes in one step between two looks at its bounds, unless one value alone is larger.
+pub const QUERY_STEP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of rows that are written in a format of results at once, unless one row alone is larger.
+pub const QUERY_ENCODE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the result of one query of a plugin, as Arrow columns.
 pub const PLUGIN_QUERY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of the durable state of one trigger, keys and values together.
@@ -248,4 +266,5 @@ const _: () = assert!(
     LINE_BODY_BYTES_MAX + LINE_CACHE_BYTES_MAX < i32::MAX as usize,
     "a dictionary that is full and grows by one body still has 32-bit offsets"
 );
+const _: () = assert!(QUERY_CONSTANT_BYTES_MAX <= QUERY_STEP_BYTES_MAX, "a constant beside a row fits a step");
 const _: () = assert!(HTTP_REQUEST_BYTES_MAX * 4 <= MAILBOX_BYTES_MAX, "several full bodies fit a mailbox");

@@ -34,8 +34,6 @@ use crate::runs::RunRecords;
 use crate::signals::StopSignal;
 use crate::traces::{Exporter, Tracer};
 
-/// Queries that run at the same time; more wait.
-const QUERIES_AT_ONCE: usize = 64;
 /// Rows of `system.queries`.
 const QUERY_LOG_ENTRIES: usize = 1000;
 
@@ -89,6 +87,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         tracer.clone(),
     ));
     let python = start_python(&config, host.clone());
+    let sql = Arc::new(sql::Sql::new(query.clone()));
     let service = HttpService::new(HttpParts {
         options: HttpOptions {
             request_bytes_max: config.http_request_bytes_max,
@@ -98,10 +97,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             trigger_kinds: config.trigger_kinds.clone(),
         },
         registry: registry.clone(),
-        query: Arc::new(sql::Sql::new(query.clone())),
+        query: sql.clone(),
         tests: Arc::new(tester::Tester::new(late.clone(), registry.clone(), host.clone(), config.engine().limits)),
         logs: logs.clone(),
-        metrics: further_metrics(python.as_ref(), tracer.as_ref()),
+        metrics: further_metrics(sql, python.as_ref(), tracer.as_ref()),
         tracer,
     });
     let runtime = python.clone().map(|p| p as Arc<dyn PluginRuntime>);
@@ -154,9 +153,15 @@ fn stop(config: &Config, engine: Engine, registry: &Registry, python: Option<Arc
 }
 
 /// What `/metrics` has besides the engine's figures.
-fn further_metrics(python: Option<&Arc<PythonRuntime>>, tracer: Option<&Arc<Tracer>>) -> Vec<Arc<dyn MetricsSource>> {
-    let python = python.map(|python| Arc::new(plugins::Plugins(python.clone())) as Arc<dyn MetricsSource>);
-    python.into_iter().chain(tracer.map(|tracer| tracer.clone() as Arc<dyn MetricsSource>)).collect()
+fn further_metrics(
+    sql: Arc<sql::Sql>,
+    python: Option<&Arc<PythonRuntime>>,
+    tracer: Option<&Arc<Tracer>>,
+) -> Vec<Arc<dyn MetricsSource>> {
+    let mut sources: Vec<Arc<dyn MetricsSource>> = vec![sql];
+    sources.extend(python.map(|python| Arc::new(plugins::Plugins(python.clone())) as Arc<dyn MetricsSource>));
+    sources.extend(tracer.map(|tracer| tracer.clone() as Arc<dyn MetricsSource>));
+    sources
 }
 
 /// Who traces writes and who sends the spans, if that is wanted.
@@ -172,7 +177,8 @@ fn query_config(config: &Config) -> QueryConfig {
     QueryConfig {
         threads: at_least_one(config.query_threads),
         memory_bytes: usize::try_from(config.query_memory_bytes).unwrap_or(usize::MAX),
-        max_concurrent: at_least_one(QUERIES_AT_ONCE),
+        max_concurrent: at_least_one(config.query_concurrency),
+        timeout: config.query_timeout,
         query_log_entries: QUERY_LOG_ENTRIES,
         shard_cpus: config.cpus.clone(),
     }

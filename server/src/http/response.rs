@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_channel::mpsc;
-use futures_util::Stream;
+use futures_util::Stream as _;
+use futures_util::stream::BoxStream;
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
@@ -37,7 +37,7 @@ pub struct HttpBody {
 
 enum Content {
     Whole(Option<Bytes>),
-    Stream(mpsc::Receiver<Result<Bytes, String>>),
+    Stream(BoxStream<'static, Result<Bytes, String>>),
     Pieces(Pieces),
 }
 
@@ -49,7 +49,7 @@ impl HttpBody {
     }
 
     /// A body that is fed piece by piece.
-    pub fn stream(pieces: mpsc::Receiver<Result<Bytes, String>>) -> Self {
+    pub fn stream(pieces: BoxStream<'static, Result<Bytes, String>>) -> Self {
         HttpBody { content: Content::Stream(pieces), in_hand: None }
     }
 
@@ -72,7 +72,7 @@ impl Body for HttpBody {
         let this = self.get_mut();
         let piece = match &mut this.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
-            Content::Stream(pieces) => Pin::new(pieces).poll_next(cx),
+            Content::Stream(pieces) => pieces.as_mut().poll_next(cx),
             Content::Pieces(pieces) => pieces.poll_next(cx),
         };
         if let Poll::Ready(None) = piece {

@@ -108,10 +108,9 @@ struct Echo;
 impl QueryBackend for Echo {
     fn query(&self, request: QueryHttpRequest) -> BoxFuture<'static, Result<QueryReply, HttpError>> {
         Box::pin(async move {
-            let (mut pieces, body) = mpsc::channel(2);
             let text = format!("{}|{}|{}", request.db, request.sql, Value::Object(request.params));
-            pieces.try_send(Ok(Bytes::from(text))).expect("there is room");
-            Ok(QueryReply { content_type: request.format.content_type(), body })
+            let body = futures_util::stream::iter([Ok(Bytes::from(text))]);
+            Ok(QueryReply { content_type: request.format.content_type(), body: Box::pin(body) })
         })
     }
 }
@@ -549,6 +548,23 @@ fn queries_are_passed_on_with_format_and_parameters() {
     assert_eq!(server.call("POST", "/api/v3/query_sql", &[], body), (200, r#"db|SELECT $n|{"n":1}"#.to_owned()));
     let uri = "/api/v3/query_sql?db=db&q=SELECT+1&params=%7B%22a%22%3A%5B1%5D%7D";
     assert_eq!(server.call("GET", uri, &[], "").0, 400);
+    for (uri, body, what) in [
+        ("/api/v3/query_sql?db=db&q=SELECT+1&fromat=csv", None, "unknown parameter `fromat`; did you mean `format`?"),
+        ("/api/v3/query_sql?db=db", Some("{}"), "unknown parameter `db`; with POST, `db`, `q`"),
+        (
+            "/api/v3/query_sql",
+            Some(r#"{"db":"db","q":"SELECT 1","parms":{}}"#),
+            "unknown field `parms`; did you mean `params`?",
+        ),
+        (
+            "/api/v3/query_sql",
+            Some(r#"{"db":"db","sql":"SELECT 1"}"#),
+            "unknown field `sql`; there are `db`, `q`, `format`",
+        ),
+    ] {
+        let (status, text) = server.call(body.map_or("GET", |_| "POST"), uri, &[], body.unwrap_or_default());
+        assert_eq!((status, text.contains(what)), (400, true), "{uri}: {text}");
+    }
     let none = server.call("GET", "/api/v3/query_sql", &[], "");
     assert_eq!(none, (400, error("missing query parameters 'db' and 'q'")));
 }
@@ -564,8 +580,9 @@ fn the_accept_header_decides_where_format_does_not() {
     assert_eq!(format(Some("text/csv"), None), Ok(QueryFormat::Csv));
     assert_eq!(format(Some("text/html,application/xml"), None), Ok(QueryFormat::Json));
     assert_eq!(format(Some("*/*"), Some("json_lines")), Ok(QueryFormat::JsonLines));
-    let refused = "invalid mime type (application/jsonl)".to_owned();
-    assert_eq!(format(Some("application/jsonl"), Some("json")), Err(refused));
+    assert_eq!(format(Some("image/png"), Some("csv")), Ok(QueryFormat::Csv));
+    assert!(format(Some("image/png"), None).unwrap_err().starts_with("invalid mime type (image/png)"));
+    assert!(format(None, Some("xml")).unwrap_err().starts_with("serde error: unknown variant `xml`"));
 }
 
 #[test]

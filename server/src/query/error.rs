@@ -24,7 +24,13 @@ pub enum QueryError {
     /// The statement was fine and failed all the same (500).
     #[error("{0}")]
     Execution(String),
-    /// The query wanted more memory than queries have: ask for less, or later (503).
+    /// The query did not end within its time: ask for less (400).
+    #[error("{0}")]
+    TimedOut(String),
+    /// The query needs more memory than queries may have: ask for less (400).
+    #[error("{0}")]
+    TooLarge(String),
+    /// Others have what the query needs now: ask later (503).
     #[error("{0}")]
     ResourcesExhausted(String),
 }
@@ -88,6 +94,7 @@ impl Phase {
         match error {
             ArrowError::NotYetImplemented(_) => QueryError::NotImplemented(text()),
             ArrowError::MemoryError(_) => out_of_memory(),
+            ArrowError::OffsetOverflowError(_) => too_long_for_a_column(),
             ArrowError::IoError(..) => QueryError::Execution("input or output failed".to_owned()),
             ArrowError::ExternalError(inner) => match inner.downcast_ref::<QueryError>() {
                 Some(own) => own.clone(),
@@ -152,6 +159,16 @@ impl From<QueryError> for DataFusionError {
     }
 }
 
+/// A step of the query made more of one column than a column holds.
+pub(super) fn too_long_for_a_column() -> QueryError {
+    QueryError::TooLarge(format!(
+        "the query makes texts or lists of more than {} bytes in one step, which is more than a column can hold (the bound of \
+         --query-memory aside): make shorter ones",
+        i32::MAX
+    ))
+}
+
+/// What it is is said by the query's guard, which knows the bound and who has it.
 fn out_of_memory() -> QueryError {
     QueryError::ResourcesExhausted("the query needs more memory than queries may use".to_owned())
 }

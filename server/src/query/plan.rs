@@ -13,6 +13,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::QueryError;
 use super::catalog::{Catalogs, INTERNAL_DB, QueryCatalog, Sources};
@@ -25,13 +26,16 @@ use super::table::PARALLEL_ROWS_MIN;
 pub(super) struct Planned {
     pub(super) plan: Arc<dyn ExecutionPlan>,
     pub(super) session: SessionState,
+    /// Held by a query that uses several threads.
+    pub(super) several: Option<OwnedSemaphorePermit>,
 }
 
-/// Plans `request` in a copy of `base`.
+/// Plans `request` in a copy of `base`: for several threads if it reads many rows and `several` has room, else for one.
 pub(super) async fn plan(
     base: &SessionState,
     sources: &Sources,
     request: &QueryRequest,
+    several: &Arc<Semaphore>,
 ) -> Result<Planned, QueryError> {
     let db = request.db.as_deref();
     if let Some(missing) = db.filter(|db| *db != INTERNAL_DB && !sources.database_exists(db)) {
@@ -46,12 +50,14 @@ pub(super) async fn plan(
         hints::explain(Phase::Planning.error(&error), &error, request, tables)
     };
     let logical = logical_plan(&session, request, failed).await?;
-    if catalog.rows_hint() < PARALLEL_ROWS_MIN {
+    let many = catalog.rows_hint() >= PARALLEL_ROWS_MIN && session.config().target_partitions() > 1;
+    let several = if many { several.clone().try_acquire_owned().ok() } else { None };
+    if several.is_none() {
         session.config_mut().options_mut().execution.target_partitions = 1;
         session.mark_start_execution();
     }
     let plan = session.create_physical_plan(&logical).await.map_err(failed)?;
-    Ok(Planned { plan, session })
+    Ok(Planned { plan, session, several })
 }
 
 async fn logical_plan(

@@ -174,18 +174,19 @@ fn cpu() -> MemoryTable {
     table("db", "cpu", &CPU, vec![first, second])
 }
 
-fn config() -> QueryConfig {
+pub(super) fn config() -> QueryConfig {
     QueryConfig {
         threads: NonZeroUsize::new(2).unwrap(),
         memory_bytes: 64 << 20,
         max_concurrent: NonZeroUsize::new(2).unwrap(),
+        timeout: Duration::from_secs(60),
         query_log_entries: 10,
         shard_cpus: Vec::new(),
     }
 }
 
 pub(super) struct Fixture {
-    engine: QueryEngine,
+    pub(super) engine: QueryEngine,
     pub(super) memory: Arc<Memory>,
     cpu: Arc<MemoryTable>,
 }
@@ -194,7 +195,7 @@ pub(super) fn fixture() -> Fixture {
     fixture_with(config(), cpu())
 }
 
-fn fixture_with(config: QueryConfig, cpu: MemoryTable) -> Fixture {
+pub(super) fn fixture_with(config: QueryConfig, cpu: MemoryTable) -> Fixture {
     let memory = Arc::new(Memory::default());
     let cpu = memory.add(cpu);
     let engine = QueryEngine::new(memory.clone(), Arc::new(System), &config).unwrap();
@@ -533,7 +534,7 @@ fn a_request_without_a_database_can_calculate() {
 }
 
 /// Rows enough for several threads and many batches.
-fn large() -> MemoryTable {
+pub(super) fn large() -> MemoryTable {
     let rows = 400_000;
     let seconds: Vec<i64> = (0..rows).collect();
     let hosts: Vec<&str> = (0..rows).map(|row| if row % 2 == 0 { "a" } else { "b" }).collect();
@@ -562,12 +563,12 @@ fn a_large_table_is_read_by_several_threads_and_every_row_once() {
 fn a_query_that_wants_too_much_memory_fails_and_the_next_one_works() {
     let it = fixture_with(QueryConfig { memory_bytes: 1 << 20, ..config() }, large());
     let error = it.error("SELECT * FROM cpu ORDER BY usage DESC, host");
-    assert!(matches!(error, QueryError::ResourcesExhausted(_)), "{error:?}");
+    assert!(matches!(error, QueryError::TooLarge(_)), "{error:?}");
     assert_eq!(it.rows("SELECT max(usage) FROM cpu"), "399999.0");
 }
 
 /// Waits until `done`, at most ten seconds.
-fn eventually(what: &str, done: impl Fn() -> bool) {
+pub(super) fn eventually(what: &str, done: impl Fn() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < Duration::from_secs(10), "{what}");

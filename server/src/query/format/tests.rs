@@ -41,11 +41,14 @@ fn json_is_one_array_without_nulls() {
 #[test]
 fn json_chunks_join_to_one_array() {
     let mut encoder = Encoder::new(Format::Json, rows().schema()).unwrap();
-    let chunks = [
-        encoder.batch(&rows().slice(0, 1)).unwrap(),
-        encoder.batch(&rows().slice(1, 1)).unwrap(),
-        encoder.finish().unwrap(),
-    ];
+    let mut chunks = Vec::new();
+    for row in 0..2 {
+        encoder.push(rows().slice(row, 1)).unwrap();
+        chunks.push(encoder.next().unwrap());
+        assert!(encoder.next().unwrap().is_empty());
+    }
+    encoder.finish().unwrap();
+    chunks.push(encoder.next().unwrap());
     assert!(chunks[0].starts_with(b"[{") && chunks[1].starts_with(b",{"), "{chunks:?}");
     assert_eq!(chunks.concat(), text(Format::Json, &[rows()]).into_bytes());
 }
@@ -94,16 +97,19 @@ fn parquet_reads_back_and_is_nothing_if_there_are_no_rows() {
 }
 
 #[test]
-fn the_request_chooses_the_format() {
-    let choose = Format::from_request;
-    assert_eq!(choose(None, None), Ok(Format::Json));
-    assert_eq!(choose(Some("json_lines"), Some("*/*")), Ok(Format::JsonLines));
-    assert_eq!(choose(None, Some("text/csv")), Ok(Format::Csv));
-    assert_eq!(choose(None, Some("text/plain")), Ok(Format::Pretty));
-    assert_eq!(choose(None, Some("text/html,application/xml;q=0.9")), Ok(Format::Json));
-    let refused = choose(Some("csv"), Some("application/jsonl")).unwrap_err();
-    assert_eq!(refused.to_string(), "invalid mime type (application/jsonl)");
-    assert!(choose(Some("xml"), None).unwrap_err().to_string().starts_with("serde error: unknown variant `xml`"));
+fn long_rows_are_written_a_few_at_a_time() {
+    let long = "x".repeat(QUERY_ENCODE_BYTES_MAX / 2);
+    let column: ArrayRef = Arc::new(StringArray::from(vec![long.as_str(); 5]));
+    let batch = RecordBatch::try_from_iter([("text", column)]).unwrap();
+    for format in [Format::Json, Format::JsonLines, Format::Csv] {
+        let mut encoder = Encoder::new(format, batch.schema()).unwrap();
+        encoder.push(batch.clone()).unwrap();
+        let mut pieces = 0;
+        while !encoder.next().unwrap().is_empty() {
+            pieces += 1;
+        }
+        assert_eq!(pieces, 5, "{format:?}");
+    }
 }
 
 #[test]
