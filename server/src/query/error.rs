@@ -175,7 +175,9 @@ fn out_of_memory() -> QueryError {
 
 /// What is said of types that a statement puts together.
 fn is_of_types(message: &str) -> bool {
-    ["Failed to coerce types", "There isn't a common type to coerce"].iter().any(|start| message.starts_with(start))
+    ["Failed to coerce types", "There isn't a common type to coerce", "Cannot run range queries on datatype"]
+        .iter()
+        .any(|start| message.starts_with(start))
 }
 
 /// The first line only: what follows asks to report the bug to DataFusion.

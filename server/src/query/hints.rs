@@ -44,13 +44,12 @@ pub(super) fn parameters(error: QueryError, params: &[(String, ScalarParam)]) ->
         }
         let meant: Vec<String> =
             params.iter().filter(|(_, value)| concerns(text, value)).map(|(name, value)| said(name, value)).collect();
-        match (meant.is_empty(), comparison) {
-            (false, _) => Some(format!("{text}; {}", meant.join(", "))),
-            (true, Some(_)) if !text.contains("; ") => Some(format!(
-                "{text}; to compare a text with a number, write the number in single quotes, or use TRY_CAST"
-            )),
-            _ => None,
+        if !meant.is_empty() {
+            return Some(format!("{text}; {}", meant.join(", ")));
         }
+        text.contains("Cannot cast string").then(|| {
+            format!("{text}; to compare a text with a number, write the number in single quotes; TRY_CAST gives NULL")
+        })
     })
 }
 
