@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::QueryError;
 use super::catalog::{Catalogs, INTERNAL_DB, QueryCatalog, Sources};
 use super::error::Phase;
+use super::guard::check_depth;
 use super::request::{QueryRequest, param_values};
 use super::table::PARALLEL_ROWS_MIN;
 
@@ -56,6 +57,7 @@ pub(super) async fn plan(
 
 async fn logical_plan(session: &SessionState, request: &QueryRequest) -> Result<LogicalPlan, QueryError> {
     let failed = |error| Phase::Planning.error(&error);
+    check_depth(&request.sql)?;
     let statement = session.sql_to_statement(&request.sql, &Dialect::Generic).map_err(failed)?;
     allow(&statement)?;
     let plan = session.statement_to_plan(statement).await.map_err(failed)?;
