@@ -116,10 +116,14 @@ pub const QUERIES_AT_ONCE_MAX: usize = 64;
 pub const QUERIES_AT_ONCE_LIMIT: usize = 4096;
 /// Queries that wait for one of those to end; more are refused with 503.
 pub const QUERIES_WAITING_MAX: usize = 256;
+/// Milliseconds after its time was over until a query that does not notice it is answered for.
+pub const QUERY_GRACE_MS: u64 = 1_000;
 /// Milliseconds that a query waits before it is refused with 503.
 pub const QUERY_WAIT_MS: u64 = 10_000;
 /// Queries at once that may use several threads each; further ones have one.
 pub const QUERIES_PARALLEL_MAX: usize = 4;
+/// Terms that one chain of operators of a statement may join: it becomes a tree as deep as it is long.
+pub const QUERY_DEPTH_MAX: usize = 4_000;
 /// Bytes of a constant that a query's plan computes beforehand; larger ones are computed when the query runs.
 pub const QUERY_CONSTANT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that a query makes in one step between two looks at its bounds, unless one value alone is larger.

@@ -128,21 +128,3 @@ fn http_error(error: &QueryError) -> HttpError {
         QueryError::ResourcesExhausted(_) => HttpError::unavailable(text, RETRY_AFTER),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_that_is_dropped_before_its_end_is_cut_off_and_not_short() {
-        let (mut pieces, mut body) = mpsc::channel(1);
-        let cut = CutOff(Some(pieces.clone()));
-        for _ in 0..2 {
-            pieces.try_send(Ok(Bytes::from_static(b"x"))).unwrap();
-        }
-        drop((cut, pieces));
-        let all: Vec<_> = futures_lite::future::block_on(body.by_ref().collect());
-        assert_eq!(all.len(), 3);
-        assert!(all[2].is_err());
-    }
-}

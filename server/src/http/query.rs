@@ -113,7 +113,8 @@ where
     B::Error: std::fmt::Display,
 {
     if let Some(name) = query_params(parts).as_ref().and_then(|params| params.names().next()) {
-        let text = format!("unknown parameter `{name}`; with POST, {} are fields of the JSON body", list(&FIELDS));
+        let fields = FIELDS.map(|field| format!("`{field}`")).join(", ");
+        let text = format!("unknown parameter `{name}`; with POST, {fields} are fields of the JSON body");
         return Err(HttpError::json(StatusCode::BAD_REQUEST, text));
     }
     let body = read_body(&parts.headers, body, ctx.body_limit()).await?;

@@ -9,7 +9,6 @@ use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use hyper::body::Body;
-use saltus_core::text::BYTE_ORDER_MARK;
 use serde_json::{Map, Value};
 
 use super::response::HttpError;

@@ -7,6 +7,7 @@
 //! - A query may take `timeout`, and ends when whoever asked has gone ([`super::guard`]).
 
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,7 +20,8 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use futures_channel::oneshot;
 use futures_util::TryStreamExt;
-use saltus_core::limits::{QUERIES_PARALLEL_MAX, QUERIES_WAITING_MAX, QUERY_WAIT_MS};
+use futures_util::future::{Either, select};
+use saltus_core::limits::{QUERIES_PARALLEL_MAX, QUERIES_WAITING_MAX, QUERY_GRACE_MS, QUERY_WAIT_MS};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
@@ -208,10 +210,17 @@ impl QueryEngine {
         let guard = Guard::new(shared.timeout, QueryMemory::new(&shared.memory), shared.closing.clone());
         let running = shared.sources.log.begin(&request);
         let query = CancelOnDrop(guard.clone());
+        // A query that works for long without looking up does not say that its time is over.
+        let late = self.pause(shared.timeout + Duration::from_millis(QUERY_GRACE_MS));
         self.admit(Task { shared, request, running, output, answer, guard });
         async move {
-            let started = answered.await.map_err(|_| super::error::aborted())??;
-            Ok(ResultStream::new(started, query))
+            match select(answered, pin!(late)).await {
+                Either::Left((answer, _)) => {
+                    let started = answer.map_err(|_| super::error::aborted())??;
+                    Ok(ResultStream::new(started, query))
+                }
+                Either::Right(_) => Err(query.0.late()),
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::QueryError;
 use super::catalog::{Catalogs, INTERNAL_DB, QueryCatalog, Sources};
 use super::error::Phase;
+use super::guard::check_depth;
 use super::hints;
 use super::request::{QueryRequest, param_values};
 use super::table::PARALLEL_ROWS_MIN;
@@ -65,6 +66,7 @@ async fn logical_plan(
     request: &QueryRequest,
     failed: impl Fn(DataFusionError) -> QueryError,
 ) -> Result<LogicalPlan, QueryError> {
+    check_depth(&request.sql)?;
     let statement = session.sql_to_statement(&request.sql, &Dialect::Generic).map_err(&failed)?;
     allow(&statement)?;
     let plan = session.statement_to_plan(statement).await.map_err(&failed)?;

@@ -246,7 +246,7 @@ impl End {
     }
 
     fn fail(&mut self, error: QueryError) -> QueryError {
-        if self.guard.is_cancelled() {
+        if self.guard.is_cancelled() && !self.guard.has_timed_out() {
             return error;
         }
         self.running.fail();

@@ -10,6 +10,7 @@
 //!   one that only finds none now may come again.
 
 mod budget;
+mod depth;
 mod estimate;
 mod exprs;
 mod functions;
@@ -30,6 +31,7 @@ use tokio::sync::Notify;
 
 use super::QueryError;
 
+pub(super) use depth::check_depth;
 pub(super) use estimate::batch_bytes;
 pub(super) use exprs::Checkpoints;
 pub(super) use functions::BoundedFunctions;
@@ -194,11 +196,17 @@ impl Guard {
     /// The error of a query that was cut off, whatever DataFusion made of it; `error` if it was not.
     pub(super) fn explain(&self, error: QueryError) -> QueryError {
         match error {
-            _ if self.is_cancelled() => super::error::aborted(),
             _ if self.has_timed_out() => self.too_slow(),
+            _ if self.is_cancelled() => super::error::aborted(),
             QueryError::ResourcesExhausted(_) => self.memory.refusal(),
             other => other,
         }
+    }
+
+    /// The query did not answer in time, and its thread did not say so itself.
+    pub(super) fn late(&self) -> QueryError {
+        self.timed_out.store(true, Ordering::Release);
+        self.too_slow()
     }
 
     fn too_slow(&self) -> QueryError {
