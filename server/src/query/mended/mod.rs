@@ -239,6 +239,11 @@ fn integers_overflow_with_an_error_and_never_wrap() {
     ];
     let cases: Vec<(&str, &[&str])> = cases.iter().map(|sql| (*sql, remedy)).collect();
     refusals(&it, &cases);
+}
+
+#[test]
+fn operators_that_do_not_overflow_answer_as_before() {
+    let it = numbers();
     let words: [(&str, &[&str]); 9] = [
         ("SELECT i + 1 FROM n", &["integer overflow in 9223372036854775807 + 1", "BIGINT"]),
         ("SELECT abs(i) FROM n", &["overflow"]),
@@ -315,6 +320,11 @@ fn sums_are_exact_or_an_error() {
     .map(|sql| (*sql, fails))
     .collect();
     refusals(&it, &cases);
+}
+
+#[test]
+fn sums_that_fit_are_exact_whatever_their_parts() {
+    let it = numbers();
     let dec: &str = "SELECT sum(CAST(i AS DECIMAL(38, 0))) FROM n WHERE i > 0";
     answers(
         &it,
@@ -354,8 +364,7 @@ fn sums_are_exact_or_an_error() {
                 "true",
             ),
             (
-                "SELECT sum(d) = INTERVAL '6 days' AS a FROM (SELECT DATE '2024-01-04' - DATE '2024-01-01' AS x, time - time + INTERVAL '0 days' AS y, \
-          INTERVAL '3 days' AS d FROM n WHERE u < 3 AND u > 0)",
+                "SELECT sum(d) = INTERVAL '6 days' AS a FROM (SELECT INTERVAL '3 days' AS d FROM n WHERE u IN (1, 2))",
                 "true",
             ),
         ],
