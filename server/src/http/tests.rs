@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_channel::mpsc;
 use futures_lite::future::block_on;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};

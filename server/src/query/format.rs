@@ -52,7 +52,7 @@ impl Format {
     }
 }
 
-/// Writes one result: rows go in with [`Encoder::push`], and pieces come out of [`Encoder::next`].
+/// Writes one result: rows go in with [`Encoder::push`], and pieces come out of [`Encoder::piece`].
 pub struct Encoder {
     schema: SchemaRef,
     state: State,
@@ -147,7 +147,7 @@ impl Encoder {
     ///
     /// # Errors
     /// If a column's type cannot be written in this format, or there is no memory for a row that is very long.
-    pub fn next(&mut self) -> Result<Bytes, QueryError> {
+    pub fn piece(&mut self) -> Result<Bytes, QueryError> {
         let rows = self.next_rows()?;
         let written = match &mut self.state {
             State::Json { writer, over } => match rows {
@@ -247,7 +247,7 @@ pub fn encode(format: Format, schema: SchemaRef, batches: &[RecordBatch]) -> Res
     let mut text = Vec::new();
     let mut drain = |encoder: &mut Encoder| {
         loop {
-            let piece = encoder.next()?;
+            let piece = encoder.piece()?;
             if piece.is_empty() {
                 return Ok::<_, QueryError>(());
             }

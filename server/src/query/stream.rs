@@ -160,7 +160,7 @@ impl Output for Encoder {
     }
 
     fn item(&mut self) -> Result<Option<Bytes>, QueryError> {
-        self.next().map(|piece| (!piece.is_empty()).then_some(piece))
+        self.piece().map(|piece| (!piece.is_empty()).then_some(piece))
     }
 }
 

@@ -44,11 +44,11 @@ fn json_chunks_join_to_one_array() {
     let mut chunks = Vec::new();
     for row in 0..2 {
         encoder.push(rows().slice(row, 1)).unwrap();
-        chunks.push(encoder.next().unwrap());
-        assert!(encoder.next().unwrap().is_empty());
+        chunks.push(encoder.piece().unwrap());
+        assert!(encoder.piece().unwrap().is_empty());
     }
     encoder.finish().unwrap();
-    chunks.push(encoder.next().unwrap());
+    chunks.push(encoder.piece().unwrap());
     assert!(chunks[0].starts_with(b"[{") && chunks[1].starts_with(b",{"), "{chunks:?}");
     assert_eq!(chunks.concat(), text(Format::Json, &[rows()]).into_bytes());
 }
@@ -105,7 +105,7 @@ fn long_rows_are_written_a_few_at_a_time() {
         let mut encoder = Encoder::new(format, batch.schema()).unwrap();
         encoder.push(batch.clone()).unwrap();
         let mut pieces = 0;
-        while !encoder.next().unwrap().is_empty() {
+        while !encoder.piece().unwrap().is_empty() {
             pieces += 1;
         }
         assert_eq!(pieces, 5, "{format:?}");
