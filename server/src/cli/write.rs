@@ -197,12 +197,10 @@ impl Told {
     fn refused(&mut self, body: &Piece, refused: Refused) {
         self.lines += body.lines;
         self.refused += refused.count;
-        for (number, message) in refused.lines {
-            if self.shown == LINES_SHOWN_MAX {
-                break;
-            }
+        let room = LINES_SHOWN_MAX.saturating_sub(self.shown).min(refused.lines.len());
+        let numbers: Vec<_> = refused.lines[..room].iter().map(|(number, _)| *number).collect();
+        for ((at, text), (_, message)) in body.find(&numbers).into_iter().zip(refused.lines) {
             self.shown += 1;
-            let (at, text) = body.line(number);
             eprintln!("line {at}: {message}: {text}");
         }
     }
@@ -261,21 +259,22 @@ struct Piece {
 }
 
 impl Piece {
-    /// The place in the input and the text of its line number `number`, as the server counts.
-    fn line(&self, number: usize) -> (String, String) {
+    /// The places in the input and the texts of lines by their numbers, which rise, as the server counts.
+    fn find(&self, numbers: &[usize]) -> Vec<(usize, String)> {
         let (mut from, mut at, mut counted) = (0, self.first_line, 0);
-        while from < self.bytes.len() {
+        let mut found = Vec::with_capacity(numbers.len());
+        while from < self.bytes.len() && found.len() < numbers.len() {
             let line = line_at(&self.bytes, from);
             counted += usize::from(line.counts);
-            if counted == number && line.counts {
+            while line.counts && numbers.get(found.len()) == Some(&counted) {
                 let text = String::from_utf8_lossy(&self.bytes[from..line.end.min(from + LINE_BYTES_SHOWN_MAX)]);
                 let more = if line.end - from > LINE_BYTES_SHOWN_MAX { "..." } else { "" };
-                return (at.to_string(), format!("{}{more}", text.escape_debug()));
+                found.push((at, format!("{}{more}", text.escape_debug())));
             }
             at += newlines(&self.bytes[from..line.next]);
             from = line.next;
         }
-        (format!("{} or behind it", self.first_line), String::new())
+        found
     }
 
     /// The same in two pieces, if there is more than one line.
@@ -459,13 +458,13 @@ mod tests {
         let (all, _) = cut(text, 26);
         assert_eq!(all.iter().map(|(_, line, lines)| (*line, *lines)).collect::<Vec<_>>(), [(1, 2), (6, 3)]);
         let whole = Piece { bytes: text.to_vec(), first_line: 11, lines: 5 };
-        let places: Vec<_> = (1..=5).map(|number| whole.line(number)).collect();
-        let lines: Vec<_> = places.iter().map(|(at, _)| at.as_str()).collect();
-        assert_eq!(lines, ["12", "14", "16", "17", "18"]);
+        let places = whole.find(&[1, 2, 3, 4, 5]);
+        assert_eq!(places.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [12, 14, 16, 17, 18]);
+        assert_eq!(whole.find(&[3, 5]), [places[2].clone(), places[4].clone()]);
         assert_eq!((places[1].1.as_str(), places[4].1.as_str()), ("b f=\\\"x\\ny\\\"", "d f=4"));
         let (first, second) = whole.halves().unwrap();
         assert_eq!([&first.bytes[..], &second.bytes[..]].concat(), text);
-        assert_eq!((first.lines + second.lines, second.line(second.lines).0.as_str()), (5, "18"));
+        assert_eq!((first.lines + second.lines, second.find(&[second.lines])[0].0), (5, 18));
         let one = Piece { bytes: b"# c\nm f=1\n# d\n".to_vec(), first_line: 1, lines: 1 };
         assert_eq!(one.halves(), None);
     }

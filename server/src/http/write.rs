@@ -326,8 +326,8 @@ mod tests {
     fn body(outcome: WriteOutcome) -> (u16, String) {
         let error = answer(outcome).err().unwrap();
         let text = match &error.body {
-            super::super::response::ErrorBody::Text(text) => text.clone(),
-            super::super::response::ErrorBody::Json(value) => value.to_string(),
+            ErrorBody::Text(text) => text.clone(),
+            ErrorBody::Json(value) => value.to_string(),
         };
         (error.status.as_u16(), text)
     }
@@ -388,7 +388,7 @@ mod tests {
         let error = error.into_v2();
         assert_eq!(
             error.body,
-            super::super::response::ErrorBody::Json(json!({
+            ErrorBody::Json(json!({
                 "code": "invalid",
                 "message": "write buffer error: line protocol parse failed: No fields were provided (line 3): `x`",
             }))

@@ -317,7 +317,8 @@ fn one_line_takes_no_other_line_of_a_run_with_it() {
         for (number, (second, _)) in seconds.iter().enumerate() {
             let name = format!("t{lane}_{number}");
             let mut settings = settings.clone();
-            settings["error_behavior"] = json!(if number < 4 { "disable" } else { "log" });
+            settings["error_behavior"] =
+                json!(["disable", "retry", "disable", "retry", "log", "retry", "disable"][number]);
             settings["run_async"] = json!(false);
             let arguments = json!({"out": format!("out_{name}"), "second": second});
             server.create_trigger_with("main", &name, "three.py", &format!("table:in{lane}"), settings, arguments);
@@ -341,6 +342,15 @@ fn one_line_takes_no_other_line_of_a_run_with_it() {
     }
     let disabled = server.sql("main", "SELECT trigger_name FROM system.processing_engine_triggers WHERE disabled");
     assert!(disabled.is_empty(), "a line that its own text refuses ends no trigger: {disabled:?}");
+    // With `retry`, a table that refuses a line refuses the run: each attempt would write the others once more.
+    let arguments = json!({"out": "clash", "second": "OUT n=2.5 2"});
+    let settings = json!({"error_behavior": "retry", "run_async": false});
+    server.create_trigger_with("main", "again", "three.py", "table:again", settings, arguments);
+    assert_eq!(server.write("main", "again v=1 1").status, 204);
+    let letters = server.sql_until("main", "SELECT error FROM system.dead_letters", |rows| rows.len() == 1);
+    let error = letters[0]["error"].as_str().unwrap();
+    assert!(error.contains("invalid column type for column 'n'") && error.contains("`clash n=1i 1`"), "{error}");
+    assert_eq!(server.sql("main", "SELECT n FROM clash"), [json!({"n": "text"})]);
 }
 
 /// Every text that LineBuilder takes, in every place, is read back as it was.
@@ -482,4 +492,55 @@ fn a_plugin_file_may_begin_with_a_byte_order_mark() {
         server.create_trigger("main", name, file, &format!("request:{name}"), "deferred", json!({}));
         assert_eq!(server.get(&format!("/api/v3/engine/{name}")).body, "here");
     }
+}
+
+/// CRC-32C of these bytes, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+}
+
+/// Makes a segment one of a server that had version 1 of the grammar, in which `aXb` was `a,b` (`docs/format.md`).
+fn as_of_version_one(segment: &mut [u8]) {
+    let number = |bytes: &[u8]| u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+    for at in 0..segment.len() - 3 {
+        if &segment[at..at + 3] == b"aXb" {
+            segment[at + 1] = b',';
+        }
+    }
+    for at in (4096..segment.len()).step_by(4096) {
+        if &segment[at..at + 4] != b"SWFR" {
+            continue;
+        }
+        let end = at + 48 + number(&segment[at + 8..]);
+        let mut record = at + 48;
+        while record < end {
+            if segment[record] == 1 {
+                segment[record + 5 + 12] = 1;
+            }
+            record += 5 + number(&segment[record + 1..]);
+        }
+        let crc = crc32c(&segment[at + 8..end]);
+        segment[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+#[test]
+fn lines_of_an_older_log_keep_the_meaning_that_they_were_accepted_with() {
+    let root = tempfile::tempdir().unwrap();
+    let start = Start::new(root.path());
+    let mut server = start.run();
+    assert_eq!(server.write("d", "m,aXb=1 v=1,aXbc=2 1").status, 204);
+    server.kill();
+    for stream in std::fs::read_dir(start.data.join("wal")).unwrap() {
+        for segment in std::fs::read_dir(stream.unwrap().path()).unwrap() {
+            let path = segment.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            as_of_version_one(&mut bytes);
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    let server = start.run();
+    assert_eq!(server.sql("d", "SELECT \"a,b\", \"a,bc\" FROM m"), [json!({"a,b": "1", "a,bc": 2.0})]);
+    assert_eq!(server.write("d", "m,a,b=1 v=1 1").status, 400, "what is written now is read by the rules of now");
 }
