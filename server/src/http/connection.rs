@@ -310,7 +310,7 @@ struct ShardIo<S, P> {
     instead: Option<Vec<u8>>,
 }
 
-impl<S: AsyncRead + Unpin, P: ShardPort + Unpin> hyper::rt::Read for ShardIo<S, P> {
+impl<S: AsyncRead + AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Read for ShardIo<S, P> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut out: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let read = SCRATCH.with_borrow_mut(|scratch| {
