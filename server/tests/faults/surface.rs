@@ -258,7 +258,11 @@ fn arguments_reach_the_plugin_as_they_were_given() {
         let create = ["create", "trigger", "-d", "main", "--path", "args.py", "--trigger-spec", &path];
         let (ok, _, err) = server.command(&[&create[..], flags, &[name.as_str()]].concat());
         assert!(ok, "{flags:?}: {err}");
-        assert_eq!(err.contains("was split at its commas into {\"a\":\"1\",\"b\":\"2\"}"), at == 0, "{err}");
+        assert_eq!(
+            err.contains("was split at its commas; all of them are {\"a\":\"1\",\"b\":\"2\"}"),
+            at == 0,
+            "{err}"
+        );
         let answer: Value = serde_json::from_str(&server.get(&format!("/api/v3/engine/p{at}")).body).unwrap();
         assert_eq!(answer["args"], *expected, "{flags:?}");
         // And by a change.
