@@ -80,7 +80,8 @@ impl FromStr for Pairs {
         if text.trim_start().starts_with('{') {
             return Ok(Pairs { pairs: json_pairs(text)?, split: false });
         }
-        const REMEDY: &str = "a value with a comma in it is given by itself, in the singular of this option, or as JSON: '{\"key\":\"a,b\"}'";
+        const REMEDY: &str = "a value with a comma in it is given by itself (--trigger-argument, --input-argument), or all of them as JSON: \
+                              '{\"key\":\"a,b\"}'";
         if text.contains("\\,") {
             return Err(format!("a backslash does not keep a comma together: {REMEDY}"));
         }
@@ -150,7 +151,7 @@ pub(crate) fn pairs_of(
     }
     if split {
         // A value with a comma in it may have become two arguments; who sees the list, sees that.
-        eprintln!("Note: --{option} was split at its commas into {}", Value::Object(object.clone()));
+        eprintln!("Note: --{option} was split at its commas; all of them are {}", Value::Object(object.clone()));
     }
     Ok(object)
 }

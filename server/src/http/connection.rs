@@ -437,7 +437,9 @@ fn own_error(bytes: &[u8]) -> Option<Vec<u8>> {
         "431" => format!(
             "the request's head has more than {BUFFER_BYTES_MAX} bytes, or more than {HEADERS_MAX} headers: send less in headers"
         ),
-        "414" => "the request's path and query string are too long: send what is long in a body".to_owned(),
+        "414" => {
+            "the request's path and query string have more than 65534 bytes: send what is long in a body".to_owned()
+        }
         _ => "what was sent is no request of HTTP/1.1: check the request line and the headers".to_owned(),
     };
     Some(plain_answer(status, &text))

@@ -179,9 +179,9 @@ struct UserTables {
 
 /// Earlier versions made a table with a column `time` of its own, if they were asked to. Every other table can be read.
 fn check_readable(info: &TableInfo) -> Result<(), QueryError> {
-    match info.schema.position("time") {
-        None => Ok(()),
-        Some(_) => Err(QueryError::Planning(format!(
+    match info.schema.has_own_time() {
+        false => Ok(()),
+        true => Err(QueryError::Planning(format!(
             "Error during planning: table '{0}' cannot be read: it was made with a column 'time' of its own beside the times of its rows, \
              which is refused now; delete it: saltus delete table -d {1} '{0}'",
             info.name, info.db

@@ -418,6 +418,14 @@ impl Shard {
         options: WriteOptions,
     ) -> Result<Fitted, Verdict> {
         let schema = entry.schema();
+        if schema.has_own_time() {
+            let text = format!(
+                "table '{0}' takes no rows: it was made with a column 'time' of its own, so that it cannot be read; delete it: saltus \
+                 delete table -d {1} '{0}'",
+                entry.name, entry.db
+            );
+            return Err(refused(&batch, TableError::Limit(text), options));
+        }
         let known = batch.schema.as_ref().is_some_and(|s| Arc::ptr_eq(s, &schema));
         if known && new_columns(&batch).is_empty() {
             return Ok(Fitted { batch, rejected: Vec::new(), rejected_count: 0 });
