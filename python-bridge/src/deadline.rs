@@ -291,12 +291,12 @@ impl TimeLeft {
         (ticket != 0).then_some(TimeLeft { slot, ticket })
     }
 
-    /// Whether there is any.
+    /// Whether there is any, or the interrupt of the run may still be under way.
     pub fn any(&self) -> bool {
         let slot = &self.slot;
         slot.ticket.load(Ordering::SeqCst) == self.ticket
             && slot.cancelled_ticket.load(Ordering::SeqCst) != self.ticket
-            && slot.deadline_ns.load(Ordering::SeqCst) > time::now().0
+            && slot.deadline_ns.load(Ordering::SeqCst).saturating_add(SLEEP_NS_MAX) > time::now().0
     }
 }
 

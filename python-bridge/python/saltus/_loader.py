@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import linecache
 import os
 import re
 import sys
@@ -187,6 +188,9 @@ class Version(Loader):
         """Executes a module's text out of the snapshot."""
         spec = module.__spec__
         code = None if spec is None else self.get_code(spec.name)
+        if spec is not None and spec.origin is not None:
+            # What it has may be of another version.
+            linecache.cache.pop(spec.origin, None)
         # Found before the builtin; an import statement does not look here.
         module.__dict__["__import__"] = self.import_
         if code is not None:

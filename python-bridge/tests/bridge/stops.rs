@@ -32,7 +32,7 @@ fn stopped(lane: Lane) {
     on_shard(move |shard| {
         for (at, (what, body)) in BUSY.iter().enumerate() {
             let code = format!(
-                "def process_writes(api, b, a):\n    api.write(LineBuilder('queued').int64_field('n', 1))\n    api.state['k'] = 1\n    api.info('begun')\n{body}"
+                "def process_writes(api, b, a):\n    api.write(LineBuilder('queued').int64_field('n', 1))\n    api.state.put('k', 1)\n    api.info('begun')\n{body}"
             );
             for cause in [StopCause::Gone, StopCause::Changed] {
                 let plain = request(Code::text(&code), vec![]);
