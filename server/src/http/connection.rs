@@ -73,7 +73,8 @@ where
     let mut builder = http1::Builder::new();
     // With `pipeline_flush` hyper would take in a streamed body without bound while its reader is slow.
     builder.pipeline_flush(false).max_buf_size(BUFFER_BYTES_MAX).header_read_timeout(None);
-    let mut connection = pin!(builder.serve_connection(ShardIo { stream, idle, instead: None, closing: None }, service));
+    let mut connection =
+        pin!(builder.serve_connection(ShardIo { stream, idle, instead: None, closing: None }, service));
     let mut stop = None;
     let ended = poll_fn(|cx| {
         if stop.is_none() && stopped.as_mut().poll(cx).is_ready() {

@@ -292,8 +292,7 @@ fn base_session(config: &QueryConfig) -> datafusion::error::Result<SessionState>
         .with_config(session_config(config))
         .with_runtime_env(environment)
         .with_default_features();
-    let mut session =
-        super::rules::register(builder).with_physical_optimizer_rule(Arc::new(Checkpoints)).build();
+    let mut session = super::rules::register(builder).with_physical_optimizer_rule(Arc::new(Checkpoints)).build();
     super::functions::register(&mut session)?;
     // The last one: it puts bounds around the functions that the rules before it leave.
     session.add_analyzer_rule(Arc::new(BoundedFunctions::default()));

@@ -104,8 +104,7 @@ impl Phase {
             | ArrowError::ParseError(_)
             | ArrowError::ComputeError(_)
             | ArrowError::DivideByZero
-            | ArrowError::ArithmeticOverflow(_)
-            | ArrowError::OffsetOverflowError(_) => self.users(text()),
+            | ArrowError::ArithmeticOverflow(_) => self.users(text()),
             ArrowError::InvalidArgumentError(inner) if is_of_shape(inner) => QueryError::Execution(text()),
             ArrowError::InvalidArgumentError(_) => self.users(text()),
             _ => QueryError::Execution(text()),

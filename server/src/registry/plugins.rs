@@ -29,8 +29,8 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use saltus_core::limits::{PLUGIN_BYTES_MAX, PLUGIN_FILES_MAX, PLUGIN_LOOK_AGAIN_MS, PLUGIN_LOOK_MS, PLUGIN_QUIET_MS};
 use saltus_core::ports::{CodeSource, PluginCode, PluginError, PluginFolder};
-use saltus_core::trigger::TriggerKind;
 use saltus_core::text::without_mark;
+use saltus_core::trigger::TriggerKind;
 
 /// A change younger than this may be followed by another one with the same time stamp.
 const RACY: Duration = Duration::from_secs(2);
