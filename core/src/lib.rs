@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod catalog;
 pub mod cpu_share;
+pub mod cron_words;
 pub mod ids;
 pub mod limits;
 pub mod line_protocol;

@@ -1,30 +1,48 @@
-//! The word that was meant: for names that do not exist.
+//! Of the names that there are, the one that somebody probably meant: for messages about a name that there is not.
 
-/// The word of `known` that `name` is most probably a slip of, if it is near enough to any.
-pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let name = name.to_lowercase();
-    let distances = known.iter().map(|&word| (distance(&name, &word.to_lowercase()), word));
-    let (slips, word) = distances.min_by_key(|&(slips, _)| slips)?;
-    (slips <= (word.chars().count() / 3).max(1)).then_some(word)
+/// Edits between two names that may be a slip.
+const EDITS_MAX: usize = 3;
+/// A part of a name that is shorter than this says nothing.
+const PART_MIN: usize = 4;
+
+/// The known name nearest to `given`, if it is near: a slip or two apart, spelt as in another language (`errorBehavior`), or with a part
+/// of it left out.
+pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let wanted = plain(given);
+    let mut best: Option<(usize, &'a str)> = None;
+    for name in known {
+        let candidate = plain(name);
+        let edits = distance(&wanted, &candidate);
+        // Short names are near to everything.
+        let is_slip = edits <= EDITS_MAX && edits * 2 < candidate.len().max(2);
+        let is_part = wanted.len() >= PART_MIN && candidate.contains(&wanted)
+            || candidate.len() >= PART_MIN && wanted.contains(&candidate);
+        let edits = if is_slip { edits } else { EDITS_MAX + edits };
+        if (is_slip || is_part) && best.is_none_or(|(least, _)| edits < least) {
+            best = Some((edits, name));
+        }
+    }
+    best.map(|(_, name)| name)
 }
 
-/// How many letters are left out, added, changed, or swapped with the next one.
+/// Lower case, and nothing but letters and digits.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// Edit distance, of names that are a few bytes long.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
-    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
-    for (at, letter) in a.iter().enumerate() {
-        let above = &rows[at];
-        let mut row = vec![at + 1];
-        for (to, other) in b.iter().enumerate() {
-            let mut best = (above[to] + usize::from(letter != other)).min(above[to + 1] + 1).min(row[to] + 1);
-            if at > 0 && to > 0 && *letter == b[to - 1] && a[at - 1] == *other {
-                best = best.min(rows[at - 1][to - 1] + 1);
-            }
-            row.push(best);
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replace = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
         }
-        rows.push(row);
     }
-    rows.last().and_then(|row| row.last()).copied().unwrap_or_default()
+    row[b.len()]
 }
 
 #[cfg(test)]
@@ -32,18 +50,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_finds_the_word_and_another_word_finds_none() {
-        let known = ["db", "precision", "accept_partial", "no_sync"];
-        for (name, word) in [
+    fn slips_other_spellings_and_parts_are_near() {
+        let known = [
+            "db",
+            "precision",
+            "accept_partial",
+            "no_sync",
+            "trigger_name",
+            "trigger_settings",
+            "trigger_specification",
+            "error_behavior",
+            "limits",
+            "http-bind",
+        ];
+        for (given, near) in [
+            ("errorBehavior", Some("error_behavior")),
+            ("error_behaviour", Some("error_behavior")),
+            ("trigger_setings", Some("trigger_settings")),
+            ("triggerSettings", Some("trigger_settings")),
+            ("trigger_spec", Some("trigger_specification")),
+            ("triger-name", Some("trigger_name")),
+            ("DB", Some("db")),
+            ("htp-bind", Some("http-bind")),
+            ("limit", Some("limits")),
             ("precison", Some("precision")),
-            ("Precision", Some("precision")),
             ("acceptPartial", Some("accept_partial")),
             ("nosync", Some("no_sync")),
-            ("bd", Some("db")),
             ("database", None),
+            ("colour", None),
+            ("x", None),
             ("", None),
         ] {
-            assert_eq!(nearest(name, &known), word, "{name}");
+            assert_eq!(nearest(given, known), near, "{given}");
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::limits::{COLUMNS_PER_TABLE_MAX, LINE_CELLS_MAX};
 use crate::schema::{ColumnKind, TableSchema};
 
 /// Keys that no table can have as tag or field.
-const RESERVED: [&str; 2] = ["time", "__chunk_order"];
+pub const RESERVED: [&str; 2] = ["time", "__chunk_order"];
 /// Rows that a new column makes room for at most; a larger batch grows it.
 const ROWS_RESERVED_MAX: usize = 8192;
 /// Columns that a new batch makes room for at most.

@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::build::RESERVED as RESERVED_COLUMNS;
 use self::build::{BatchBuilder, Mark, value_kind};
 use self::cache::{Cache, NONE, SeriesTag};
 pub use self::errors::column_limit_text;

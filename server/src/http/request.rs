@@ -9,11 +9,10 @@ use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use hyper::body::Body;
-use saltus_core::nearest::nearest;
-use saltus_core::text::BYTE_ORDER_MARK;
 use serde_json::{Map, Value};
 
 use super::response::HttpError;
+use super::strict::{check_names, params_of, parse_object};
 
 /// What gzip begins with; no text does.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -63,13 +62,12 @@ impl QueryParams {
     /// # Errors
     /// 400 with the parameter, and the one that was probably meant or all that there are.
     pub fn only(&self, known: &[&str]) -> Result<(), HttpError> {
-        let Some((key, _)) = self.0.iter().find(|(key, _)| !known.contains(&key.as_str())) else { return Ok(()) };
-        let hint = match nearest(key, known) {
-            Some(word) => format!("did you mean `{word}`?"),
-            None => format!("there are `{}`", known.join("`, `")),
-        };
-        let text = format!("unknown parameter `{key}`; {hint}");
-        Err(HttpError::json(StatusCode::BAD_REQUEST, text))
+        check_names(self.names(), known, "parameter", "")
+    }
+
+    /// The names of all parameters, in the order of the query string.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
     }
 
     /// The parameters as a JSON object of strings.
@@ -86,6 +84,14 @@ impl Fields {
     /// The fields of an object.
     pub fn new(object: Map<String, Value>) -> Self {
         Fields(object)
+    }
+
+    /// Refuses a field that is not one of `known`.
+    ///
+    /// # Errors
+    /// The field, and the nearest that there is.
+    pub fn only(&self, known: &[&str]) -> Result<(), HttpError> {
+        check_names(self.0.keys().map(String::as_str), known, "field", "")
     }
 
     /// A field that is there and not null.
@@ -166,56 +172,61 @@ pub fn query_params(parts: &Parts) -> Option<QueryParams> {
     parts.uri.query().map(QueryParams::parse)
 }
 
-/// The query string's parameters, or none.
-pub fn query_or_empty(parts: &Parts) -> QueryParams {
-    query_params(parts).unwrap_or_default()
-}
-
-/// The fields of the query string if there is one, else of the JSON body.
+/// The fields of the query string if there is one, else of the JSON body; no others than `known`.
 ///
 /// # Errors
 /// As [`json_fields`].
-pub async fn query_or_json<B>(parts: &Parts, body: B, limit: usize) -> Result<Fields, HttpError>
+pub async fn query_or_json<B>(parts: &Parts, body: B, limit: usize, known: &[&str]) -> Result<Fields, HttpError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    match query_params(parts) {
-        Some(params) => Ok(Fields(params.into_object())),
-        None => json_fields(parts, body, limit).await,
+    match parts.uri.query() {
+        Some(_) => Ok(Fields(params_of(parts, known)?.into_object())),
+        None => json_body(parts, body, limit, known).await,
     }
 }
 
-/// The fields of a JSON body that says that it is one.
+/// The fields of a JSON body that says that it is one; no others than `known`, and no parameters beside it.
 ///
 /// # Errors
-/// 415 without the content type, 400 for anything but an object.
-pub async fn json_fields<B>(parts: &Parts, body: B, limit: usize) -> Result<Fields, HttpError>
+/// 415 without the content type, 400 for anything but an object of known fields.
+pub async fn json_fields<B>(parts: &Parts, body: B, limit: usize, known: &[&str]) -> Result<Fields, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    if let Some(name) = query_params(parts).as_ref().and_then(|params| params.names().next()) {
+        let text = format!("unknown parameter `{name}`; this path takes the fields of a JSON body, and no parameters");
+        return Err(HttpError::json(StatusCode::BAD_REQUEST, text));
+    }
+    json_body(parts, body, limit, known).await
+}
+
+/// The fields of a JSON body, whatever stands in the query string.
+///
+/// # Errors
+/// As [`json_fields`].
+pub async fn json_body<B>(parts: &Parts, body: B, limit: usize, known: &[&str]) -> Result<Fields, HttpError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     if !is_json(&parts.headers) {
         let text = "unacceptable content-type, expected: application/json";
-        return Err(HttpError::text(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
+        return Err(HttpError::json(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
-    parse_fields(&read_body(&parts.headers, body, limit).await?)
+    let fields = parse_fields(&read_body(&parts.headers, body, limit).await?)?;
+    fields.only(known)?;
+    Ok(fields)
 }
 
 /// The fields of JSON text.
 ///
 /// # Errors
-/// 400 for anything but an object.
+/// 400 for anything but an object whose fields are there once each.
 pub fn parse_fields(body: &[u8]) -> Result<Fields, HttpError> {
-    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| HttpError::json(StatusCode::BAD_REQUEST, format!("serde json error: {error}")))?;
-    match value {
-        Value::Object(object) => Ok(Fields(object)),
-        other => {
-            Err(HttpError::json(StatusCode::BAD_REQUEST, format!("serde json error: expected an object, got {other}")))
-        }
-    }
+    parse_object(body).map(Fields)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -372,10 +383,9 @@ pub fn check_authorization(headers: &HeaderMap) -> Result<(), HttpError> {
     if value.to_str().is_ok_and(is_well_formed) {
         return Ok(());
     }
-    // A space after the colon, as the reference has it.
     Err(HttpError::bad_request(
-        "{\"error\": \"Authorization header was malformed, the request was not in the form of 'Authorization: \
-         <auth-scheme> <token>', supported auth-schemes are Bearer, Token and Basic\"}",
+        "Authorization header was malformed, the request was not in the form of 'Authorization: <auth-scheme> <token>', supported \
+         auth-schemes are Bearer, Token and Basic",
     ))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Every shard reads every stream, oldest life first, and keeps what it owns *now*: so the number of shards may change
 //! between two starts. A table was owned by one shard in each life, so its records come in the order in which they were
-//! made. Nothing is written; the old streams stay as they are.
+//! made. Nothing is written; when all shards have recovered, the old streams are cut to what they hold (`wal::settle`).
 
 use std::sync::Arc;
 
@@ -32,12 +32,16 @@ impl SchemaSource for Only<'_> {
 }
 
 impl Shard {
-    /// Reads the logs of all earlier lives.
+    /// Reads the logs of all earlier lives; what was found in them.
     ///
     /// # Errors
     /// A text that names file and offset of what cannot be read, and the remedy.
-    pub fn recover(&self, lock: &DataDirLock) -> Result<(), String> {
-        let options = RecoveryOptions { accept_loss: self.shared.config.accept_loss, before: Some(self.shared.epoch) };
+    pub fn recover(&self, lock: &DataDirLock) -> Result<RecoveryReport, String> {
+        let options = RecoveryOptions {
+            accept_loss: self.shared.config.accept_loss,
+            before: Some(self.shared.epoch),
+            known: Some(&self.shared.known),
+        };
         let mut owner = self.owner.borrow_mut();
         let mut states = Recovered::default();
         let mut parser = LogParser::new(self.parser.take());
@@ -56,7 +60,7 @@ impl Shard {
             self.shared.shelf.fill(states.states());
             say(&report);
         }
-        Ok(())
+        Ok(report)
     }
 
     /// What a record says of triggers.
@@ -158,6 +162,6 @@ fn say(report: &RecoveryReport) {
         tracing::warn!(?tail, "the last round of a log was not complete and is left out: it was never acknowledged");
     }
     for loss in &report.losses {
-        tracing::error!(?loss, "a damaged range of a log is left out, as --accept-loss asks");
+        tracing::error!(path = %loss.path.display(), offset = loss.offset, "--accept-loss: given up: {loss}");
     }
 }

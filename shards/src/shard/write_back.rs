@@ -166,13 +166,13 @@ impl Shard {
     /// Writes what a failed run had written synchronously and an inline lane has held.
     pub(super) fn write_what_stays(self: &Rc<Self>, state: State, run: &Ended, writes: Vec<QueuedWrite>) {
         state.borrow_mut().writing_back += 1;
-        let (shard, depth) = (self.clone(), run.event.depth);
+        let shard = self.clone();
         let run = Ended { run_id: run.run_id, trigger: run.trigger.clone(), event: run.event.clone(), response: None };
         self.spawn(async move {
             for write in writes {
                 let db = write.db.clone();
                 let mut unwritten = Unwritten::default();
-                if let Some(mut part) = shard.send_to_others(write, depth, Lines::Each, &mut unwritten).await {
+                if let Some(mut part) = shard.send_to_others(write, &run, Lines::Each, &mut unwritten).await {
                     let own = shard.accept_own(std::slice::from_mut(&mut part), &mut unwritten).await;
                     shard.log.keep_together(false);
                     let replies = own.into_iter().flatten().chain(part.others).collect();
@@ -200,6 +200,10 @@ impl Shard {
         changes: Vec<StateChange>,
         unwritten: &mut Unwritten,
     ) -> bool {
+        if state.borrow().leaving {
+            // Its trigger was deleted or disabled since it ended: its tables may be gone as well.
+            return true;
+        }
         let lines = match run.event.what {
             RunEvent::Request(_) => {
                 unwritten.all_fail = true;
@@ -212,7 +216,7 @@ impl Shard {
         };
         let mut parts = Vec::with_capacity(writes.len());
         for write in writes {
-            parts.extend(self.send_to_others(write, run.event.depth, lines, unwritten).await);
+            parts.extend(self.send_to_others(write, run, lines, unwritten).await);
         }
         for part in &mut parts {
             let outcome = self.gather(std::mem::take(&mut part.others), Vec::new(), 0).await;
@@ -242,7 +246,7 @@ impl Shard {
     async fn send_to_others(
         self: &Rc<Self>,
         write: QueuedWrite,
-        depth: u8,
+        run: &Ended,
         lines: Lines,
         unwritten: &mut Unwritten,
     ) -> Option<Part> {
@@ -259,10 +263,10 @@ impl Shard {
             received: mono_now(),
         };
         let whole = lines == Lines::AllThatTablesTake;
-        let asked = WriteOptions::of(&request, depth.saturating_add(1));
+        let asked = WriteOptions::of(&request, run.event.depth.saturating_add(1));
         let options = WriteOptions { accept_partial: !whole, ..asked };
         match self.agreed(&request, options).await {
-            Ok(parsed) => self.send_parsed(request.db, parsed, options, unwritten).await,
+            Ok(parsed) => self.send_parsed(request.db, parsed, run, options, unwritten).await,
             Err(outcome) => {
                 unwritten.outcome(&request.db, outcome);
                 None
@@ -274,10 +278,17 @@ impl Shard {
         self: &Rc<Self>,
         db: Arc<str>,
         parsed: ParsedWrite,
+        run: &Ended,
         options: WriteOptions,
         unwritten: &mut Unwritten,
     ) -> Option<Part> {
         unwritten.lines(&db, &parsed.rejected, parsed.rejected_count);
+        let cause = run.event.tables().first().map(|table| &table.table);
+        for batch in &parsed.batches {
+            if let Some(entry) = self.shared.directory.get(&db, &batch.table) {
+                entry.note_link(&run.trigger.def, cause);
+            }
+        }
         let is_own = |batch: &PendingBatch| self.owner_of(&db, batch) == self.id;
         let (own, others): (Vec<_>, Vec<_>) = parsed.batches.into_iter().partition(is_own);
         let rooms = match self.reserve(&db, &others, Room::Wait).await {
