@@ -501,7 +501,7 @@ impl Run<'_> {
     #[cold]
     fn learn(&mut self, at: usize, end: usize, refused: &mut Option<Fault>) -> Result<LineSeries, Fault> {
         let body: &[u8] = self.body;
-        if self.grammar == Grammar::Current && body[at..].starts_with(BYTE_ORDER_MARK) {
+        if body[at] == BYTE_ORDER_MARK[0] && self.begins_with_mark(at) {
             return Err(Fault::ByteOrderMark);
         }
         let measurement = scan::name(body, at, end, Element::Measurement, self.grammar)?;
@@ -533,6 +533,11 @@ impl Run<'_> {
             self.follow(series);
         }
         Ok(LineSeries { builder: self.builder(table, at, end), series, fingerprint, end: at_tag })
+    }
+
+    #[cold]
+    fn begins_with_mark(&self, at: usize) -> bool {
+        self.grammar == Grammar::Current && self.body[at..].starts_with(BYTE_ORDER_MARK)
     }
 
     /// The tag at `at`: with its hash, and the offset behind it. `tags` is where the tag set starts.

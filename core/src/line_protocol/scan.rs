@@ -118,10 +118,11 @@ static CLASS: [u8; 256] = {
 
 /// Scans the name that starts at `from`, up to an unescaped delimiter or `end`. All end at a comma, and keys at `=`.
 pub(super) fn name(body: &[u8], from: usize, end: usize, element: Element, grammar: Grammar) -> Result<Name, Fault> {
-    let (stop, comma) = match element {
-        Element::Measurement | Element::TagValue => (COMMA, COMMA),
-        Element::TagKey | Element::FieldKey if grammar == Grammar::First => (EQUALS, EQUALS),
-        Element::TagKey | Element::FieldKey => (EQUALS, COMMA),
+    // A bit for each class of delimiters.
+    let ends: u8 = match element {
+        Element::Measurement | Element::TagValue => 1 << SPACE | 1 << COMMA,
+        Element::TagKey | Element::FieldKey if grammar == Grammar::First => 1 << SPACE | 1 << EQUALS,
+        Element::TagKey | Element::FieldKey => 1 << SPACE | 1 << EQUALS | 1 << COMMA,
     };
     let line = &body[..end];
     let mut at = from;
@@ -141,7 +142,7 @@ pub(super) fn name(body: &[u8], from: usize, end: usize, element: Element, gramm
                     at += 1;
                 }
             }
-            class if class == SPACE || class == stop || class == comma => break,
+            class if ends >> class & 1 == 1 => break,
             _ => at += 1,
         }
     }

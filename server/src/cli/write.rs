@@ -109,11 +109,11 @@ impl WriteArgs {
         }
         match &self.file {
             Some(path) if !is_standard_input(path) => {
-                return Ok(Box::new(File::open(path).map_err(|error| CliError::file(path, error))?));
+                Ok(Box::new(File::open(path).map_err(|error| CliError::file(path, error))?))
             }
             None if self.line_protocol.is_empty() && std::io::stdin().is_terminal() => {
                 let text = "no line protocol given: use the argument <LINE_PROTOCOL>, --file or standard input";
-                return Err(CliError(text.to_owned()));
+                Err(CliError(text.to_owned()))
             }
             _ => Ok(Box::new(std::io::stdin())),
         }
@@ -269,7 +269,7 @@ impl Piece {
             while line.counts && numbers.get(found.len()) == Some(&counted) {
                 let text = String::from_utf8_lossy(&self.bytes[from..line.end.min(from + LINE_BYTES_SHOWN_MAX)]);
                 let more = if line.end - from > LINE_BYTES_SHOWN_MAX { "..." } else { "" };
-                found.push((at, format!("{}{more}", text.escape_debug())));
+                found.push((at, format!("{}{more}", visible(&text))));
             }
             at += newlines(&self.bytes[from..line.next]);
             from = line.next;
@@ -294,6 +294,11 @@ impl Piece {
         }
         None
     }
+}
+
+/// A line as it can be shown in one.
+fn visible(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 fn newlines(bytes: &[u8]) -> usize {
@@ -461,7 +466,7 @@ mod tests {
         let places = whole.find(&[1, 2, 3, 4, 5]);
         assert_eq!(places.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [12, 14, 16, 17, 18]);
         assert_eq!(whole.find(&[3, 5]), [places[2].clone(), places[4].clone()]);
-        assert_eq!((places[1].1.as_str(), places[4].1.as_str()), ("b f=\\\"x\\ny\\\"", "d f=4"));
+        assert_eq!((places[1].1.as_str(), places[4].1.as_str()), ("b f=\"x\\ny\"", "d f=4"));
         let (first, second) = whole.halves().unwrap();
         assert_eq!([&first.bytes[..], &second.bytes[..]].concat(), text);
         assert_eq!((first.lines + second.lines, second.find(&[second.lines])[0].0), (5, 18));
