@@ -20,10 +20,19 @@ pub const DB_NAME_BYTES_MAX: usize = 511;
 pub const TRIGGER_NAME_BYTES_MAX: usize = 1024;
 /// Bytes of a request body after decompression, default of `--max-http-request-size`.
 pub const HTTP_REQUEST_BYTES_MAX: usize = 10 * 1024 * 1024;
+/// Bytes of a body that are read and dropped once its request is answered, so that a client that sends all before it reads gets
+/// to read the answer.
+pub const HTTP_UNREAD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// How long that may take.
+pub const HTTP_UNREAD_MS: u64 = 30_000;
 /// Values of one table in one request, absent ones counted: columns are dense, so rows times columns is what memory pays for.
 pub const LINE_CELLS_MAX: usize = 64 * 1024 * 1024;
 /// Rejected lines described in one reply; further ones are only counted.
 pub const LINE_ERRORS_REPORTED_MAX: usize = 1000;
+/// Bytes of a refused line that logs and plugins are shown.
+pub const REFUSED_LINE_BYTES_SHOWN_MAX: usize = 200;
+/// Refused lines of one run that are shown one by one; the rest is counted.
+pub const REFUSED_LINES_SHOWN_MAX: usize = 20;
 
 /// Bytes of known series and tag dictionaries that one parser keeps; beyond them it starts anew.
 pub const LINE_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -46,6 +55,13 @@ pub const MAILBOX_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const WAL_FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Size of a preallocated WAL segment.
 pub const WAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Size of the first segment of a stream; each further one is four times as large, up to the full size: a life without many writes
+/// costs little.
+pub const WAL_FIRST_SEGMENT_BYTES: u64 = 1024 * 1024;
+/// What the engine notes for itself (cursors, triggers) while the disk is full, in bytes; beyond, it is refused as writes are.
+pub const WAL_NOTES_WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Milliseconds that a write waits for a full disk before it is answered; it is tried on after that.
+pub const DISK_FULL_ANSWER_MS: u64 = 1_000;
 /// Alignment of frames, for O_DIRECT.
 pub const WAL_ALIGN: usize = 4096;
 /// One record, that is one accepted body for one table, may not exceed this (reference default body: 10 MiB).
@@ -138,6 +154,16 @@ pub const CACHE_SAVE_MS: u64 = 2_000;
 pub const TRIGGER_CPU_SHARE_PERCENT: u32 = 100;
 /// Milliseconds whose share of CPU time a trigger may save up.
 pub const CPU_SHARE_WINDOW_MS: u64 = 1_000;
+/// Files of one plugin that is a folder.
+pub const PLUGIN_FILES_MAX: usize = 1000;
+/// Bytes of all files of one plugin.
+pub const PLUGIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Milliseconds between two looks at all plugin files.
+pub const PLUGIN_LOOK_MS: u64 = 200;
+/// Milliseconds between two looks while a plugin is being changed.
+pub const PLUGIN_LOOK_AGAIN_MS: u64 = 50;
+/// Milliseconds without a change after which the files of a plugin count as a new version.
+pub const PLUGIN_QUIET_MS: u64 = 500;
 /// Deferred workers that a shard has from the start; more are hired when all of them are busy.
 pub const DEFERRED_WORKERS_MIN: usize = 2;
 /// Runs waiting for the deferred workers of one shard.

@@ -1,6 +1,6 @@
 //! From a configuration to a serving process, and back: the only place where engine, Python, queries and surface meet.
 //!
-//! Order of start: signals, registry, Python (main interpreter, on this thread), queries, `Engine::start`, then the halves
+//! Order of start: signals, data directory (its lock), registry, Python (main interpreter, on this thread), queries, `Engine::start`, then the halves
 //! that need the engine are given it: the table source of queries, the registry (which puts the enabled triggers in force).
 //! Stop goes the other way round, on the first signal and within `shutdown_timeout`; a second signal ends the process at
 //! once. Interpreters are never destroyed: the end is a flush and an immediate exit.
@@ -18,8 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use saltus_core::ports::PluginRuntime;
+use saltus_core::ports::{PluginCode, PluginRuntime};
 use saltus_python::{PythonConfig, PythonRuntime};
+use saltus_shards::data_dir::DataDir;
 use saltus_shards::engine::{Engine, EngineHandle};
 
 use crate::config::Config;
@@ -56,8 +57,7 @@ impl ServeError {
 /// Anything that keeps the server from starting.
 pub fn serve(config: Config) -> Result<(), ServeError> {
     let mut signal = StopSignal::install().map_err(ServeError::of)?;
-    std::fs::create_dir_all(&config.data_dir)
-        .map_err(|error| ServeError(format!("cannot create {}: {error}", config.data_dir.display())))?;
+    let mut data_dir = DataDir::open(&config.data_dir, config.accept_loss).map_err(ServeError::of)?;
     let late = LateEngine::default();
     let logs = PluginLogs::open(&config.data_dir).map_err(|error| {
         ServeError(format!("cannot keep plugin logs in {}: {error}", config.data_dir.join("plugin-logs").display()))
@@ -65,8 +65,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let logs = Arc::new(logs);
     let runs = Arc::new(RunRecords::default());
     let collector = logs.start_collector().map_err(ServeError::of)?;
-    // The engine locks the data directory; the registry's store has a lock of its own, so a second server is told either way.
-    let registry = Registry::open(&config.data_dir, config.plugin_dir.as_deref()).map_err(ServeError::of)?;
+    let registry = Registry::open(&mut data_dir, config.plugin_dir.as_deref()).map_err(ServeError::of)?;
     let sources = system::System::new(late.clone(), registry.clone(), logs.clone(), runs.clone(), &config);
     let query = Arc::new(
         QueryEngine::new(
@@ -93,6 +92,8 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         options: HttpOptions {
             request_bytes_max: config.http_request_bytes_max,
             idle_timeout: config.http_idle_timeout,
+            request_timeout: config.http_request_timeout,
+            shutdown_timeout: config.shutdown_timeout,
             trigger_kinds: config.trigger_kinds.clone(),
         },
         registry: registry.clone(),
@@ -103,8 +104,14 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         tracer,
     });
     let runtime = python.clone().map(|p| p as Arc<dyn PluginRuntime>);
-    let mut engine = Engine::start(config.engine(), runtime, host, Arc::new(service)).map_err(ServeError::of)?;
+    let mut engine =
+        Engine::start(config.engine(), data_dir, runtime, host, Arc::new(service)).map_err(ServeError::of)?;
     drop(late.set(engine.handle()));
+    if let Some(python) = python.clone() {
+        let check =
+            move |path: &Path, code: &PluginCode, before: Option<&PluginCode>| python.check_version(path, code, before);
+        futures_lite::future::block_on(registry.check_versions_with(Box::new(check))).map_err(ServeError::of)?;
+    }
     let check = python
         .clone()
         .map(|python| -> SourceCheck { Box::new(move |source, file_name| python.check_source(source, file_name)) });

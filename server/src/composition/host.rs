@@ -20,7 +20,7 @@ use saltus_shards::engine::mono_now;
 use super::LateEngine;
 use crate::logs::PluginLogs;
 use crate::quarantine::{Entry, Quarantine};
-use crate::query::{QueryEngine, QueryError, QueryKind, QueryRequest, ScalarParam};
+use crate::query::{QueryEngine, QueryError, QueryKind, QueryRequest, ScalarParam, require_distinct};
 use crate::registry::Registry;
 use crate::runs::RunRecords;
 use crate::traces::Tracer;
@@ -74,6 +74,10 @@ impl Host {
 }
 
 impl PluginHost for Host {
+    fn was_created(&self, db: &str) -> bool {
+        self.registry.catalog().databases.contains_key(db)
+    }
+
     fn log(&self, line: LogLine) {
         self.logs.log(line);
     }
@@ -147,7 +151,7 @@ impl PluginHost for Host {
                     Either::Right(_) if wanted() => {}
                     // Dropped with this, the query ends.
                     Either::Right(_) => {
-                        return Err(QueryError::Execution("nobody waits for the query any more".into()));
+                        return Err(QueryError::Execution("the run is over".into()));
                     }
                 }
             }
@@ -198,6 +202,8 @@ async fn bounded(
     started: impl Future<Output = Result<crate::query::QueryStream, QueryError>>,
 ) -> Result<Vec<RecordBatch>, QueryError> {
     let mut stream = started.await?;
+    // A row is a dict.
+    require_distinct(&stream.schema())?;
     let (mut batches, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = stream.next().await {
         let batch = batch?;

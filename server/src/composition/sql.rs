@@ -121,7 +121,7 @@ fn http_error(error: &QueryError) -> HttpError {
     let text = error.to_string();
     match error {
         QueryError::DatabaseNotFound(db) => HttpError::database_not_found(db),
-        QueryError::Planning(_) => HttpError::text(StatusCode::BAD_REQUEST, text),
+        QueryError::Planning(_) | QueryError::Invalid(_) => HttpError::text(StatusCode::BAD_REQUEST, text),
         QueryError::NotImplemented(_) => HttpError::text(StatusCode::METHOD_NOT_ALLOWED, text),
         QueryError::Execution(_) => HttpError::text(StatusCode::INTERNAL_SERVER_ERROR, text),
         QueryError::TimedOut(_) | QueryError::TooLarge(_) => HttpError::json(StatusCode::BAD_REQUEST, text),

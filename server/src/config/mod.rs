@@ -63,6 +63,8 @@ pub struct Config {
     pub http_request_bytes_max: usize,
     /// How long a peer may do nothing.
     pub http_idle_timeout: Duration,
+    /// How long a client may take to send a request.
+    pub http_request_timeout: Duration,
     /// One shard each; `None` leaves it unpinned.
     pub cpus: Vec<Option<usize>>,
     /// Cores that all threads of the process keep to; `None` is all that it may use.
@@ -183,7 +185,8 @@ impl Config {
         let defaults = layers::defaults();
         let given = merged.iter().filter(|(key, text)| defaults.get(*key) != Some(text));
         let given = given.map(|(key, text)| (*key, text.value.clone())).collect();
-        let notes = layers::foreign_env_notes(env)?;
+        let mut notes = layers::foreign_env_notes(env)?;
+        notes.extend(layers::unknown_env_notes(env));
         Reader { layer: merged, env, machine, given, notes }.config()
     }
 
@@ -232,6 +235,7 @@ impl Reader<'_> {
             http_bind,
             http_request_bytes_max,
             http_idle_timeout: self.positive_time("http-idle-timeout")?,
+            http_request_timeout: self.positive_time("http-request-timeout")?,
             cpus,
             process_cpus,
             busy_poll,

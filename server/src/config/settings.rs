@@ -54,6 +54,7 @@ pub const SETTINGS: &[Setting] = &[
     switch("without-auth", &["SALTUS_WITHOUT_AUTH", "INFLUXDB3_WITHOUT_AUTH", "INFLUXDB3_START_WITHOUT_AUTH"]),
     value("max-http-request-size", &["SALTUS_MAX_HTTP_REQUEST_SIZE", "INFLUXDB3_MAX_HTTP_REQUEST_SIZE"]),
     value("http-idle-timeout", &["SALTUS_HTTP_IDLE_TIMEOUT"]),
+    value("http-request-timeout", &["SALTUS_HTTP_REQUEST_TIMEOUT"]),
     value("shards", &["SALTUS_SHARDS"]),
     value("cpus", &["SALTUS_CPUS"]),
     value("numa", &["SALTUS_NUMA"]),

@@ -16,7 +16,6 @@ use super::port::ShardPort;
 use super::request::{Fields, parse_fields, query_params, read_body};
 use super::response::{HttpBody, HttpError, HttpResult, reply};
 use super::router::Ctx;
-use crate::nearest::nearest;
 
 /// What a question consists of.
 const FIELDS: [&str; 4] = ["db", "q", "format", "params"];
@@ -92,7 +91,7 @@ pub trait QueryBackend: Send + Sync {
 /// `GET /api/v3/query_sql`.
 pub(crate) async fn get<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
     let params = query_params(parts).ok_or_else(|| HttpError::bad_request("missing query parameters 'db' and 'q'"))?;
-    check_names(params.names(), &FIELDS, "parameter")?;
+    params.only(&FIELDS)?;
     let values = match params.get("params") {
         None => Map::new(),
         Some(text) => match serde_json::from_str(text) {
@@ -114,7 +113,8 @@ where
     B::Error: std::fmt::Display,
 {
     if let Some(name) = query_params(parts).as_ref().and_then(|params| params.names().next()) {
-        let text = format!("unknown parameter `{name}`; with POST, {} are fields of the JSON body", list(&FIELDS));
+        let fields = FIELDS.map(|field| format!("`{field}`")).join(", ");
+        let text = format!("unknown parameter `{name}`; with POST, {fields} are fields of the JSON body");
         return Err(HttpError::json(StatusCode::BAD_REQUEST, text));
     }
     let body = read_body(&parts.headers, body, ctx.body_limit()).await?;
@@ -155,22 +155,4 @@ pub(crate) fn format(headers: &HeaderMap, name: Option<&str>) -> Result<QueryFor
              `parquet`"
         ))
     })
-}
-
-/// Refuses the first of the given names that is not known, and says what there is instead.
-pub(crate) fn check_names<'a>(
-    given: impl IntoIterator<Item = &'a str>,
-    known: &[&str],
-    what: &str,
-) -> Result<(), HttpError> {
-    let Some(name) = given.into_iter().find(|name| !known.contains(name)) else { return Ok(()) };
-    let hint = match nearest(name, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are {}", list(known)),
-    };
-    Err(HttpError::json(StatusCode::BAD_REQUEST, format!("unknown {what} `{name}`; {hint}")))
-}
-
-fn list(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

@@ -288,12 +288,11 @@ fn base_session(config: &QueryConfig) -> datafusion::error::Result<SessionState>
     let mut disk = DiskManagerBuilder::default();
     disk.set_mode(DiskManagerMode::Disabled);
     let environment = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()?;
-    let mut session = SessionStateBuilder::new()
+    let builder = SessionStateBuilder::new()
         .with_config(session_config(config))
         .with_runtime_env(environment)
-        .with_default_features()
-        .with_physical_optimizer_rule(Arc::new(Checkpoints))
-        .build();
+        .with_default_features();
+    let mut session = super::rules::register(builder).with_physical_optimizer_rule(Arc::new(Checkpoints)).build();
     super::functions::register(&mut session)?;
     // The last one: it puts bounds around the functions that the rules before it leave.
     session.add_analyzer_rule(Arc::new(BoundedFunctions::default()));
@@ -307,6 +306,8 @@ fn session_config(config: &QueryConfig) -> SessionConfig {
         .with_create_default_catalog_and_schema(false)
         // The catalog brings its own.
         .with_information_schema(false);
+    // It knows neither of NULLs that are skipped nor of windows that run backwards, and leaves out rows they look at.
+    session.options_mut().optimizer.enable_window_limits = false;
     let parser = &mut session.options_mut().sql_parser;
     // As InfluxDB 3: `SELECT * FROM Foo` asks for `Foo`.
     parser.enable_ident_normalization = false;

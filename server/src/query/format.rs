@@ -82,8 +82,11 @@ impl Encoder {
     /// An encoder for a result with these columns, of the query that this thread works for.
     ///
     /// # Errors
-    /// If the format cannot write such columns.
+    /// If the format can say a column's name only once and the result has it twice.
     pub fn new(format: Format, schema: SchemaRef) -> Result<Self, QueryError> {
+        if !matches!(format, Format::Csv | Format::Pretty) {
+            super::require_distinct(&schema)?;
+        }
         let state = match format {
             Format::Json => State::Json { writer: Writer::new(Vec::new()), over: false },
             Format::JsonLines => State::JsonLines(Writer::new(Vec::new())),
@@ -238,7 +241,7 @@ fn for_pretty(memory: &Arc<QueryMemory>, bytes: usize) -> Result<MemoryReservati
 /// The whole text of a result that is already there.
 ///
 /// # Errors
-/// If a column's type cannot be written in this format.
+/// If a column's type, or two columns of one name, cannot be written in this format.
 pub fn encode(format: Format, schema: SchemaRef, batches: &[RecordBatch]) -> Result<Bytes, QueryError> {
     let mut encoder = Encoder::new(format, schema)?;
     let mut text = Vec::new();

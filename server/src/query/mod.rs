@@ -16,16 +16,19 @@
 
 mod catalog;
 mod cells;
+mod columns;
 mod counts;
 mod engine;
 mod error;
 pub mod format;
 mod functions;
 mod guard;
+mod hints;
 mod information_schema;
 mod log;
 mod plan;
 mod request;
+mod rules;
 mod run;
 mod source;
 mod stream;
@@ -34,8 +37,11 @@ mod table;
 mod time_range;
 
 #[cfg(test)]
+mod mended;
+#[cfg(test)]
 mod tests;
 
+pub(crate) use columns::require_distinct;
 pub use counts::QueryCounts;
 pub use engine::{QueryConfig, QueryEngine};
 pub use error::QueryError;

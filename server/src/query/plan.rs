@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use datafusion::common::config::Dialect;
+use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
@@ -18,6 +19,7 @@ use super::QueryError;
 use super::catalog::{Catalogs, INTERNAL_DB, QueryCatalog, Sources};
 use super::error::Phase;
 use super::guard::check_depth;
+use super::hints;
 use super::request::{QueryRequest, param_values};
 use super::table::PARALLEL_ROWS_MIN;
 
@@ -44,23 +46,30 @@ pub(super) async fn plan(
     let mut session = base.clone();
     session.register_catalog_list(Arc::new(Catalogs(catalog.clone())));
     session.mark_start_execution();
-    let logical = logical_plan(&session, request).await?;
+    let failed = |error: DataFusionError| {
+        let tables = || sources.table_names(db);
+        hints::explain(Phase::Planning.error(&error), &error, request, tables)
+    };
+    let logical = logical_plan(&session, request, failed).await?;
     let many = catalog.rows_hint() >= PARALLEL_ROWS_MIN && session.config().target_partitions() > 1;
     let several = if many { several.clone().try_acquire_owned().ok() } else { None };
     if several.is_none() {
         session.config_mut().options_mut().execution.target_partitions = 1;
         session.mark_start_execution();
     }
-    let plan = session.create_physical_plan(&logical).await.map_err(|error| Phase::Planning.error(&error))?;
+    let plan = session.create_physical_plan(&logical).await.map_err(failed)?;
     Ok(Planned { plan, session, several })
 }
 
-async fn logical_plan(session: &SessionState, request: &QueryRequest) -> Result<LogicalPlan, QueryError> {
-    let failed = |error| Phase::Planning.error(&error);
+async fn logical_plan(
+    session: &SessionState,
+    request: &QueryRequest,
+    failed: impl Fn(DataFusionError) -> QueryError,
+) -> Result<LogicalPlan, QueryError> {
     check_depth(&request.sql)?;
-    let statement = session.sql_to_statement(&request.sql, &Dialect::Generic).map_err(failed)?;
+    let statement = session.sql_to_statement(&request.sql, &Dialect::Generic).map_err(&failed)?;
     allow(&statement)?;
-    let plan = session.statement_to_plan(statement).await.map_err(failed)?;
+    let plan = session.statement_to_plan(statement).await.map_err(&failed)?;
     let questions = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     questions.verify_plan(&plan).map_err(|_| not_a_question("SELECT INTO"))?;
     plan.with_param_values(param_values(&request.params)).map_err(failed)

@@ -20,6 +20,7 @@ use super::QueryError;
 use super::engine::Shared;
 use super::error::{Phase, aborted};
 use super::guard::{self, Guard, THREAD_STACK_BYTES};
+use super::hints;
 use super::log::RunningQuery;
 use super::plan::{Planned, plan};
 use super::request::QueryRequest;
@@ -107,7 +108,7 @@ impl<O: Output, F: FnOnce(SchemaRef) -> Result<O, QueryError> + Send + 'static> 
         let (first, items) = match race(&guard, begun).await {
             Ok(begun) => begun,
             Err(error) => {
-                let error = end.fail(error);
+                let error = end.fail_executing(error);
                 let _ = answer.send(Err(error));
                 return;
             }
@@ -208,7 +209,7 @@ async fn deliver<O: Output>(
                 end.succeed();
                 Message::End
             }
-            Err(error) => Message::Failed(end.fail(error)),
+            Err(error) => Message::Failed(end.fail_executing(error)),
         };
         let last = !matches!(message, Message::Item(_));
         match guard.while_reader_waits(sender.send(message)).await {
@@ -236,6 +237,12 @@ impl End {
     fn succeed(&mut self) {
         self.running.succeed();
         self.shared.counts.succeed();
+    }
+
+    /// What went wrong with values may be the values of parameters.
+    fn fail_executing(&mut self, error: QueryError) -> QueryError {
+        let error = hints::parameters(error, &self.request.params);
+        self.fail(error)
     }
 
     fn fail(&mut self, error: QueryError) -> QueryError {

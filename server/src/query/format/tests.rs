@@ -111,3 +111,18 @@ fn long_rows_are_written_a_few_at_a_time() {
         assert_eq!(pieces, 5, "{format:?}");
     }
 }
+
+#[test]
+fn two_columns_of_one_name_are_for_formats_that_can_show_both() {
+    let column = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+    let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, true); 2]));
+    let batch = RecordBatch::try_new(schema.clone(), vec![column(1), column(2)]).unwrap();
+    let batches = [batch];
+    let written = |format| encode(format, schema.clone(), &batches);
+    assert_eq!(written(Format::Csv).unwrap(), "v,v\n1,2\n");
+    assert!(String::from_utf8(written(Format::Pretty).unwrap().to_vec()).unwrap().contains("| v | v |"));
+    for format in [Format::Json, Format::JsonLines, Format::Parquet] {
+        let error = written(format).unwrap_err().to_string();
+        assert!(error.contains("'v'") && error.contains("AS"), "{format:?}: {error}");
+    }
+}
