@@ -123,7 +123,7 @@ pub const QUERY_WAIT_MS: u64 = 10_000;
 /// Queries at once that may use several threads each; further ones have one.
 pub const QUERIES_PARALLEL_MAX: usize = 4;
 /// Terms that one chain of operators of a statement may join: it becomes a tree as deep as it is long.
-pub const QUERY_DEPTH_MAX: usize = 4_000;
+pub const QUERY_DEPTH_MAX: usize = 2_000;
 /// Bytes of a constant that a query's plan computes beforehand; larger ones are computed when the query runs.
 pub const QUERY_CONSTANT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that a query makes in one step between two looks at its bounds, unless one value alone is larger.

@@ -52,7 +52,11 @@ pub(super) fn format(header: &str) -> Result<QueryFormat, HttpError> {
     }
     let mut best: Option<(f32, Fit, usize, QueryFormat)> = None;
     for (format, names) in TYPES {
-        let Some((weight, fit, at)) = names.iter().filter_map(|name| preference(&ranges, name)).reduce(better) else {
+        let [first, others @ ..] = names else { continue };
+        // Other names count where they are said; what fits many types means the first.
+        let others =
+            others.iter().filter_map(|name| preference(&ranges, name)).filter(|(_, fit, _)| *fit == Fit::Named);
+        let Some((weight, fit, at)) = preference(&ranges, first).into_iter().chain(others).reduce(better) else {
             continue;
         };
         let is_better = best.is_none_or(|(most, closest, first, _)| {

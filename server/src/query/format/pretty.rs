@@ -18,7 +18,6 @@ pub(super) struct Pretty {
     schema: SchemaRef,
     widths: Vec<usize>,
     batches: std::collections::VecDeque<(RecordBatch, Option<MemoryReservation>)>,
-    rows_written: bool,
     /// What is written next.
     stage: Stage,
 }
@@ -34,13 +33,7 @@ enum Stage {
 impl Pretty {
     pub(super) fn new(schema: SchemaRef) -> Self {
         let widths = schema.fields().iter().map(|field| width(field.name())).collect();
-        Pretty {
-            schema,
-            widths,
-            batches: std::collections::VecDeque::new(),
-            rows_written: false,
-            stage: Stage::Measuring,
-        }
+        Pretty { schema, widths, batches: std::collections::VecDeque::new(), stage: Stage::Measuring }
     }
 
     /// Keeps rows, for which `memory` was taken.
@@ -73,6 +66,7 @@ impl Pretty {
             let schema = self.schema.clone();
             draw(&mut out, schema.fields().iter().map(|field| field.name().as_str()), &self.widths);
             self.rule(&mut out);
+            out.push('\n');
             self.stage = Stage::Rows;
         }
         if self.stage != Stage::Rows {
@@ -80,9 +74,6 @@ impl Pretty {
         }
         match self.batches.pop_front() {
             Some((batch, memory)) => {
-                if !std::mem::replace(&mut self.rows_written, true) {
-                    out.push('\n');
-                }
                 let line: usize = self.widths.iter().map(|width| width + 3).sum();
                 let rows = (QUERY_ENCODE_BYTES_MAX / line.max(1)).clamp(1, batch.num_rows().max(1));
                 self.rows(&mut out, &batch.slice(0, rows.min(batch.num_rows())))?;
@@ -91,9 +82,7 @@ impl Pretty {
                 }
             }
             None => {
-                if self.rows_written {
-                    self.rule(&mut out);
-                }
+                self.rule(&mut out);
                 self.stage = Stage::Over;
             }
         }

@@ -9,26 +9,14 @@ use saltus_core::limits::QUERY_DEPTH_MAX;
 use crate::query::QueryError;
 
 /// Words that join what is before them to what is behind them, or stand before something.
-const JOINING: &[&str] = &[
-    "and",
-    "or",
-    "not",
-    "is",
-    "like",
-    "ilike",
-    "similar",
-    "between",
-    "in",
-    "collate",
-    "at",
-    "union",
-    "except",
-    "intersect",
-    "join",
-    "div",
-    "xor",
-    "overlaps",
-];
+const JOINING: &[&str] =
+    &["not", "is", "like", "ilike", "similar", "between", "in", "collate", "at", "div", "overlaps"];
+
+/// Words between which there are terms of their own: what is joined within one of them does not count for the next.
+const LINKING: &[&str] = &["and", "or", "xor", "union", "except", "intersect", "join"];
+
+/// Operators of two signs.
+const PAIRS: &[&[u8]] = &[b"||", b"::", b"<=", b">=", b"<>", b"!=", b"->", b"=>", b">>", b"<<", b"&&", b"=="];
 
 /// Refuses a statement whose tree would be too deep.
 pub(crate) fn check_depth(sql: &str) -> Result<(), QueryError> {
@@ -47,31 +35,35 @@ pub(crate) fn check_depth(sql: &str) -> Result<(), QueryError> {
 
 /// The longest chain, those around it included.
 fn depth(sql: &[u8]) -> usize {
-    // The chain of each bracket that is open.
-    let mut open = vec![0_usize];
+    // Of each bracket that is open: links, and what is joined since the last of them.
+    let mut open = vec![(0_usize, 0_usize)];
     let (mut sum, mut deepest, mut at) = (0_usize, 0, 0);
     while at < sql.len() {
         let (end, kind) = token(sql, at);
+        at = end;
         match kind {
-            Kind::Joins => {
-                if let Some(chain) = open.last_mut() {
-                    *chain += 1;
-                }
-                sum += 1;
+            Kind::Opens => open.push((0, 0)),
+            Kind::Closes if open.len() > 1 => sum -= open.pop().map_or(0, |(links, joined)| links + joined),
+            Kind::Closes | Kind::Other => {}
+            Kind::Joins | Kind::Links | Kind::Parts => {
+                let Some((links, joined)) = open.last_mut() else { continue };
+                sum -= *links + *joined;
+                (*links, *joined) = match kind {
+                    Kind::Joins => (*links, *joined + 1),
+                    Kind::Links => (*links + 1, 0),
+                    _ => (0, 0),
+                };
+                sum += *links + *joined;
                 deepest = deepest.max(sum);
             }
-            Kind::Opens => open.push(0),
-            Kind::Closes if open.len() > 1 => sum -= open.pop().unwrap_or(0),
-            Kind::Parts => sum -= open.last_mut().map_or(0, std::mem::take),
-            Kind::Closes | Kind::Other => {}
         }
-        at = end;
     }
     deepest
 }
 
 enum Kind {
     Joins,
+    Links,
     Opens,
     Closes,
     /// A comma or the end of a statement.
@@ -100,12 +92,17 @@ fn token(sql: &[u8], at: usize) -> (usize, Kind) {
         byte if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 => {
             let end = while_(at, |byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80);
             let word = &sql[at..end];
-            let joins = JOINING.iter().any(|joining| word.eq_ignore_ascii_case(joining.as_bytes()));
-            (end, if joins { Kind::Joins } else { Kind::Other })
+            let is_one_of = |words: &[&str]| words.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes()));
+            let kind = match () {
+                () if is_one_of(LINKING) => Kind::Links,
+                () if is_one_of(JOINING) => Kind::Joins,
+                () => Kind::Other,
+            };
+            (end, kind)
         }
         byte if byte.is_ascii_whitespace() || byte == b']' => (at + 1, Kind::Other),
         // An operator, a subscript, a dot between names.
-        b'[' | b'.' => (at + 1, Kind::Joins),
+        _ if sql.get(at..at + 2).is_some_and(|pair| PAIRS.contains(&pair)) => (at + 2, Kind::Joins),
         _ => (at + 1, Kind::Joins),
     }
 }
@@ -122,10 +119,10 @@ mod tests {
             ("SELECT 1, 2 + 3, 4", 1),
             ("SELECT (1 + 2) * (3 + 4 + 5)", 3),
             ("SELECT f(1 + 2, 3 + 4)", 1),
-            ("SELECT 'a + b + c -- d' || \"x+y\" -- e + f\n /* g + h */", 2),
-            ("SELECT a FROM t WHERE a = 1 AND b = 2 or not c", 5),
+            ("SELECT 'a + b + c -- d' || \"x+y\" -- e + f\n /* g + h */", 1),
+            ("SELECT a FROM t WHERE a = 1 AND b = 2 or not c", 3),
             ("SELECT 'it''s' + 1", 1),
-            ("SELECT x::int::text[1][2]", 6),
+            ("SELECT x::int::text[1][2]", 4),
             ("SELECT a UNION ALL SELECT b union select c", 2),
             ("SELECT \"unclosed + ", 0),
             ("SELECT )))) + 1", 1),

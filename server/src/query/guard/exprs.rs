@@ -21,8 +21,9 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::utils::JoinFilter;
-use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::WindowAggExec;
 use saltus_core::limits::QUERY_STEP_BYTES_MAX;
@@ -108,7 +109,13 @@ fn watched(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execution
     if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
         let filter = join.filter().map(checked);
         let join = NestedLoopJoinExecBuilder::from(join).with_filter(filter).build()?;
-        return Ok(Transformed::yes(over(Arc::new(join))));
+        return Ok(Transformed::yes(over(under_first(Arc::new(join))?)));
+    }
+    if plan.downcast_ref::<CrossJoinExec>().is_some() {
+        return Ok(Transformed::yes(over(under_first(plan)?)));
+    }
+    if plan.downcast_ref::<SortExec>().is_some_and(|sort| sort.fetch().is_none()) {
+        return Ok(Transformed::yes(under_first(plan)?));
     }
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
         let filter = join.filter().map(checked);
@@ -144,6 +151,15 @@ fn under(plan: Arc<dyn ExecutionPlan>, watch: impl FnOnce() -> Watch) -> Result<
     let watch = watch();
     let children = plan.children().into_iter();
     let children = children.map(|child| Arc::new(GuardExec::new(child.clone(), watch.clone())) as Arc<_>).collect();
+    datafusion::physical_plan::execution_plan::replace_children_if_necessary(plan, children)
+}
+
+/// The plan with a node below its first input, all of which it keeps.
+fn under_first(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut children: Vec<Arc<dyn ExecutionPlan>> = plan.children().into_iter().cloned().collect();
+    if let Some(first) = children.first_mut() {
+        *first = Arc::new(GuardExec::new(first.clone(), Watch::Own));
+    }
     datafusion::physical_plan::execution_plan::replace_children_if_necessary(plan, children)
 }
 

@@ -76,8 +76,10 @@ impl QueryMemory {
     }
 
     fn refuse(&self, additional: usize) -> DataFusionError {
-        let alone = self.own.load(Ordering::Relaxed).saturating_add(additional);
-        self.others_have_it.store(alone <= self.all.limit, Ordering::Relaxed);
+        let own = self.own.load(Ordering::Relaxed);
+        let others = self.all.used.load(Ordering::Relaxed).saturating_sub(own);
+        // Several threads of one query ask at once: what one of them holds for a moment is not others'.
+        self.others_have_it.store(others > 0 && own.saturating_add(additional) <= self.all.limit, Ordering::Relaxed);
         DataFusionError::ResourcesExhausted(format!("{additional} bytes beyond --query-memory"))
     }
 }

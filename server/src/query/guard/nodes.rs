@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{Array, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
@@ -28,6 +29,8 @@ pub(super) enum Watch {
     Check,
     /// It is counted until the end: whoever reads it keeps it.
     Hold,
+    /// It is copied if it is a part of something much larger: whoever keeps it counts all of what it is a part of.
+    Own,
     /// It is cut into pieces of so many rows.
     Cut(usize),
     /// It is cut so that rows which are repeated for each item of these columns stay a step, and a single row of more is counted.
@@ -124,6 +127,7 @@ impl Watched {
                 self.held.push(self.guard.memory().take("a window", batch_bytes(&batch))?);
                 Ok(batch)
             }
+            Watch::Own => own(batch),
             Watch::Cut(rows) => {
                 let rows = *rows;
                 Ok(self.cut(batch, rows))
@@ -145,6 +149,15 @@ impl Watched {
         self.rest = Some(batch.slice(rows, batch.num_rows() - rows));
         batch.slice(0, rows)
     }
+}
+
+/// The rows, with memory that is theirs alone; parts of a table's chunks share the whole chunk.
+fn own(batch: RecordBatch) -> Result<RecordBatch> {
+    let rows = u32::try_from(batch.num_rows()).unwrap_or(u32::MAX);
+    if batch.num_columns() == 0 || batch.get_array_memory_size() <= batch_bytes(&batch).saturating_mul(2) {
+        return Ok(batch);
+    }
+    Ok(take_record_batch(&batch, &UInt32Array::from_iter_values(0..rows))?)
 }
 
 /// How many of the first rows stay a step when they are repeated for each item of their lists, one at least; and their bytes then.

@@ -12,8 +12,9 @@ use std::sync::mpsc::{Sender, channel};
 use crossbeam::queue::ArrayQueue;
 use rustix::thread::CpuSet;
 
-/// Room for the recursion of planners and optimisers.
-pub(crate) const THREAD_STACK_BYTES: usize = 8 << 20;
+/// Room for the recursion of parsers, planners and destructors over the deepest statement (`QUERY_DEPTH_MAX`), at 32 KB a level. It is
+/// address space; memory is what is used of it.
+pub(crate) const THREAD_STACK_BYTES: usize = 64 << 20;
 
 /// How much below the shards query threads stand.
 const THREAD_NICE: i32 = 10;
