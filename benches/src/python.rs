@@ -67,10 +67,6 @@ impl CodeSource for Code {
     fn current(&self) -> Arc<PluginCode> {
         self.0.clone()
     }
-
-    fn refresh(&self) -> Arc<PluginCode> {
-        self.0.clone()
-    }
 }
 
 /// What a process has of Python.
@@ -143,6 +139,7 @@ impl Interpreter {
             attempt: 0,
             test_host: None,
             state: Arc::default(),
+            stop: Arc::default(),
         });
         assert_eq!(report.result, Ok(()));
     }

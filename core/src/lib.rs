@@ -8,10 +8,12 @@
 pub mod batch;
 pub mod catalog;
 pub mod cpu_share;
+pub mod cron_words;
 pub mod ids;
 pub mod limits;
 pub mod line_protocol;
 pub mod names;
+pub mod nearest;
 pub mod policy;
 pub mod ports;
 pub mod query_param;
@@ -20,4 +22,5 @@ pub mod route;
 pub mod schedule;
 pub mod schema;
 pub mod state;
+pub mod text;
 pub mod trigger;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -22,16 +23,61 @@ pub struct PluginCode {
     pub source: Arc<str>,
     /// Hash of the content; equal hashes are equal code. For a directory: of all its files.
     pub hash: u64,
-    /// Where it came from. `Some` for a directory plugin: imported as a package from its parent.
-    pub directory: Option<std::path::PathBuf>,
+    /// For a directory plugin: where it came from, and all of it.
+    pub directory: Option<Arc<PluginFolder>>,
+}
+
+/// One version of a plugin that is a folder: a snapshot, from which alone its runs import.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PluginFolder {
+    /// Where it lies.
+    pub path: std::path::PathBuf,
+    /// Its `.py` files: the path in it, and the text.
+    pub files: Vec<(String, String)>,
 }
 
 /// Where a trigger's code comes from; implemented by the registry in `server`.
 pub trait CodeSource: Send + Sync {
-    /// The newest version already read; never blocks.
+    /// The version that counts; never blocks.
     fn current(&self) -> Arc<PluginCode>;
-    /// Looks at the file and reads it again if it changed. Blocks on file I/O: never called on a shard's thread.
-    fn refresh(&self) -> Arc<PluginCode>;
+
+    /// The same, after a look at what can be looked at quickly. May block on file I/O: never called on a shard's thread.
+    fn refresh(&self) -> Arc<PluginCode> {
+        self.current()
+    }
+}
+
+/// Why a run is to end before it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// Its trigger was deleted or disabled: what it did and will do counts for nothing.
+    Gone,
+    /// Its trigger was changed: its event is run again as the trigger is now.
+    Changed,
+}
+
+/// Whether runs are to end before they have: set by the shard, looked at by whoever makes them. Never blocks.
+#[derive(Debug, Default)]
+pub struct RunStop(AtomicU8);
+
+impl RunStop {
+    /// From now on they are to end. A trigger that is gone does not come back.
+    pub fn set(&self, cause: StopCause) {
+        let number = match cause {
+            StopCause::Changed => 1,
+            StopCause::Gone => 2,
+        };
+        self.0.fetch_max(number, Ordering::SeqCst);
+    }
+
+    /// Why they are to end, if they are.
+    pub fn cause(&self) -> Option<StopCause> {
+        match self.0.load(Ordering::SeqCst) {
+            0 => None,
+            1 => Some(StopCause::Changed),
+            _ => Some(StopCause::Gone),
+        }
+    }
 }
 
 /// A trigger ready to run.
@@ -153,6 +199,8 @@ pub struct RunRequest {
     pub test_host: Option<Arc<dyn PluginHost>>,
     /// The trigger's durable state as the run sees it.
     pub state: Arc<State>,
+    /// Whether it is to end early.
+    pub stop: Arc<RunStop>,
 }
 
 /// Lines that a run wants written when it succeeds.
@@ -198,6 +246,9 @@ impl PluginError {
     /// The kind of a run that was interrupted because the server stops: its trigger is not to blame, and its event not finished.
     pub const STOPPED: &str = "PluginStopped";
 
+    /// The kind of a run that was interrupted because its trigger was deleted, disabled or changed.
+    pub const CANCELLED: &str = "PluginCancelled";
+
     /// The module whose import an interpreter with a GIL of its own has refused, if that was the failure: libraries wrap
     /// CPython's words into their own, so the whole account is searched.
     pub fn refused_import(&self) -> Option<Arc<str>> {
@@ -228,6 +279,8 @@ pub enum Unwound {
     InterpreterLost,
     /// The server stops, and had no time for it to end.
     Stopped,
+    /// Its trigger was changed meanwhile.
+    Changed,
 }
 
 impl fmt::Display for Unwound {
@@ -239,6 +292,7 @@ impl fmt::Display for Unwound {
             Unwound::Overran => f.write_str("it was interrupted at its deadline"),
             Unwound::ImportRefused(module) => write!(f, "module {module} needs a process of its own"),
             Unwound::Stopped => f.write_str("it was interrupted because the server stops"),
+            Unwound::Changed => f.write_str("its trigger was changed while it was under way"),
             Unwound::InterpreterLost => f.write_str("its interpreter was given up because of another plugin's run"),
         }
     }
@@ -453,6 +507,11 @@ pub trait PluginHost: Send + Sync {
         false
     }
 
+    /// Whether a database of this name was created, and not only written to. Never blocks.
+    fn was_created(&self, _db: &str) -> bool {
+        true
+    }
+
     /// Keeps a log line. Lock-free, never blocks; lines that find no room are counted.
     fn log(&self, line: LogLine);
 
@@ -467,6 +526,21 @@ pub trait PluginHost: Send + Sync {
     /// # Errors
     /// The text of the failure as the reference, 1.4, gives it.
     fn query(&self, db: &str, sql: &str, params: &[(String, QueryParam)]) -> Result<Vec<RecordBatch>, String>;
+
+    /// The same, but no longer than somebody wants the result: a host that can ends the query when `wanted` says no, which is
+    /// asked now and then.
+    ///
+    /// # Errors
+    /// As for [`PluginHost::query`], or that it is not wanted any more.
+    fn query_while(
+        &self,
+        db: &str,
+        sql: &str,
+        params: &[(String, QueryParam)],
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<RecordBatch>, String> {
+        self.query(db, sql, params)
+    }
 
     /// Writes and waits. Blocks: not for the inline lane.
     ///
@@ -533,6 +607,10 @@ pub trait ShardPlugins {
 
     /// The trigger was disabled or deleted: what its cache holds is dropped. Never blocks.
     fn forget(&mut self, _trigger: TriggerId) {}
+
+    /// [`RunRequest::stop`] was set for runs under way: whoever makes them is told, and reports them soon, with
+    /// [`PluginError::CANCELLED`] if they have not ended by themselves. Never blocks.
+    fn stop_runs(&mut self) {}
 
     /// No run is made any more: what caches hold is kept for the next start, as far as it can be. Waits for workers, shortly.
     fn rest(&mut self) {}

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cron_words;
 use crate::ids::TriggerId;
 use crate::limits::{self, RETRY_PAUSE_MAX_MS, RETRY_PAUSE_MIN_MS};
 use crate::names::check_table_name;
@@ -112,18 +113,21 @@ pub struct TriggerSpecError {
 }
 
 impl TriggerSpecError {
-    /// What is expected, to stand behind the text where that does not say it.
-    pub fn remedy(&self) -> &'static str {
+    /// What is wrong and what is expected, to stand behind the text where that does not say it.
+    pub fn remedy(&self) -> String {
         let spec = self.spec.trim();
-        if self.context.is_some_and(|context| context.starts_with("couldn't")) {
-            "; expected numbers with units, such as 500ms, 10s or 1h 30m"
-        } else if spec.starts_with("cron:") {
-            ": expected five fields (minute hour day month weekday), six (second first) or seven (year last), such as \
-             */5 * * * *"
+        if let Some(expression) = payload(spec, "cron:") {
+            format!(": {}", cron_words::fault(expression))
+        } else if let Some(duration) = payload(spec, "every:") {
+            match humantime::parse_duration(duration) {
+                Err(error) => format!("; expected numbers with units, such as 500ms, 10s or 1h 30m ({error})"),
+                Ok(duration) if duration < EVERY_MIN => "; the shortest is every:1ms".to_owned(),
+                Ok(_) => "; the longest is every:1y, which is 31557600 seconds".to_owned(),
+            }
         } else if spec.starts_with("request:") {
-            ": expected a path behind request:"
+            ": expected a path behind request:".to_owned()
         } else {
-            ""
+            String::new()
         }
     }
 }

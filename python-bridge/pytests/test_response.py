@@ -1,5 +1,7 @@
 """What request plugins return, rule by rule (reference, 1.7)."""
 
+import datetime
+import decimal
 import unittest
 from typing import Any
 
@@ -9,6 +11,7 @@ HTML = ("Content-Type", "text/html")
 JSON = ("Content-Type", "application/json")
 TEXT = ("Content-Type", "text/plain")
 BYTES = ("Content-Type", "application/octet-stream")
+ORDER = "(body, status, headers), (body, status) or (body, headers) is expected"
 
 
 class Stream:
@@ -132,17 +135,64 @@ class TestWhole(unittest.TestCase):
             (1, unsupported),
             (1.5, unsupported),
             (object(), unsupported),
-            (("x", 200, "X-A: 1"), "expected a dictionary in header item"),
-            (("x", 200, None), "expected a dictionary in header item"),
+            (("x", 200, "X-A: 1"), f"expected a dictionary in header item: {ORDER}, got (str, int, str)"),
+            (("x", 200, None), f"expected a dictionary in header item: {ORDER}, got (str, int, NoneType)"),
+            ((200, {"X-A": "1"}, "x"), f"{ORDER}, got (int, dict, str)"),
+            (({"X-A": "1"}, 200, "x"), f"expected a dictionary in header item: {ORDER}, got (dict, int, str)"),
+            (("x", {"X-A": "1"}, 200), f"expected a dictionary in header item: {ORDER}, got (str, dict, int)"),
+            ((404, "not found"), f"{ORDER}, got (int, str)"),
+            ((404, {"error": "x"}), f"{ORDER}, got (int, dict)"),
+            ((200, "x", {"X-A": "1"}), f"{ORDER}, got (int, str, dict)"),
             (("x", {"X-A": 1}), "TypeError: header 'X-A' must be str or a list of str, not int"),
             (("x", {1: "x"}), "TypeError: the name of a header must be str, not int"),
-            ({"a": object()}, "TypeError: Object of type object is not JSON serializable"),
+            (
+                {"a": object()},
+                "TypeError: Object of type object is not JSON serializable: result.a; use str(...), or a dict of what is in it",
+            ),
             (Flask(1), "TypeError: the response's data must be str or bytes, not int"),
         ]
         for returned, text in table:
             with self.subTest(returned=returned), self.assertRaises(ResponseError) as raised:
                 respond(returned, Stream())
             self.assertEqual(str(raised.exception), text)
+
+    def test_what_json_does_not_have(self) -> None:
+        nan, inf, when = float("nan"), float("inf"), datetime.datetime(2026, 1, 1)
+
+        class Float(float):
+            """As that of numpy."""
+
+        circle: list[Any] = []
+        circle.append({"again": circle})
+        deep: list[Any] = []
+        for _ in range(100_000):
+            deep = [deep]
+        table: list[tuple[Any, str]] = [
+            ({"mean": nan}, '{"mean": null}'),
+            ({"a": {"b": [1, (nan, inf, -inf)]}}, '{"a": {"b": [1, [null, null, null]]}}'),
+            ([Float("nan"), Float(1.5)], "[null, 1.5]"),
+            ([{"time": 1, "v": nan}], '[{"time": 1, "v": null}]'),
+            ({nan: 1, None: 2, True: 3, 4: 4}, '{"NaN": 1, "null": 2, "true": 3, "4": 4}'),
+            ([2**100, "\ud800"], f'[{2**100}, "\\ud800"]'),
+            ({"items": [1, 2, 3, {"when": when}]}, "!result.items[3].when; use .isoformat()"),
+            ({"items": [nan, {"when": when}]}, "!result.items[1].when; use .isoformat()"),
+            ({"a b": {1, 2}}, "!result['a b']; use list(...) or sorted(...)"),
+            ([b"x"], "!result[0]; use .decode() or base64"),
+            ([decimal.Decimal("1.5")], "!result[0]; use float(...) or str(...)"),
+            ({"a": {(1, 2): 3}}, "!keys must be str, int, float, bool or None, not tuple: (1, 2) in result.a"),
+            (circle, "!Circular reference detected: result[0].again is in itself"),
+            (deep, "!more than 500 deep"),
+            ({"n": [10**5000]}, "!result.n[0]: Exceeds the limit"),
+        ]
+        for at, (returned, expected) in enumerate(table):
+            for value in (returned, (returned, 200)):
+                with self.subTest(row=at):
+                    if expected.startswith("!"):
+                        with self.assertRaises(ResponseError) as raised:
+                            respond(value, Stream())
+                        self.assertIn(expected[1:], str(raised.exception))
+                    else:
+                        self.assertEqual(respond(value, Stream()), (200, [JSON], expected.encode()))
 
     def test_a_body_that_is_too_long_is_refused(self) -> None:
         with self.assertRaises(ValueError):

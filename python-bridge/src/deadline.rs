@@ -30,6 +30,7 @@ use parking_lot::{Condvar, Mutex};
 use saltus_core::ids::{RunId, ShardId, TriggerId};
 use saltus_core::ports::{PluginError, PluginHost, Stall};
 
+use crate::effects::CANCELLED;
 use crate::ffi::ceval::{self, Interrupt};
 use crate::ffi::pystate::{self, InterpreterId};
 use crate::ffi::{Py, time};
@@ -84,6 +85,8 @@ struct Slot {
     shard: AtomicU16,
     /// The run that was told as a stall, and since when.
     stalled_ticket: AtomicU64,
+    /// The run that nobody wants any more.
+    cancelled_ticket: AtomicU64,
 }
 
 /// Whose run it is.
@@ -200,14 +203,14 @@ impl Watched {
 
     /// The run is over. Whether it was interrupted, and why.
     pub fn end(&self, py: Py) -> Option<Interrupted> {
-        self.slot.ticket.store(0, Ordering::SeqCst);
+        let ticket = self.slot.ticket.swap(0, Ordering::SeqCst);
         if self.slot.delivered.load(Ordering::Relaxed) == 0 {
             return None;
         }
         // What was set by another thread's pending call and has not been raised yet would hit the next run.
         pystate::set_async_exception(py, self.slot.thread.load(Ordering::Relaxed), None);
-        let stopping = self.slot.deadline_ns.load(Ordering::Relaxed) == 0;
-        Some(Interrupted { text: message(&self.slot), stopping })
+        let why = self.slot.why(ticket);
+        Some(Interrupted { text: message(&self.slot, why), why })
     }
 }
 
@@ -217,18 +220,83 @@ impl Drop for Watched {
     }
 }
 
+/// What a run is interrupted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its time is up.
+    Deadline,
+    /// The process ends; the run is not to blame.
+    Stopping,
+    /// Its trigger was deleted, disabled or changed.
+    Cancelled,
+}
+
 /// Why a run was interrupted.
 pub struct Interrupted {
     /// In words.
     pub text: String,
-    /// The process ends; the run is not to blame.
-    pub stopping: bool,
+    /// The same.
+    pub why: Why,
 }
 
 impl Interrupted {
     /// What a run that was interrupted so has come to.
     pub fn error(&self) -> PluginError {
-        failure(if self.stopping { PluginError::STOPPED } else { "PluginTimeout" }, &self.text)
+        let kind = match self.why {
+            Why::Deadline => "PluginTimeout",
+            Why::Stopping => PluginError::STOPPED,
+            Why::Cancelled => PluginError::CANCELLED,
+        };
+        failure(kind, &self.text)
+    }
+}
+
+impl Slot {
+    /// What the run of this ticket is interrupted for.
+    fn why(&self, ticket: u64) -> Why {
+        if self.cancelled_ticket.load(Ordering::SeqCst) == ticket {
+            Why::Cancelled
+        } else if self.deadline_ns.load(Ordering::Relaxed) == 0 {
+            Why::Stopping
+        } else {
+            Why::Deadline
+        }
+    }
+}
+
+/// Interrupts a run whose trigger is not what it was. Not from a shard's thread.
+pub fn cancel(run: RunId) {
+    let watchdog = watchdog();
+    for slot in watchdog.slots.lock().iter() {
+        let ticket = slot.ticket.load(Ordering::SeqCst);
+        if ticket != 0 && slot.run.load(Ordering::Relaxed) == run.0 {
+            // If another run has begun since, it has another ticket.
+            slot.cancelled_ticket.store(ticket, Ordering::SeqCst);
+        }
+    }
+    watchdog.poke();
+}
+
+/// How long the run of a thread may go on, for what waits beside it.
+pub struct TimeLeft {
+    slot: Arc<Slot>,
+    ticket: u64,
+}
+
+impl TimeLeft {
+    /// Of this thread's run, if it makes one.
+    pub fn of_this_thread() -> Option<Self> {
+        let slot = OWN.with_borrow(|own| own.clone())?;
+        let ticket = slot.ticket.load(Ordering::SeqCst);
+        (ticket != 0).then_some(TimeLeft { slot, ticket })
+    }
+
+    /// Whether there is any, or the interrupt of the run may still be under way.
+    pub fn any(&self) -> bool {
+        let slot = &self.slot;
+        slot.ticket.load(Ordering::SeqCst) == self.ticket
+            && slot.cancelled_ticket.load(Ordering::SeqCst) != self.ticket
+            && slot.deadline_ns.load(Ordering::SeqCst).saturating_add(SLEEP_NS_MAX) > time::now().0
     }
 }
 
@@ -243,14 +311,18 @@ pub fn interrupt_all() {
 
 /// Why this thread's run is interrupted.
 pub fn message_of_this_thread() -> String {
-    OWN.with_borrow(|own| own.as_deref().map_or_else(|| "the plugin was interrupted".to_owned(), message))
+    let of = |slot: &Slot| message(slot, slot.why(slot.ticket.load(Ordering::SeqCst)));
+    OWN.with_borrow(|own| own.as_deref().map_or_else(|| "the plugin was interrupted".to_owned(), of))
 }
 
-fn message(slot: &Slot) -> String {
-    if slot.deadline_ns.load(Ordering::Relaxed) == 0 {
-        return "the database is shutting down".to_owned();
+fn message(slot: &Slot, why: Why) -> String {
+    match why {
+        Why::Cancelled => CANCELLED.to_owned(),
+        Why::Stopping => "the database is shutting down".to_owned(),
+        Why::Deadline => {
+            format!("the run took longer than its deadline of {} ms", slot.limit_ns.load(Ordering::Relaxed) / 1_000_000)
+        }
     }
-    format!("the run took longer than its deadline of {} ms", slot.limit_ns.load(Ordering::Relaxed) / 1_000_000)
 }
 
 /// Step 4. Under the GIL of the run's interpreter.
@@ -285,13 +357,16 @@ impl Watchdog {
             if ticket == 0 {
                 continue;
             }
+            let cancelled = slot.cancelled_ticket.load(Ordering::SeqCst) == ticket;
             let due = if slot.again_ticket.load(Ordering::Relaxed) == ticket {
                 slot.again_ns.load(Ordering::Relaxed)
+            } else if cancelled {
+                0
             } else {
                 slot.deadline_ns.load(Ordering::Relaxed)
             };
-            let due =
-                if due > now { due } else { doubt(slot, ticket, now).unwrap_or_else(|| interrupt(slot, ticket, now)) };
+            let doubt = || if cancelled { None } else { doubt(slot, ticket, now) };
+            let due = if due > now { due } else { doubt().unwrap_or_else(|| interrupt(slot, ticket, now)) };
             next = Some(next.map_or(due, |n| n.min(due)));
         }
         next

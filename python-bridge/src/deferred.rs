@@ -28,7 +28,8 @@ use saltus_core::ids::{ShardId, TriggerId};
 use saltus_core::limits::{CANARY_MS, DEFERRED_WORKERS_MIN, INTERPRETERS_GIVEN_UP_MAX, THREADS_LEFT_BEHIND_MAX};
 use saltus_core::ports::{Completions, PluginCode, PluginError, RunReport, RunRequest, Unwound};
 
-use crate::effects::Lane;
+use crate::deadline;
+use crate::effects::{self, Lane};
 use crate::ffi::pystate::InterpreterId;
 use crate::ffi::time;
 use crate::interpreter::{Interpreter, failure};
@@ -130,6 +131,11 @@ impl Deferred {
         Ok(())
     }
 
+    /// Has the guard look for runs that are to end early; if it has its hands full, it looks by itself soon.
+    pub fn nudge(&self) {
+        let _asked = self.crew.requests.try_send(Ask::Hire);
+    }
+
     /// Rises when the interpreter is given up, and with it all caches in it.
     pub fn generation(&self) -> u64 {
         self.crew.generation.load(Ordering::Acquire)
@@ -150,6 +156,8 @@ struct UnderWay {
     /// The CPU time of its worker.
     clock: Option<i32>,
     what: Taken,
+    /// It was interrupted because nobody wants it any more.
+    cancelled: bool,
 }
 
 impl UnderWay {
@@ -207,7 +215,7 @@ impl Crew {
     fn enter(&self, what: Taken) -> u64 {
         let job = self.next_job.fetch_add(1, Ordering::Relaxed);
         let clock = time::cpu_clock_of_this_thread();
-        self.book.lock().insert(job, UnderWay { overdue: None, clock, what });
+        self.book.lock().insert(job, UnderWay { overdue: None, clock, what, cancelled: false });
         job
     }
 
@@ -346,6 +354,7 @@ impl Guard {
                 return;
             }
             self.team.grow(&self.crew);
+            self.cancel();
             // A suspicion about an interpreter that has been given up since is confirmed.
             if let Some(Suspicion { generation, verdict }) = &suspicion
                 && *generation != self.team.generation
@@ -392,6 +401,21 @@ impl Guard {
         let after = self.cpu_times();
         let used = |job: &u64, then: &u64| after.get(job).map_or(0, |now| now.saturating_sub(*then));
         before.iter().filter(|(job, then)| used(job, then) > BUSY_NS).map(|(job, _)| *job).collect()
+    }
+
+    /// Interrupts runs that are to end early. What does not end then is overdue after the usual grace.
+    fn cancel(&self) {
+        let mut book = self.crew.book.lock();
+        for under_way in book.values_mut().filter(|under_way| !under_way.cancelled) {
+            let Taken::Run(request) = &under_way.what else { continue };
+            if under_way.overdue.is_none() || request.stop.cause().is_none() {
+                continue;
+            }
+            under_way.cancelled = true;
+            let grace = Instant::now() + self.crew.shared.deferred_grace;
+            under_way.overdue = under_way.overdue.map(|overdue| overdue.min(grace));
+            deadline::cancel(request.run_id);
+        }
     }
 
     fn overdue(&self) -> Vec<u64> {
@@ -462,6 +486,10 @@ impl Guard {
 
     fn fail(&self, under_way: UnderWay, why: &str) {
         let Taken::Run(request) = under_way.what else { return self.crew.completions.prepared() };
+        if request.stop.cause().is_some() {
+            let error = failure(PluginError::CANCELLED, &format!("{}; it did not end: {why}", effects::CANCELLED));
+            return self.crew.report(RunReport::not_run(*request, error, time::now()));
+        }
         let limit = request.deadline.as_millis();
         let text = format!(
             "the run took longer than its deadline of {limit} ms and did not end when it was interrupted: {why}"
@@ -502,10 +530,28 @@ struct Worker {
 }
 
 enum Next {
-    TakeCache { job: u64, trigger: TriggerId, answer: CacheAnswer },
-    DropCache { job: u64, trigger: TriggerId },
-    DumpCaches { job: u64, answer: CachesAnswer },
-    Run { job: u64, request: Box<RunRequest>, cache: CacheIn, code: Arc<PluginCode>, prepared: Arc<Prepared> },
+    TakeCache {
+        job: u64,
+        trigger: TriggerId,
+        answer: CacheAnswer,
+    },
+    DropCache {
+        job: u64,
+        trigger: TriggerId,
+    },
+    DumpCaches {
+        job: u64,
+        answer: CachesAnswer,
+    },
+    Run {
+        job: u64,
+        request: Box<RunRequest>,
+        cache: CacheIn,
+        code: Arc<PluginCode>,
+        prepared: Arc<Prepared>,
+    },
+    /// Nothing: a run was not wanted any more.
+    Look,
 }
 
 impl Worker {
@@ -543,6 +589,7 @@ impl Worker {
                     }
                     mine
                 }
+                Next::Look => true,
                 Next::DropCache { job, trigger } => {
                     crew.begin(job);
                     interpreter.drop_cache(trigger);
@@ -587,14 +634,14 @@ impl Worker {
         }
         let mut sound = true;
         if let Err(error) = &mut report.result
-            && error.kind == "PluginTimeout"
+            && matches!(error.kind.as_str(), "PluginTimeout" | PluginError::CANCELLED)
             && !crew.shared.stopping.load(Ordering::SeqCst)
         {
             let (verdict, spoken) = channel::bounded(1);
             let suspicion = Suspicion { generation: self.generation, verdict };
             // If the guard has its hands full, it looks at this very interpreter.
             sound = crew.requests.try_send(Ask::Suspect(suspicion)).is_err() || spoken.recv().unwrap_or(true);
-            if !sound {
+            if !sound && error.kind != PluginError::CANCELLED {
                 PluginError::STUCK.clone_into(&mut error.kind);
                 error.message.push_str("; and it has left its interpreter unusable");
             }
@@ -639,6 +686,13 @@ impl Worker {
                     drop(crew.take(job));
                     crew.shared.running.fetch_sub(1, Ordering::SeqCst);
                     return None;
+                }
+                if request.stop.cause().is_some() {
+                    let error = failure(PluginError::CANCELLED, effects::CANCELLED);
+                    if crew.take(job).is_some() {
+                        crew.report(RunReport::not_run(*request, error, time::now()));
+                    }
+                    return Some(Next::Look);
                 }
                 let code = request.trigger.code.refresh();
                 let prepared = crew.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use saltus_core::ids::{RunId, ShardId, TriggerId};
 use saltus_core::limits::{INLINE_LOG_BYTES_MAX, INLINE_LOG_LINES_MAX};
-use saltus_core::ports::{LogLevel, LogLine, LogText, PluginError, PluginHost, QueuedWrite, Unwound};
+use saltus_core::ports::{LogLevel, LogLine, LogText, PluginError, PluginHost, QueuedWrite, RunStop, Unwound};
 use saltus_core::state::{State, StateChange};
 
 use crate::ffi::pyerrors::Builtin;
@@ -56,6 +56,8 @@ pub struct Scope {
     pub depth: u8,
     /// The trigger's durable state when the run began.
     pub state: Arc<State>,
+    /// Whether the run is to end early.
+    pub stop: Arc<RunStop>,
 }
 
 /// The trigger's state as the run sees it: as it was, with its own changes.
@@ -122,6 +124,8 @@ pub struct RunInfo {
     pub natives: Rc<Natives>,
     /// Of its interpreter.
     pub failed_imports: FailedImports,
+    /// Whether it is to end early.
+    pub stop: Arc<RunStop>,
     /// How many lines its trigger has written.
     rate: Arc<LogRate>,
     /// And may write.
@@ -178,6 +182,7 @@ impl RunInfo {
             auto,
             shard: scope.shard,
             depth: scope.depth,
+            stop: scope.stop,
             state: RefCell::new(StateView { bytes: scope.state.bytes(), base: scope.state, changes: BTreeMap::new() }),
             natives,
             failed_imports,
@@ -198,6 +203,10 @@ impl RunInfo {
 
     /// What the engine itself says of a run.
     pub fn tell(&self, level: LogLevel, text: LogText) {
+        let text = match text {
+            LogText::Said(text) => LogText::Said(with_plain_names(text)),
+            other => other,
+        };
         if self.lane == Lane::Deferred {
             return self.send(level, text);
         }
@@ -249,11 +258,14 @@ impl RunInfo {
         }
     }
 
-    /// Meets every call of the API that reaches outside: not while the server stops.
+    /// Meets every call of the API that reaches outside: not while the server stops, nor when the run's trigger is another now.
     pub fn alive(&self, py: Py) -> PyResult<()> {
         self.go_on(py)?;
         if STOPPING.load(Ordering::Relaxed) {
             return Err(Raised::new(py, Builtin::KeyboardInterrupt, STOPPED));
+        }
+        if self.stop.cause().is_some() {
+            return Err(Raised::new(py, Builtin::KeyboardInterrupt, CANCELLED));
         }
         Ok(())
     }
@@ -386,6 +398,29 @@ impl RunInfo {
     }
 }
 
+/// A text in which packages of folder plugins have their folder's name, without what makes it unique (`saltus._loader`).
+fn with_plain_names(text: String) -> String {
+    const PATH: usize = 8;
+    const VERSION: usize = "@".len() + PATH + "_".len() + 16;
+    let is_version = |part: &[u8]| {
+        let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        part.len() == VERSION && part[1 + PATH] == b'_' && hex(&part[1..=PATH]) && hex(&part[PATH + 2..])
+    };
+    if memchr::memchr(b'@', text.as_bytes()).is_none() {
+        return text;
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(at) = memchr::memchr(b'@', rest.as_bytes()) {
+        let end = at + if rest.as_bytes().get(at..at + VERSION).is_some_and(is_version) { VERSION } else { 0 };
+        let kept = if end > at { at } else { at + 1 };
+        plain.push_str(&rest[..kept]);
+        rest = &rest[end.max(at + 1)..];
+    }
+    plain.push_str(rest);
+    plain
+}
+
 /// The server stops: from now on calls of the API raise.
 pub fn stop() {
     STOPPING.store(true, Ordering::Relaxed);
@@ -397,6 +432,9 @@ pub fn is_stopping() -> bool {
 }
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Why a run is interrupted whose trigger is not what it was.
+pub const CANCELLED: &str = "the trigger was deleted, disabled or changed while the run was under way";
 
 /// The reference's words, 0.3.
 const STOPPED: &str = "influxdb3 is shutting down; aborting plugin execution";
@@ -498,4 +536,23 @@ fn kind_of(event: &str) -> Option<Kind> {
         | "tempfile" | "urllib" | "webbrowser" => Kind::Blocks,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_plain_names;
+
+    #[test]
+    fn what_makes_names_unique_is_not_shown() {
+        for (text, shown) in [
+            ("common@a4783ab5_0000000000000001.who and x@y", "common.who and x@y"),
+            ("p@a4783ab5_0000000000000001", "p"),
+            ("@a4783ab5_000000000000000", "@a4783ab5_000000000000000"),
+            ("@a4783ab5-0000000000000001 @", "@a4783ab5-0000000000000001 @"),
+            ("me@example.org @@a4783ab5_00000000000000ff\u{e9}", "me@example.org @\u{e9}"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(with_plain_names(text.to_owned()), shown);
+        }
+    }
 }

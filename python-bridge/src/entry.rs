@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use saltus_core::ports::{RunEvent, RunRequest, ScheduledCall};
 use saltus_core::request::{PluginRequest, PluginResponse, ResponseHead};
-use saltus_core::trigger::TriggerKind;
+use saltus_core::trigger::{TriggerKind, TriggerSpec};
 
+use crate::ffi::audit;
 use crate::ffi::pyerrors::Builtin;
 use crate::ffi::{Object, Py, PyResult, Raised};
 use crate::native::answer::{self, AnswerStream};
@@ -46,13 +47,23 @@ impl Entries {
     }
 
     /// What the event brings: the arguments between the API and the trigger's own.
-    pub fn event_arguments(&self, py: Py, natives: &Rc<Natives>, event: &RunEvent) -> PyResult<Vec<Object>> {
-        match event {
+    pub fn event_arguments(&self, py: Py, natives: &Rc<Natives>, request: &RunRequest) -> PyResult<Vec<Object>> {
+        match &request.event {
             RunEvent::Writes(tables) => {
                 let batches = tables.iter().map(|table| table_batch::make(py, natives, table.clone()));
                 Ok(vec![Object::list(py, batches.collect::<PyResult<Vec<_>>>()?)?])
             }
-            RunEvent::Schedule(call) => Ok(vec![self.call_time(py, *call)?]),
+            RunEvent::Schedule(call) => {
+                let def = &request.trigger.def;
+                // An interval is real time: an hour ago is an hour ago, also where the clocks are changed.
+                let zone = def.timing.time_zone.as_deref().filter(|_| !matches!(def.spec, TriggerSpec::Every(_)));
+                // The rules of a zone are read once per interpreter, which is no matter of the plugin's.
+                let listening = audit::is_listening(py);
+                audit::listen(py, false);
+                let time = self.call_time(py, *call, zone);
+                audit::listen(py, listening);
+                Ok(vec![time?])
+            }
             RunEvent::Request(request) => request_arguments(py, request),
         }
     }
@@ -81,14 +92,15 @@ impl Entries {
         Ok(PluginResponse { head, body: Some(body) })
     }
 
-    /// A naive `datetime` in whole seconds: of the trigger's time zone, or of the server's as in the reference, 1.2.
-    fn call_time(&self, py: Py, call: ScheduledCall) -> PyResult {
+    /// A `datetime` in whole seconds: aware in the trigger's time zone; without one naive in the server's as in the reference, 1.2.
+    fn call_time(&self, py: Py, call: ScheduledCall, zone: Option<&str>) -> PyResult {
         let seconds = Object::int(py, call.scheduled_ns.div_euclid(1_000_000_000))?;
         let offset = match call.utc_offset_secs {
             Some(offset) => Object::int(py, i64::from(offset))?,
             None => Object::none(py),
         };
-        self.call_time.call(py, [&seconds, &offset])
+        let zone = zone.map_or_else(|| Ok(Object::none(py)), |zone| Object::text(py, zone))?;
+        self.call_time.call(py, [&seconds, &offset, &zone])
     }
 }
 

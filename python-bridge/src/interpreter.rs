@@ -3,8 +3,8 @@
 //! # Mechanism of a run
 //! 1. The code object is looked up by content hash, or made from what [`crate::prepare`] has compiled (one cache per thread).
 //! 2. The module body is executed in fresh globals (reference, 1.8), unless `saltus._reuse` has found that nobody can tell: then
-//!    its globals are kept from the first run on. A directory plugin is imported instead and keeps its module until its
-//!    content changes.
+//!    its globals are kept from the first run on. A directory plugin is imported instead, from the snapshot of its version and
+//!    under a name of its own (`saltus._loader`), and keeps its module until its content changes.
 //! 3. The entry function is called with positional arguments. The deadline counts from before 2 to after 3.
 //! 4. An exception becomes three strings; no Python object leaves this file.
 //! 5. A run that is to be discarded has its effects undone ([`crate::effects`]).
@@ -16,15 +16,15 @@ use std::time::Duration;
 use saltus_core::ids::TriggerId;
 use saltus_core::limits::INLINE_CACHE_ITEMS_MAX;
 use saltus_core::ports::{
-    CodeVerdict, LogLevel, LogText, MemoryUse, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport,
-    RunRequest,
+    CodeVerdict, LogLevel, LogText, MemoryUse, PluginCode, PluginError, PluginFolder, PluginHost, QueuedWrite,
+    RunEvent, RunReport, RunRequest,
 };
 use saltus_core::request::PluginResponse;
 use saltus_core::trigger::{Execution, Isolation, TriggerKind};
 use serde::{Deserialize, Serialize};
 
 use crate::coroutine;
-use crate::deadline::{Interrupted, Watched, Whose};
+use crate::deadline::{Interrupted, Watched, Whose, Why};
 use crate::effects::{self, Ending, FailedImports, Lane, RunInfo, Scope};
 use crate::entry::{self, Entries};
 use crate::ffi::audit;
@@ -51,9 +51,11 @@ const API: &[(&str, &str)] = &[
     ("saltus.errors", include_str!("../python/saltus/errors.py")),
     ("saltus.event", include_str!("../python/saltus/event.py")),
     ("saltus.request", include_str!("../python/saltus/request.py")),
+    ("saltus._json", include_str!("../python/saltus/_json.py")),
     ("saltus._response", include_str!("../python/saltus/_response.py")),
     ("saltus.line_builder", include_str!("../python/saltus/line_builder.py")),
     ("saltus._report", include_str!("../python/saltus/_report.py")),
+    ("saltus._versions", include_str!("../python/saltus/_versions.py")),
     ("saltus._type_checking", include_str!("../python/saltus/_type_checking.py")),
     ("saltus._reuse", include_str!("../python/saltus/_reuse.py")),
     ("saltus._inline", include_str!("../python/saltus/_inline.py")),
@@ -93,7 +95,8 @@ pub struct Interpreter {
     /// The memory of triggers, if it is counted in this process.
     accounts: HashMap<TriggerId, Option<&'static Account>>,
     describe: Object,
-    load_directory: Object,
+    known_folder: Object,
+    load_folder: Object,
     marshal_loads: Object,
     restore_builtins: Object,
     refusals: Refusals,
@@ -193,7 +196,8 @@ impl Interpreter {
                 watched: Watched::register(py, lane == Lane::Inline),
                 code: HashMap::default(),
                 describe: Object::import(py, "saltus._report")?.getattr(py, "describe")?,
-                load_directory: Object::import(py, "saltus._loader")?.getattr(py, "load_directory")?,
+                known_folder: Object::import(py, "saltus._loader")?.getattr(py, "known")?,
+                load_folder: Object::import(py, "saltus._loader")?.getattr(py, "load")?,
                 failed_imports: FailedImports::default(),
                 log_rates: HashMap::new(),
                 accounts: HashMap::new(),
@@ -260,7 +264,12 @@ impl Interpreter {
         let (run_id, def_id) = (request.run_id, def.id);
         let rate = self.log_rates.entry(def.id).or_insert_with(|| LogRate::of(def.id)).clone();
         let rate = (rate, request.limits.log_lines_per_second);
-        let scope = Scope { shard: request.shard, depth: request.depth, state: request.state.clone() };
+        let scope = Scope {
+            shard: request.shard,
+            depth: request.depth,
+            state: request.state.clone(),
+            stop: request.stop.clone(),
+        };
         let run = (run_id, scope);
         let info = Rc::new(RunInfo::new(host.clone(), whose, run, (lane, auto), natives, failed_imports, rate));
         info.tell(LogLevel::Info, LogText::RunStarted(request.event.started()));
@@ -288,7 +297,7 @@ impl Interpreter {
         audit::listen(py, false);
         let interrupted = self.watched.end(py);
         let finished = time::now();
-        let overran = interrupted.as_ref().is_some_and(|interrupted| !interrupted.stopping);
+        let overran = interrupted.as_ref().is_some_and(|interrupted| interrupted.why == Why::Deadline);
         if lane == Lane::Deferred {
             self.restore_builtins(&info);
         }
@@ -345,6 +354,9 @@ impl Interpreter {
         request: &RunRequest,
         code: &PluginCode,
     ) -> Result<T, PluginError> {
+        if request.stop.cause().is_some() {
+            return Err(failure(PluginError::CANCELLED, effects::CANCELLED));
+        }
         match (outcome, interrupted) {
             (Ok(outcome), None) => Ok(outcome),
             (Ok(_), Some(interrupted)) => Err(interrupted.error()),
@@ -433,15 +445,15 @@ impl Interpreter {
                 audit::listen(py, true);
                 self.load_file(code.hash, kind)?
             }
-            // A package reads its files when it is imported: in the inline lane, on the thread that prepares it.
-            Some(directory) => {
-                let module = self.load_directory(directory, code.hash)?;
+            // What a package executes when it is imported may do anything: in the inline lane, on the thread that prepares it.
+            Some(folder) => {
+                let module = self.load_folder(folder, code.hash)?;
                 let entry = self.entries.in_module(py, &module, kind)?;
                 audit::listen(py, true);
                 entry
             }
         };
-        let event = self.entries.event_arguments(py, &self.natives, &request.event)?;
+        let event = self.entries.event_arguments(py, &self.natives, request)?;
         let arguments = entry::trigger_arguments(py, request)?;
         let local = self.natives.local.instance(py, Local::new(info.clone(), EventInfo::of(request)))?;
         entered();
@@ -478,10 +490,14 @@ impl Interpreter {
         Ok(entry)
     }
 
-    fn load_directory(&self, directory: &std::path::Path, hash: u64) -> PyResult {
+    fn load_folder(&self, folder: &PluginFolder, hash: u64) -> PyResult {
         let py = self.py;
-        let path = Object::text(py, &directory.to_string_lossy())?;
-        self.load_directory.call(py, [&path, &Object::uint(py, hash)?])
+        let (path, hash) = (Object::text(py, &folder.path.to_string_lossy())?, Object::uint(py, hash)?);
+        let known = self.known_folder.call(py, [&path, &hash])?;
+        if !known.is_none() {
+            return Ok(known);
+        }
+        self.load_folder.call(py, [&path, &hash, &files_of(py, folder)?])
     }
 
     /// Those of `imports` that this interpreter does not have, and has not lately failed to get.
@@ -631,10 +647,10 @@ impl Interpreter {
     }
 
     /// Imports a directory plugin, likewise.
-    pub fn import_directory(&self, directory: &std::path::Path, hash: u64, within: Duration) {
+    pub fn import_directory(&self, folder: &PluginFolder, hash: u64, within: Duration) {
         let py = self.py;
         self.watched.begin(within, Whose::NOBODY);
-        let loaded = self.load_directory(directory, hash);
+        let loaded = self.load_folder(folder, hash);
         self.watched.end(py);
         if let Err(raised) = loaded {
             // The run will meet it again and say it.
@@ -668,6 +684,15 @@ impl Interpreter {
         }
         error
     }
+}
+
+/// The files of a folder as a dict of texts.
+pub fn files_of(py: Py, folder: &PluginFolder) -> PyResult {
+    let files = Object::dict(py)?;
+    for (name, text) in &folder.files {
+        files.dict_set(py, &Object::text(py, name)?, &Object::text(py, text)?)?;
+    }
+    Ok(files)
 }
 
 /// Loads the plugin API into this thread's new interpreter and closes what must be closed.

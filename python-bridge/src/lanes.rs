@@ -431,6 +431,11 @@ impl ShardPlugins for Lanes {
         self.process.forget(trigger);
     }
 
+    fn stop_runs(&mut self) {
+        self.deferred.nudge();
+        self.process.ring_all();
+    }
+
     fn rest(&mut self) {
         let until = Instant::now() + Duration::from_millis(CACHE_SAVE_MS);
         if let Some(Inline::Lent(_, done)) = &self.inline
@@ -462,9 +467,9 @@ fn help(interpreter: InterpreterId, errands: &Receiver<Errand>, wake: &dyn Compl
         let failed = match Interpreter::join(interpreter) {
             Ok(helper) => {
                 if let Some(code) = &directory
-                    && let Some(path) = &code.directory
+                    && let Some(folder) = &code.directory
                 {
-                    helper.import_directory(path, code.hash, IMPORT_DEADLINE);
+                    helper.import_directory(folder, code.hash, IMPORT_DEADLINE);
                 }
                 let failed = helper.import_all(&modules, IMPORT_DEADLINE);
                 if let Some((trigger, bytes)) = cache

@@ -11,13 +11,18 @@ use crate::interpreter::failure;
 pub struct Refusals {
     noted: Object,
     refused_to: Object,
+    unique_name: Object,
 }
 
 impl Refusals {
     /// Looks everything up; the plugin API must be loaded.
     pub fn find(py: Py) -> PyResult<Self> {
         let module = Object::import(py, "saltus._refusals")?;
-        Ok(Refusals { noted: module.getattr(py, "noted")?, refused_to: module.getattr(py, "refused_to")? })
+        Ok(Refusals {
+            noted: module.getattr(py, "noted")?,
+            refused_to: module.getattr(py, "refused_to")?,
+            unique_name: Object::import(py, "saltus._loader")?.getattr(py, "unique_name")?,
+        })
     }
 
     /// The module whose refusal the run that ends on this thread has caught.
@@ -26,8 +31,11 @@ impl Refusals {
             if !self.noted.truthy(py)? {
                 return Ok(None);
             }
-            let package = match code.directory.as_deref().and_then(std::path::Path::file_name) {
-                Some(name) => Object::text(py, &name.to_string_lossy())?,
+            let package = match &code.directory {
+                Some(folder) => {
+                    let path = Object::text(py, &folder.path.to_string_lossy())?;
+                    self.unique_name.call(py, [&path, &Object::uint(py, code.hash)?])?
+                }
                 None => Object::none(py),
             };
             let refused = self.refused_to.call(py, [&package])?;

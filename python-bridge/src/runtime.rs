@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::CpuSet;
 use saltus_core::ids::ShardId;
-use saltus_core::ports::{Completions, PluginError, PluginHost, PluginRuntime, ShardPlugins};
+use saltus_core::ports::{Completions, PluginCode, PluginError, PluginHost, PluginRuntime, ShardPlugins};
 
 use crate::cache_vault::{CacheVault, VaultCounts};
 use crate::deadline::{self, StallPolicy};
@@ -15,10 +15,10 @@ use crate::effects;
 use crate::ffi::pystate::{self, InterpreterId};
 use crate::ffi::{Object, Py, PyResult, ceval, pylifecycle};
 use crate::global_cache;
-use crate::interpreter::{self, Surroundings, failure, plain_error};
+use crate::interpreter::{self, Surroundings, failure, files_of, plain_error};
 use crate::lanes::{Lanes, Shared};
 use crate::native;
-use crate::prepare::Preparer;
+use crate::prepare::{Preparer, error_of};
 use crate::process::{ProcessConfig, ProcessCounts, ProcessLane, Workers};
 
 /// How plugins are run.
@@ -215,18 +215,52 @@ impl PythonRuntime {
     /// # Errors
     /// `SyntaxError` and its like.
     pub fn check_source(&self, source: &str, file_name: &str) -> Result<Vec<String>, PluginError> {
+        self.in_main(|py| entry_points(py, source, file_name))
+    }
+
+    /// Whether a version of a plugin may take the place of `before`, as far as that can be known without running it; `path` is
+    /// where it lies.
+    ///
+    /// # Errors
+    /// What is wrong with it: a file does not compile, or imports of its own modules lead nowhere.
+    pub fn check_version(
+        &self,
+        path: &Path,
+        code: &PluginCode,
+        before: Option<&PluginCode>,
+    ) -> Result<(), PluginError> {
+        self.in_main(|py| wrong_with(py, path, code, before))?.map_or(Ok(()), Err)
+    }
+
+    /// Does something in the main interpreter.
+    fn in_main<R: Send>(&self, body: impl FnOnce(Py) -> PyResult<R> + Send) -> Result<R, PluginError> {
         let main = self.main;
         std::thread::scope(|scope| {
             // A thread of its own, as a thread stays attached to the interpreter that it has entered (`ffi`).
             let check = scope.spawn(move || {
                 let py = Py::attach(main);
-                let names = entry_points(py, source, file_name).map_err(|raised| plain_error(py, raised));
+                let found = body(py).map_err(|raised| plain_error(py, raised));
                 pystate::leave(py);
-                names
+                found
             });
             check.join().unwrap_or_else(|_| Err(failure("RuntimeError", "the check of a plugin panicked")))
         })
     }
+}
+
+fn wrong_with(py: Py, path: &Path, code: &PluginCode, before: Option<&PluginCode>) -> PyResult<Option<PluginError>> {
+    let files = |code: Option<&PluginCode>| match code {
+        Some(PluginCode { directory: Some(folder), .. }) => files_of(py, folder),
+        Some(PluginCode { source, .. }) => {
+            let files = Object::dict(py)?;
+            files.dict_set(py, &Object::text(py, "")?, &Object::text(py, source)?)?;
+            Ok(files)
+        }
+        None => Object::dict(py),
+    };
+    let arguments = [&Object::text(py, &path.to_string_lossy())?, &files(Some(code))?, &files(before)?];
+    let wrong = Object::import(py, "saltus._versions")?.call_method(py, "reason_against", arguments)?;
+    if wrong.is_none() { Ok(None) } else { error_of(py, &wrong).map(Some) }
 }
 
 fn entry_points(py: Py, source: &str, file_name: &str) -> PyResult<Vec<String>> {

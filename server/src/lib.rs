@@ -21,7 +21,6 @@ pub mod http;
 mod log_store;
 pub mod logging;
 pub mod logs;
-mod nearest;
 pub mod quarantine;
 pub mod query;
 pub mod registry;

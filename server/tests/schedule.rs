@@ -210,7 +210,8 @@ fn times_that_pass_while_the_server_is_down_are_missed_and_made_up_for_as_asked(
     }
     let text = server.sql("main", "SELECT call_time, text, scheduled FROM skip ORDER BY at LIMIT 1");
     let (call_time, exact) = (text[0]["call_time"].as_str().unwrap(), text[0]["text"].as_str().unwrap());
-    assert_eq!(exact, format!("{call_time}+09:00"), "the trigger's own time zone");
+    assert_eq!(exact, call_time, "the trigger's own time zone");
+    assert!(exact.ends_with("+09:00"), "{exact}");
 }
 
 #[test]

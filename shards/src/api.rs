@@ -165,8 +165,10 @@ pub struct ShardStats {
     pub cpu_time: Duration,
     /// Turns as long as [`EngineConfig::loop_stall`].
     pub stalls: u64,
-    /// Why it takes no writes, if so.
+    /// Why it takes no writes until a restart, if so.
     pub poisoned: Option<String>,
+    /// What its disk lacks, if it takes no writes for that; it goes on by itself.
+    pub short: Option<String>,
     /// Its tables.
     pub tables: Vec<TableStats>,
 }

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use saltus_core::catalog::TableInfo;
-use saltus_core::ids::{ShardId, TableId};
+use saltus_core::ids::{ShardId, TableId, TriggerId};
 use saltus_core::schema::TableSchema;
+use saltus_core::trigger::TriggerDef;
 
 use crate::placement::Placement;
 use crate::table::TableSnapshot;
@@ -28,6 +29,19 @@ pub struct TableEntry {
     schema: ArcSwap<TableSchema>,
     version: AtomicU64,
     published: ArcSwapOption<TableSnapshot>,
+    /// Which plugin wrote to it last.
+    link: ArcSwapOption<Link>,
+}
+
+/// A trigger whose plugin writes to a table: a link of a chain of plugins.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The trigger.
+    pub trigger: Arc<str>,
+    /// Its identity.
+    pub id: TriggerId,
+    /// The table whose rows it ran for, if it was for rows.
+    pub cause: Option<Arc<str>>,
 }
 
 impl TableEntry {
@@ -41,6 +55,7 @@ impl TableEntry {
             schema: ArcSwap::new(schema),
             version: AtomicU64::new(0),
             published: ArcSwapOption::empty(),
+            link: ArcSwapOption::empty(),
         })
     }
 
@@ -68,6 +83,21 @@ impl TableEntry {
     pub fn fresh(&self) -> Option<Arc<TableSnapshot>> {
         let version = self.version.load(Ordering::Acquire);
         self.published.load_full().filter(|s| s.version() == version)
+    }
+
+    /// A plugin is about to write to it.
+    pub fn note_link(&self, trigger: &TriggerDef, cause: Option<&Arc<str>>) {
+        let known = self.link.load();
+        if known.as_ref().is_some_and(|link| link.id == trigger.id && link.cause.as_ref() == cause) {
+            return;
+        }
+        let link = Link { trigger: trigger.name.clone(), id: trigger.id, cause: cause.cloned() };
+        self.link.store(Some(Arc::new(link)));
+    }
+
+    /// Which plugin wrote to it last, as far as that is known.
+    pub fn link(&self) -> Option<Arc<Link>> {
+        self.link.load_full()
     }
 
     /// As the query side names it.
@@ -102,12 +132,12 @@ impl Directory {
         self.shards[usize::from(owner.0)].load().get(db)?.get(table).cloned()
     }
 
-    /// Owner: a table has come.
     /// The table with that identity in a database, if it was not dropped.
     pub fn by_id(&self, db: &str, id: TableId) -> Option<Arc<TableEntry>> {
         self.tables(db).into_iter().find(|entry| entry.id == id)
     }
 
+    /// Owner: a table has come.
     pub fn insert(&self, entry: Arc<TableEntry>) {
         self.change(entry.owner, &entry.db.clone(), |tables| {
             tables.insert(entry.name.clone(), entry);

@@ -22,7 +22,9 @@ def prepare(source: str, file_name: str, directory: bool) -> tuple[Failure | Non
     except Exception as error:
         return describe(error.with_traceback(None), file_name, source), b"", False, None, []
     against = "a directory plugin keeps the state of its modules" if directory else reason_against_inline(tree)
-    return None, marshal.dumps(code), reason_against_reuse(source, file_name) is None, against, _imports(tree)
+    # What a folder imports is imported with it, from its snapshot.
+    imports = [] if directory else _imports(tree)
+    return None, marshal.dumps(code), reason_against_reuse(source, file_name) is None, against, imports
 
 
 def _imports(tree: ast.Module) -> list[str]:

@@ -35,7 +35,17 @@ noted: dict[int | str, dict[str, str]] = {}
 run: the module imported, and the module refused."""
 
 packages: set[str] = set()
-"""The plugins that are directories."""
+"""The packages of plugins that are directories, by their unique names."""
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an import failed because a module was refused, perhaps in a library's own words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ImportError) and _WORDS in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def install() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ast
 import linecache
+import re
 import traceback
+from types import TracebackType
+
+# What makes the name of a folder's version unique (`saltus._loader`): readers know the folder by its own name.
+_VERSION = re.compile(r"@[0-9a-f]{8}_[0-9a-f]{16}")
 
 
 def describe(error: BaseException, file_name: str, source: str) -> tuple[str, str, str]:
@@ -14,14 +19,32 @@ def describe(error: BaseException, file_name: str, source: str) -> tuple[str, st
         message = f"{kind}: {error}"
     except Exception:
         message = f"{kind}: <exception str() failed>"
-    linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
+    # The lines that were executed: what is on the disk may be newer.
+    texts = {file_name: source, **_texts_of(error.__traceback__)}
+    for name, text in texts.items():
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     try:
         text = "".join(traceback.format_exception(error))
     except Exception:
         text = ""
     finally:
-        linecache.cache.pop(file_name, None)
-    return kind, message, text
+        for name in texts:
+            linecache.cache.pop(name, None)
+    return kind, _VERSION.sub("", message), _VERSION.sub("", text)
+
+
+def _texts_of(where: TracebackType | None) -> dict[str, str]:
+    """The texts of the modules of folder plugins that a traceback leads through, by file."""
+    texts: dict[str, str] = {}
+    while where is not None:
+        frame = where.tb_frame
+        spec, name = frame.f_globals.get("__spec__"), frame.f_code.co_filename
+        if spec is not None and "@" in spec.name and name not in texts:
+            text = getattr(spec.loader, "get_source", lambda _: None)(spec.name)
+            if isinstance(text, str):
+                texts[name] = text
+        where = where.tb_next
+    return texts
 
 
 def entry_points(source: str, file_name: str) -> list[str]:

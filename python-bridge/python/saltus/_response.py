@@ -3,9 +3,9 @@
 The first rule that fits decides:
 
 1. an object whose ``__flask_response__()`` is ``True``: ``status_code``, ``get_data()`` and ``headers``;
-2. a tuple of one to three items: body, then status or headers, then headers;
+2. a tuple of one to three items: body, then status or headers, then headers; a status in front of something else is an error;
 3. ``str``: ``text/html``;
-4. ``dict`` or ``list``: ``application/json``;
+4. ``dict`` or ``list``: ``application/json``, by :mod:`saltus._json`;
 5. bytes: ``application/octet-stream``; a response of Flask, Werkzeug or Starlette: what it says; an iterator: streamed as
    ``text/html`` while it runs; anything else that can be iterated: its texts and bytes in one body, ``text/html``;
 6. anything else is an error.
@@ -16,9 +16,10 @@ name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, Union
+
+from saltus._json import encode
 
 _HTML = "text/html"
 _JSON = "application/json"
@@ -92,6 +93,8 @@ def _convert(result: Any) -> tuple[int, _Headers, _Body]:
 
 def _tuple(result: tuple[Any, ...]) -> tuple[int, _Headers, _Body]:
     first = result[0]
+    if len(result) > 1 and _is_status(first) and not (result[1] is None or isinstance(result[1], int)):
+        raise ResponseError(_order(result))
     if len(result) == 1 and type(first) is int and 100 <= first <= 999:
         return first, {}, b""
     body, content_type = _body(first)
@@ -104,16 +107,26 @@ def _tuple(result: tuple[Any, ...]) -> tuple[int, _Headers, _Body]:
             headers.update(result[1])
     if len(result) > 2:
         if not isinstance(result[2], dict):
-            raise ResponseError("expected a dictionary in header item")
+            raise ResponseError(f"expected a dictionary in header item: {_order(result)}")
         headers.update(result[2])
     return status, headers, body
+
+
+def _is_status(value: object) -> bool:
+    """Whether it is no body but a status that stands in the wrong place."""
+    return type(value) is int and 100 <= value <= 599
+
+
+def _order(result: tuple[Any, ...]) -> str:
+    got = ", ".join(type(item).__name__ for item in result)
+    return f"(body, status, headers), (body, status) or (body, headers) is expected, got ({got})"
 
 
 def _body(value: Any) -> tuple[_Body, str]:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape"), _HTML
     if isinstance(value, (dict, list)):
-        return json.dumps(value).encode(), _JSON
+        return encode(value), _JSON
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value), _BYTES
     if hasattr(type(value), "__next__"):

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 
 _NANOSECONDS = 1_000_000_000
 # Not `datetime.UTC`: outside of the server this is read by older Pythons as well.
 _UTC = timezone.utc  # noqa: UP017
 
 
-def call_time(seconds: int, utc_offset: int | None) -> datetime:
-    """The naive ``datetime`` of a scheduled call: in the zone that is ``utc_offset`` ahead, or in the server's own."""
+_zones: dict[str, tzinfo | None] = {}
+
+
+def call_time(seconds: int, utc_offset: int | None, zone: str | None = None) -> datetime:
+    """The ``datetime`` of a scheduled call: aware if the trigger has a time zone, which is ``utc_offset`` ahead of UTC then, and
+    naive in the server's own without one. With the name of its ``zone`` it knows the zone's changes as well."""
     if utc_offset is None:
         return datetime.fromtimestamp(seconds)  # noqa: DTZ006  (naive local time is what InfluxDB 3 gives)
-    return datetime.fromtimestamp(seconds + utc_offset, _UTC).replace(tzinfo=None)
+    ahead = timedelta(seconds=utc_offset)
+    known = None if zone is None else _zone(zone)
+    if known is not None:
+        local = datetime.fromtimestamp(seconds, known)
+        # The server has rules of its own, by which the schedule goes.
+        if local.utcoffset() == ahead:
+            return local
+    return datetime.fromtimestamp(seconds, timezone(ahead))
+
+
+def _zone(name: str) -> tzinfo | None:
+    """A zone of the IANA database, as far as this Python has one."""
+    if name not in _zones:
+        from zoneinfo import ZoneInfo
+
+        try:
+            _zones[name] = ZoneInfo(name)
+        except Exception:
+            _zones[name] = None
+    return _zones[name]
 
 
 def iso_time(time_ns: int, utc_offset: int | None) -> str:

@@ -108,7 +108,8 @@ def test_results_that_cannot_be_written_are_an_error_of_the_run(saltus_host: Hos
     run = load(saltus_host, raw="m f=2i").process_writes("m f=1 1", check=False)
     assert run.error == (
         "error running wal plugin: error writing back lines to test: Cannot write: line protocol parse failed: invalid "
-        "column type for column 'f', expected iox::column_type::field::float, got iox::column_type::field::integer (line 1)"
+        "column type for column 'f', expected iox::column_type::field::float, got iox::column_type::field::integer (line 1): "
+        "`m f=2i`"
     )
     run = load(saltus_host, write_to="not a name").process_scheduled_call(check=False)
     assert (
@@ -352,3 +353,42 @@ def test_line_builder_is_a_builtin_only_while_it_should_be() -> None:
 def test_the_package_is_the_api_outside_of_the_server() -> None:
     assert saltus.InfluxDB3Local.__module__.startswith("saltus.testing")
     assert str(saltus.PluginTimeout()) == "the run took longer than its deadline"
+
+
+def test_folders_of_one_name_run_their_own_code(saltus_host: Host, tmp_path: Path) -> None:
+    for side in ("a", "b"):
+        folder = tmp_path / side / "common"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(
+            "import common.who\nfrom .who import NAME\n"
+            "def process_writes(api, batches, args):\n    from .who import NAME as late\n"
+            "    api.info(NAME, late, common.who.NAME)\n"
+        )
+        (folder / "who.py").write_text(f"NAME = {side!r}\n")
+    for _ in range(2):
+        for side in ("a", "b"):
+            run = saltus_host.load(tmp_path / side / "common").process_writes("m f=1 1")
+            assert [line.text for line in run.logs] == [f"{side} {side} {side}"]
+    (tmp_path / "a" / "common" / "who.py").write_text("NAME = 'new'\n")
+    run = saltus_host.load(tmp_path / "a" / "common").process_writes("m f=1 1")
+    assert run.logs[0].text == "new new new"
+
+
+def test_a_call_of_a_trigger_with_a_time_zone_is_aware(saltus_host: Host, tmp_path: Path) -> None:
+    path = tmp_path / "call.py"
+    path.write_text(
+        "import datetime\ndef process_scheduled_call(api, call_time, args):\n"
+        "    api.info(call_time.isoformat(), call_time.fold, (call_time - datetime.timedelta(hours=1)).timestamp())\n"
+        "    api.info(api.event.scheduled_time)\n"
+    )
+    # The hour that comes twice: an interval before it is real time, a local time is the clock's.
+    table = [
+        ("cron:0 * * * *", "2026-10-25T01:30:00Z", "2026-10-25T02:30:00+01:00 1 1792884600.0"),
+        ("every:1h", "2026-10-25T01:30:00Z", "2026-10-25T02:30:00+01:00 0 1792888200.0"),
+        ("every:1h", "2026-07-01T12:00:00Z", "2026-07-01T14:00:00+02:00 0 1782903600.0"),
+    ]
+    for spec, at, said in table:
+        run = saltus_host.load(path, spec=spec, time_zone="Europe/Berlin").process_scheduled_call(at)
+        assert [line.text for line in run.logs] == [said, said.split()[0]], spec
+    with pytest.raises(ValueError, match="'Mars/Olympus' is no time zone"):
+        saltus_host.load(path, time_zone="Mars/Olympus")

@@ -9,6 +9,7 @@ use saltus_core::query_param::QueryParam;
 
 use super::convert;
 use super::local::Local;
+use crate::deadline::TimeLeft;
 use crate::ffi::abstract_::Scalar;
 use crate::ffi::methodobject::{Args, Method};
 use crate::ffi::pyerrors::Builtin;
@@ -43,7 +44,9 @@ impl Method for Query {
         };
         owner.info.reach(py, "query()")?;
         let host = owner.info.host.as_ref();
-        match py.detach(|| host.query(&db, &sql, &parameters)) {
+        let (stop, left) = (owner.info.stop.as_ref(), TimeLeft::of_this_thread());
+        let wanted = || stop.cause().is_none() && left.as_ref().is_none_or(TimeLeft::any);
+        match py.detach(|| host.query_while(&db, &sql, &parameters, &wanted)) {
             Ok(batches) => convert::rows(py, &batches),
             Err(message) => {
                 // A stop that came meanwhile is the reason for it.

@@ -171,8 +171,14 @@ impl ProcessLane {
         Ok(())
     }
 
+    /// Has every supervisor look whether its run is to end early.
+    pub fn ring_all(&self) {
+        self.posts.values().for_each(|post| post.desk.ring());
+    }
+
     /// The trigger was disabled or deleted: its worker ends when it has made the runs that it was given.
     pub fn forget(&mut self, trigger: TriggerId) {
+        // Its runs are to end: see `RunRequest::stop`.
         let Some(Post { desk, queue }) = self.posts.remove(&trigger) else { return };
         desk.forgotten.store(true, Ordering::SeqCst);
         drop(queue);

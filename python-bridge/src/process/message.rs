@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use saltus_core::ports::{LogLevel, LogText, PluginError, ScheduledCall, Started};
+use saltus_core::ports::{LogLevel, LogText, PluginError, PluginFolder, ScheduledCall, Started};
 use saltus_core::query_param::QueryParam;
 use saltus_core::trigger::{ApiSettings, Limits};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -158,6 +157,8 @@ pub struct Run {
     pub depth: u8,
     pub attempt: u32,
     pub api: ApiSettings,
+    /// Of its schedule, if that names local times.
+    pub time_zone: Option<String>,
     /// The trigger's durable state; left out when the worker has this revision from the run before.
     pub state: Option<Vec<(String, String)>>,
     pub state_revision: u64,
@@ -169,7 +170,7 @@ pub struct Run {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Code {
     pub source: String,
-    pub directory: Option<PathBuf>,
+    pub directory: Option<PluginFolder>,
     /// The marshalled code object, or why it does not compile.
     pub compiled: Result<Vec<u8>, Failure>,
     /// Nobody can tell kept globals from fresh ones.

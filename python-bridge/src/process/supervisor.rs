@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::TryRecvError;
@@ -22,13 +22,13 @@ use saltus_core::limits::{
     PROCESS_STDERR_BYTES_MAX,
 };
 use saltus_core::ports::{
-    CodeVerdict, LogLine, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest, SyncWrite,
-    TableBatch,
+    CodeVerdict, LogLine, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest, RunStop,
+    SyncWrite, TableBatch,
 };
 use saltus_core::query_param::QueryParam;
 use saltus_core::request::{PluginRequest, PluginResponse, ResponseHead};
 use saltus_core::state::{State, StateChange};
-use saltus_core::trigger::TriggerDef;
+use saltus_core::trigger::{TriggerDef, TriggerSpec};
 
 use super::Workers;
 use super::answers::Forward;
@@ -39,6 +39,7 @@ use super::message::{
     Blob, CacheAsk, CacheSaid, Code, Event, Failure, FromWorker, Request, Response, Run, Table, ToWorker,
 };
 use super::starter::Started;
+use crate::effects;
 use crate::ffi::time;
 use crate::global_cache;
 use crate::interpreter::failure;
@@ -67,6 +68,8 @@ pub struct Supervisor {
     not_before: Option<Instant>,
     /// The run of now was handed to a worker.
     begun: bool,
+    /// The worker was told to end its run, and with it itself.
+    told_to_stop: bool,
     /// Whose runs they are, and whether its cache is to be kept.
     whose: Option<(TriggerId, bool)>,
 }
@@ -95,7 +98,17 @@ enum End {
 impl Supervisor {
     /// For the runs of one desk.
     pub fn new(workers: Arc<Workers>, takings: Takings, trigger: Arc<str>) -> Self {
-        Supervisor { workers, takings, trigger, process: None, deaths: 0, not_before: None, begun: false, whose: None }
+        Supervisor {
+            workers,
+            takings,
+            trigger,
+            process: None,
+            deaths: 0,
+            not_before: None,
+            begun: false,
+            told_to_stop: false,
+            whose: None,
+        }
     }
 
     /// Makes runs until there have been none for long, or the server stops.
@@ -189,6 +202,9 @@ impl Supervisor {
     }
 
     fn run(&mut self, request: RunRequest) -> RunReport {
+        if request.stop.cause().is_some() {
+            return RunReport::not_run(request, cancelled(), time::now());
+        }
         let code = request.trigger.code.refresh();
         let prepared = self.workers.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
         let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
@@ -238,6 +254,7 @@ impl Supervisor {
             }
         }
         self.begun = true;
+        process.stop = request.stop.clone();
         process.host = request.test_host.clone().unwrap_or_else(|| self.workers.shared.host.clone());
         // The worker has it.
         shared.vault.forget(def.id);
@@ -245,20 +262,29 @@ impl Supervisor {
         match self.serve_run(&mut process, request, kill_at) {
             Ok(done) => {
                 self.deaths = 0;
-                self.process = Some(process);
-                Ok(done)
+                if self.told_to_stop {
+                    // It takes no further run.
+                    self.keep_cache(&mut process);
+                    self.end(process);
+                } else {
+                    self.process = Some(process);
+                }
+                if request.stop.cause().is_some() { Err(cancelled()) } else { Ok(done) }
             }
             Err(End::Died(how)) => Err(self.died(process, &how, "during the run")),
             Err(End::Late) => Err(self.killed(process, request.deadline)),
             Err(End::Stopped) => {
                 self.end(process);
+                if !self.stopping() {
+                    return Err(cancelled());
+                }
                 Err(failure(PluginError::STOPPED, "the database is shutting down"))
             }
         }
     }
 
     /// Serves the worker until its run is over.
-    fn serve_run(&self, process: &mut Process, request: &RunRequest, kill_at: Instant) -> Result<Done, End> {
+    fn serve_run(&mut self, process: &mut Process, request: &RunRequest, kill_at: Instant) -> Result<Done, End> {
         let run = request.run_id;
         let slot = match &request.event {
             RunEvent::Request(asked) => asked.answer.as_ref(),
@@ -266,10 +292,11 @@ impl Supervisor {
         };
         let mut forward = Forward::default();
         let mut kill_at = kill_at;
-        let mut told_to_stop = false;
+        self.told_to_stop = false;
         loop {
-            if self.stopping() && !told_to_stop {
-                told_to_stop = true;
+            let cancelled = request.stop.cause().is_some();
+            if (self.stopping() || cancelled) && !self.told_to_stop {
+                self.told_to_stop = true;
                 let _gone = process.channel.send(&ToWorker::Interrupt, None);
                 kill_at = kill_at.min(Instant::now() + self.workers.config.kill_grace);
             }
@@ -319,9 +346,12 @@ impl Supervisor {
                     let gone = !forward.piece(piece, kill_at, || self.stopping());
                     process.tell(&ToWorker::Room { run_id, gone });
                 }
+                Ok(Some(FromWorker::Write { id, .. })) if cancelled => {
+                    process.tell(&ToWorker::Written { id, result: Err(effects::CANCELLED.to_owned()) });
+                }
                 Ok(Some(message)) => process.serve(message),
                 Ok(None) if Instant::now() < kill_at => {}
-                Ok(None) if told_to_stop => return Err(End::Stopped),
+                Ok(None) if self.told_to_stop => return Err(End::Stopped),
                 Ok(None) => return Err(End::Late),
                 Err(end) => return Err(end),
             }
@@ -417,6 +447,11 @@ impl Supervisor {
     }
 }
 
+/// What a run has come to whose trigger is not what it was.
+fn cancelled() -> PluginError {
+    failure(PluginError::CANCELLED, effects::CANCELLED)
+}
+
 /// What the server's global cache says.
 fn global(ask: CacheAsk) -> CacheSaid {
     let cache = global_cache::local();
@@ -492,6 +527,10 @@ fn run_message(request: &RunRequest, code: &PluginCode, event: Event) -> Run {
         depth: request.depth,
         attempt: request.attempt,
         api: request.trigger.def.api,
+        time_zone: match &request.trigger.def {
+            TriggerDef { spec: TriggerSpec::Every(_), .. } => None,
+            def => def.timing.time_zone.clone(),
+        },
         state: None,
         state_revision: request.state.revision,
         cache: None,
@@ -543,6 +582,10 @@ struct Process {
     db: Arc<str>,
     /// Where its words go: the server's host, or that of its last run, if that was a test.
     host: Arc<dyn PluginHost>,
+    /// Whether its run is to end early.
+    stop: Arc<RunStop>,
+    /// It was killed, or is going to be.
+    gone: Arc<AtomicBool>,
     queries: Arc<AtomicUsize>,
     /// What came with its last message.
     attached: Option<OwnedFd>,
@@ -568,6 +611,8 @@ impl Process {
             depth: 0,
             db: "".into(),
             host,
+            stop: Arc::default(),
+            gone: Arc::default(),
             queries: Arc::default(),
             attached: None,
             closed: false,
@@ -596,7 +641,7 @@ impl Process {
             run.cache = kept.filter(|_| self.code.is_none()).map(|bytes| Blob(bytes.to_vec()));
             run.code = (self.code != Some(code.hash)).then(|| Code {
                 source: code.source.to_string(),
-                directory: code.directory.clone(),
+                directory: code.directory.as_deref().cloned(),
                 compiled: prepared.code.clone().map_err(Failure::from),
                 reusable: prepared.reusable,
             });
@@ -738,12 +783,14 @@ impl Process {
     }
 
     fn query(&self, id: u64, db: String, sql: String, params: Vec<(String, QueryParam)>) {
+        let (stop, gone) = (self.stop.clone(), self.gone.clone());
         let refuse =
             |why: String, channel: &Channel| drop(channel.send(&ToWorker::Answer { id, result: Err(why) }, None));
         self.beside(
             "query",
             move |host, channel| {
-                let batches = host.query(&db, &sql, &params);
+                let wanted = || stop.cause().is_none() && !gone.load(Ordering::SeqCst);
+                let batches = host.query_while(&db, &sql, &params, &wanted);
                 let shared = batches.and_then(|batches| {
                     memory::write(&batches).map_err(|e| format!("the result cannot be shared with the worker: {e}"))
                 });
@@ -806,6 +853,8 @@ impl Process {
 
     /// Kills the process and all that it has started, and waits for its end.
     fn kill(&mut self) -> Option<ExitStatus> {
+        // Its queries are nobody's.
+        self.gone.store(true, Ordering::SeqCst);
         if self.reaped {
             return None;
         }

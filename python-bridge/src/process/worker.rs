@@ -459,7 +459,7 @@ impl Postman {
                 inline: Ok(()),
                 imports: Vec::new(),
             };
-            let code = PluginCode { source: code.source.into(), hash, directory: code.directory };
+            let code = PluginCode { source: code.source.into(), hash, directory: code.directory.map(Arc::new) };
             self.code = Some((Arc::new(code), Arc::new(prepared)));
         }
         let code = self.code.clone().filter(|(code, _)| code.hash == run.code_hash);
@@ -477,7 +477,7 @@ impl Postman {
             execution: Execution::Deferred,
             isolation: Isolation::Process,
             limits: TriggerLimits::default(),
-            timing: Timing::default(),
+            timing: Timing { time_zone: run.time_zone, ..Timing::default() },
             api: run.api,
             arguments: run.arguments,
             disabled: false,
@@ -497,6 +497,8 @@ impl Postman {
             // In the server, where what plugins do is caught.
             test_host: None,
             state: self.state.clone(),
+            // The server interrupts it by a message.
+            stop: Arc::default(),
         };
         Ok(Order { request, code, prepared, cache: run.cache.map(|Blob(bytes)| bytes) })
     }
@@ -535,10 +537,6 @@ struct ThisCode(Arc<PluginCode>);
 
 impl CodeSource for ThisCode {
     fn current(&self) -> Arc<PluginCode> {
-        self.0.clone()
-    }
-
-    fn refresh(&self) -> Arc<PluginCode> {
         self.0.clone()
     }
 }

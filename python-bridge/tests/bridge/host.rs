@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use saltus_core::ids::{RunId, ShardId};
 use saltus_core::ports::{
-    CodeSource, Completions, LogLine, LogText, PluginCode, PluginHost, RunRecord, RunReport, Stall, SyncWrite,
+    CodeSource, Completions, LogLine, LogText, PluginCode, PluginFolder, PluginHost, RunRecord, RunReport, Stall,
+    SyncWrite,
 };
 use saltus_core::query_param::QueryParam;
 use saltus_core::trigger::TriggerDef;
@@ -232,13 +233,29 @@ impl Code {
 
     /// A plugin that is a directory, as it is now.
     pub fn directory(path: &Path) -> Self {
-        let source = std::fs::read_to_string(path.join("__init__.py")).unwrap();
-        Code::new("pack", &source, Some(path.to_owned()))
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        let mut files: Vec<(&str, String)> = Vec::new();
+        for name in ["__init__.py", "helper.py"] {
+            files.push((name, read(&path.join(name))));
+        }
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        Code::folder(&path.to_string_lossy(), &files)
     }
 
-    fn new(name: &str, source: &str, directory: Option<PathBuf>) -> Self {
+    /// A plugin that is a folder, which need not be on the disk.
+    pub fn folder(path: &str, files: &[(&str, &str)]) -> Self {
+        let path = PathBuf::from(path);
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let source = files.iter().find(|(name, _)| *name == "__init__.py").unwrap().1.to_owned();
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        Code::new(&name, &source, Some(PluginFolder { path, files }))
+    }
+
+    fn new(name: &str, source: &str, directory: Option<PluginFolder>) -> Self {
         let mut hasher = DefaultHasher::new();
-        (source, &directory).hash(&mut hasher);
+        let files = directory.as_ref().map(|folder| (&folder.path, &folder.files));
+        (source, files).hash(&mut hasher);
+        let directory = directory.map(Arc::new);
         let code = PluginCode { source: source.into(), hash: hasher.finish(), directory };
         Code { name: name.to_owned(), code: Arc::new(code) }
     }
@@ -246,10 +263,6 @@ impl Code {
 
 impl CodeSource for Code {
     fn current(&self) -> Arc<PluginCode> {
-        self.code.clone()
-    }
-
-    fn refresh(&self) -> Arc<PluginCode> {
         self.code.clone()
     }
 }

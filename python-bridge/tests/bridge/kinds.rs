@@ -50,17 +50,96 @@ fn reports(shard: &mut Shard, source: &str, event: &RunEvent) -> [RunReport; 3] 
 }
 
 #[test]
-fn a_scheduled_call_has_a_naive_time_and_the_event_the_exact_one() {
+fn a_scheduled_call_has_a_time_in_seconds_and_the_event_the_exact_one() {
     on_shard(|shard| {
         let source = "def process_scheduled_call(api, call_time, args):\n    e = api.event\n    api.info(call_time.isoformat(), call_time.tzinfo, args)\n    api.info(e.kind, e.scheduled_time_ns, e.scheduled_time, e.missed, e.id)\n";
         for said in said_in_every_lane(shard, source, &scheduled(Some(2 * 3600))) {
             let exact = format!("schedule {CALLED_NS} 2026-07-01T14:34:56.000789+02:00 3 7-at-{CALLED_NS}");
-            assert_eq!(said, ["2026-07-01T14:34:56 None None", &exact]);
+            assert_eq!(said, ["2026-07-01T14:34:56+02:00 UTC+02:00 None", &exact]);
         }
         // Without a zone of the trigger's, it is the server's local time, and the text is in UTC.
         let local = "def process_scheduled_call(api, call_time, args):\n    api.info(call_time.timestamp(), api.event.scheduled_time)\n";
         for said in said_in_every_lane(shard, local, &scheduled(None)) {
             assert_eq!(said, [format!("{}.0 2026-07-01T12:34:56.000789Z", CALLED_NS / 1_000_000_000)]);
+        }
+    });
+}
+
+/// With a time zone of the trigger's `call_time` is aware: the window that is made of it is the right one, wherever the server is.
+#[test]
+fn the_call_time_of_a_trigger_with_a_time_zone_is_aware() {
+    on_shard(|shard| {
+        let source = "import datetime
+def process_scheduled_call(api, call_time, args):
+    hour = call_time - datetime.timedelta(hours=1)
+    said = [row['param'] for row in api.query('params', {'b': call_time, 'a': hour})]
+    api.info(call_time.isoformat(), call_time.fold, call_time.astimezone(datetime.UTC).isoformat(), *said)
+";
+        // The hour that comes twice, and the one that does not exist.
+        for (second, zone, offset, said) in [
+            (
+                1_782_909_296_i64,
+                "America/New_York",
+                -4 * 3600,
+                "2026-07-01T08:34:56-04:00 0 2026-07-01T12:34:56+00:00 b=Timestamp(1782909296000000000) a=Timestamp(1782905696000000000)",
+            ),
+            (
+                1_792_888_200,
+                "Europe/Berlin",
+                2 * 3600,
+                "2026-10-25T02:30:00+02:00 0 2026-10-25T00:30:00+00:00 b=Timestamp(1792888200000000000) a=Timestamp(1792884600000000000)",
+            ),
+            (
+                1_792_891_800,
+                "Europe/Berlin",
+                3600,
+                "2026-10-25T02:30:00+01:00 1 2026-10-25T01:30:00+00:00 b=Timestamp(1792891800000000000) a=Timestamp(",
+            ),
+            // A zone that this Python does not have, or has otherwise: the offset is what the schedule went by.
+            (
+                1_782_909_296,
+                "Mars/Olympus",
+                5400,
+                "2026-07-01T14:04:56+01:30 0 2026-07-01T12:34:56+00:00 b=Timestamp(1782909296000000000) a=Timestamp(1782905696000000000)",
+            ),
+        ] {
+            let event = RunEvent::Schedule(ScheduledCall {
+                scheduled_ns: second * 1_000_000_000,
+                missed: 0,
+                utc_offset_secs: Some(offset),
+            });
+            let make = || {
+                let plain = run(source, event.clone());
+                let mut def = plain.trigger.def.clone();
+                def.timing.time_zone = Some(zone.to_owned());
+                let code = plain.trigger.code.clone();
+                RunRequest { trigger: Arc::new(saltus_core::ports::Trigger { def, code }), ..plain }
+            };
+            for report in [shard.deferred(make()), shard.process(make())] {
+                report.result.unwrap_or_else(|e| panic!("{} {}", e.message, e.traceback));
+                let lines = shard.host.lines_of(report.request.run_id);
+                assert!(lines[0].starts_with(&format!("INFO {said}")), "{zone}: {lines:?}");
+            }
+            // An interval is real time.
+            let plain = make();
+            let mut def = plain.trigger.def.clone();
+            def.spec = saltus_core::trigger::TriggerSpec::Every(std::time::Duration::from_secs(3600));
+            let trigger = Arc::new(saltus_core::ports::Trigger { def, code: plain.trigger.code.clone() });
+            let every = || RunRequest { trigger: trigger.clone(), ..make() };
+            for report in [shard.deferred(every()), shard.process(every())] {
+                let lines = shard.host.lines_of(report.request.run_id);
+                assert!(lines[0].ends_with(&format!("a=Timestamp({})", (second - 3600) * 1_000_000_000)), "{lines:?}");
+            }
+            let inline = "def process_scheduled_call(api, call_time, args):\n    api.info(call_time.isoformat())\n";
+            let plain = run(inline, event.clone());
+            let mut def = plain.trigger.def.clone();
+            def.timing.time_zone = Some(zone.to_owned());
+            let code = plain.trigger.code.clone();
+            let report =
+                shard.inline(RunRequest { trigger: Arc::new(saltus_core::ports::Trigger { def, code }), ..plain });
+            report.result.unwrap_or_else(|e| panic!("{} {}", e.message, e.traceback));
+            let lines = shard.host.lines_of(report.request.run_id);
+            assert_eq!(lines, [format!("INFO {}", said.split(' ').next().unwrap())]);
         }
     });
 }

@@ -9,6 +9,7 @@ mod data;
 mod deadlines;
 mod deferred;
 mod evil;
+mod folders;
 mod guard;
 mod host;
 mod inline;
@@ -19,6 +20,7 @@ mod process;
 mod python_tests;
 mod requests;
 mod state;
+mod stops;
 mod types;
 
 use std::path::PathBuf;
@@ -138,6 +140,7 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         attempt: 0,
         test_host: None,
         state: Arc::default(),
+        stop: Arc::default(),
     }
 }
 

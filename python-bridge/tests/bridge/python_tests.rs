@@ -28,6 +28,7 @@ fn the_index_of_conformance_names_tests_that_exist() {
         root.join("tests/bridge"),
         root.join("pytests"),
         root.join("../server/tests"),
+        root.join("../server/tests/faults"),
         root.join("../server/src/http"),
         root.join("../server/src/query"),
         root.join("../core/src"),

@@ -186,7 +186,11 @@ pub(super) fn writes(requests: usize) -> Box<dyn Measured> {
     };
     let parts = HttpParts {
         options,
-        registry: Registry::open(dir.path(), None).expect("the catalog opens"),
+        registry: Registry::open(
+            &mut saltus_shards::data_dir::DataDir::open(dir.path(), false).expect("it is new"),
+            None,
+        )
+        .expect("the catalog opens"),
         query: Arc::new(Nothing),
         tests: Arc::new(Nothing),
         logs: Arc::new(PluginLogs::new()),

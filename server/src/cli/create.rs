@@ -246,20 +246,22 @@ fn upload(client: &Client, path: &Path) -> Result<String, CliError> {
 /// Sends a file, or all `*.py` of a directory, to be the plugin of that name on the server.
 pub(super) fn upload_as(client: &Client, path: &Path, name: &str) -> Result<(), CliError> {
     let real = path.canonicalize().map_err(|error| CliError::file(path, error))?;
+    let read = |file: &Path| std::fs::read_to_string(file).map_err(|error| CliError::file(file, error));
+    if !real.is_dir() {
+        let body = json!({ "plugin_name": name, "content": read(&real)? });
+        return client.json(Method::POST, "/api/v3/plugins/files", &body).map(drop);
+    }
     let mut files = Vec::new();
-    if real.is_dir() {
-        python_files(&real, &mut files)?;
-        files.sort();
-    } else {
-        files.push(real.clone());
-    }
-    for file in files {
-        let content = std::fs::read_to_string(&file).map_err(|error| CliError::file(&file, error))?;
-        let below = file.strip_prefix(&real).ok().filter(|rest| !rest.as_os_str().is_empty());
-        let target = below.map_or(name.to_owned(), |rest| format!("{name}/{}", rest.display()));
-        client.json(Method::POST, "/api/v3/plugins/files", &json!({ "plugin_name": target, "content": content }))?;
-    }
-    Ok(())
+    python_files(&real, &mut files)?;
+    files.sort();
+    let file = |file: &PathBuf| {
+        let below = file.strip_prefix(&real).unwrap_or(file).display().to_string();
+        Ok::<_, CliError>(json!({ "relative_path": below, "content": read(file)? }))
+    };
+    let files = files.iter().map(file).collect::<Result<Vec<_>, CliError>>()?;
+    // In one piece: no run is to see a part of it.
+    let body = json!({ "plugin_name": name, "files": files });
+    client.json(Method::POST, "/api/v3/plugins/directory", &body).map(drop)
 }
 
 fn python_files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), CliError> {

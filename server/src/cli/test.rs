@@ -118,14 +118,18 @@ pub(crate) struct SchedulePlugin {
     /// The schedule whose next time the plugin is told: a cron expression, or every:DURATION [default: every second]
     #[arg(long, value_name = "CRON")]
     schedule: Option<String>,
+    /// The zone of the schedule, for instance Europe/Berlin
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<String>,
     #[command(flatten)]
     common: Common,
 }
 
 impl SchedulePlugin {
     fn run(self, env: &Env) -> Result<(), CliError> {
-        let body = self.schedule.map(|schedule| ("schedule".to_owned(), schedule.into()));
-        self.common.send(env, "schedule", body.into_iter().collect())
+        let schedule = self.schedule.map(|schedule| ("schedule".to_owned(), schedule.into()));
+        let zone = self.time_zone.map(|zone| ("time_zone".to_owned(), zone.into()));
+        self.common.send(env, "schedule", schedule.into_iter().chain(zone).collect())
     }
 }
 

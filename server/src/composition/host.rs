@@ -1,10 +1,12 @@
 //! What plugins reach outside themselves: their log, SQL, and the catalog that keeps a trigger disabled.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arrow::array::RecordBatch;
 use futures_lite::StreamExt as _;
+use futures_util::future::{Either, select};
 use saltus_core::ids::ShardId;
 use saltus_core::limits::PLUGIN_QUERY_BYTES_MAX;
 use saltus_core::line_protocol::Precision;
@@ -18,10 +20,13 @@ use saltus_shards::engine::mono_now;
 use super::LateEngine;
 use crate::logs::PluginLogs;
 use crate::quarantine::{Entry, Quarantine};
-use crate::query::{QueryEngine, QueryError, QueryKind, QueryRequest, ScalarParam};
+use crate::query::{QueryEngine, QueryError, QueryKind, QueryRequest, ScalarParam, require_distinct};
 use crate::registry::Registry;
 use crate::runs::RunRecords;
 use crate::traces::Tracer;
+
+/// How often it is asked whether a plugin still waits for its query.
+const WANTED_LOOK: Duration = Duration::from_millis(50);
 
 /// The plugins' host.
 pub(crate) struct Host {
@@ -69,6 +74,10 @@ impl Host {
 }
 
 impl PluginHost for Host {
+    fn was_created(&self, db: &str) -> bool {
+        self.registry.catalog().databases.contains_key(db)
+    }
+
     fn log(&self, line: LogLine) {
         self.logs.log(line);
     }
@@ -119,12 +128,34 @@ impl PluginHost for Host {
     }
 
     fn query(&self, db: &str, sql: &str, params: &[(String, QueryParam)]) -> Result<Vec<RecordBatch>, String> {
+        self.query_while(db, sql, params, &|| true)
+    }
+
+    fn query_while(
+        &self,
+        db: &str,
+        sql: &str,
+        params: &[(String, QueryParam)],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<RecordBatch>, String> {
         if db != INTERNAL_DB && check_db_name(db).is_err() {
             return Err(format!("invalid database name provided: {db}"));
         }
         let params = params.iter().map(|(name, value)| (name.clone(), scalar(value))).collect();
         let request = QueryRequest { db: Some(db.to_owned()), sql: sql.to_owned(), params, kind: QueryKind::Plugin };
-        let result = futures_lite::future::block_on(bounded(self.query.execute(request)));
+        let mut whole = Box::pin(bounded(self.query.execute(request)));
+        let result = futures_lite::future::block_on(async {
+            loop {
+                match select(whole.as_mut(), pin!(self.query.pause(WANTED_LOOK))).await {
+                    Either::Left((result, _)) => return result,
+                    Either::Right(_) if wanted() => {}
+                    // Dropped with this, the query ends.
+                    Either::Right(_) => {
+                        return Err(QueryError::Execution("the run is over".into()));
+                    }
+                }
+            }
+        });
         result.map_err(|error| error.plugin_text(db, sql))
     }
 
@@ -171,12 +202,14 @@ async fn bounded(
     started: impl Future<Output = Result<crate::query::QueryStream, QueryError>>,
 ) -> Result<Vec<RecordBatch>, QueryError> {
     let mut stream = started.await?;
+    // A row is a dict.
+    require_distinct(&stream.schema())?;
     let (mut batches, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = stream.next().await {
         let batch = batch?;
         bytes += batch.get_array_memory_size();
         if bytes > PLUGIN_QUERY_BYTES_MAX {
-            return Err(QueryError::ResourcesExhausted(format!(
+            return Err(QueryError::TooLarge(format!(
                 "the result has more than {PLUGIN_QUERY_BYTES_MAX} bytes: ask for fewer columns, aggregate, or add a LIMIT"
             )));
         }

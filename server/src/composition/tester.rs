@@ -123,11 +123,15 @@ impl Bench {
             }
             error => error.into(),
         })?;
-        let Input { event, mut shown } = match self.input(&test)? {
+        let zone = match &test.input {
+            TestInput::Schedule { time_zone, .. } => time_zone.clone().or_else(|| settings.time_zone.clone()),
+            _ => None,
+        };
+        let Input { event, mut shown } = match self.input(&test, zone.as_deref())? {
             Ok(input) => input,
             Err(answer) => return Ok(answer),
         };
-        let trigger = Arc::new(Trigger { def: stand_in(&test), code });
+        let trigger = Arc::new(Trigger { def: stand_in(&test, zone), code });
         let caught = Arc::new(Caught::new(self.host.clone()));
         let lane = if settings.isolation == Some(Isolation::Process) { Lane::Process } else { Lane::Deferred };
         let mut report = self.run(&trigger, &event, &caught, lane)?;
@@ -183,12 +187,13 @@ impl Bench {
             test_host: Some(caught.clone()),
             // A test begins with an empty one, and leaves nothing.
             state: Arc::default(),
+            stop: Arc::default(),
         };
         Ok(block_on(self.engine.test_run(run))?)
     }
 
     /// What the plugin is given; the inner error is an answer with 200, as in the reference.
-    fn input(&self, test: &PluginTest) -> Result<Result<Input, Value>, HttpError> {
+    fn input(&self, test: &PluginTest, zone: Option<&str>) -> Result<Result<Input, Value>, HttpError> {
         let db = &test.database;
         let (event, mut shown) = (|| -> Result<_, HttpError> {
             let rows = |rows| Ok((RunEvent::Writes(rows), Map::new()));
@@ -197,14 +202,14 @@ impl Bench {
                 TestInput::Event(id) => rows(self.recorded("event", db, vec![only(*id)])?),
                 TestInput::DeadLetter(id) => rows(self.recorded("dead_letter", db, self.parts_of(db, *id)?)?),
                 TestInput::Request(request) => Ok((RunEvent::Request(Arc::new(plugin_request(request))), Map::new())),
-                TestInput::Schedule(schedule) => {
-                    let scheduled_ns = next_time(schedule.as_deref())?;
-                    let call = ScheduledCall { scheduled_ns, missed: 0, utc_offset_secs: None };
+                TestInput::Schedule { schedule, .. } => {
+                    let (scheduled_ns, utc_offset_secs) = next_time(schedule.as_deref(), zone)?;
+                    let call = ScheduledCall { scheduled_ns, missed: 0, utc_offset_secs };
                     Ok((RunEvent::Schedule(call), Map::from_iter([("trigger_time".to_owned(), rfc3339(scheduled_ns))])))
                 }
             }
         })()?;
-        let is_schedule = matches!(test.input, TestInput::Schedule(_));
+        let is_schedule = matches!(test.input, TestInput::Schedule { .. });
         if is_schedule && !self.database_exists(db) {
             shown.insert("trigger_time".to_owned(), Value::Null);
             shown.extend(nothing());
@@ -284,7 +289,7 @@ impl SchemaSource for Known<'_> {
 }
 
 /// The trigger that a test run takes the place of.
-fn stand_in(test: &PluginTest) -> TriggerDef {
+fn stand_in(test: &PluginTest, time_zone: Option<String>) -> TriggerDef {
     let mut hasher = DefaultHasher::new();
     test.cache_name.as_deref().unwrap_or(SHARED_CACHE).hash(&mut hasher);
     TriggerDef {
@@ -292,13 +297,16 @@ fn stand_in(test: &PluginTest) -> TriggerDef {
         name: "test".into(),
         db: test.database.as_str().into(),
         plugin_filename: test.filename.clone(),
-        spec: TriggerSpec::AllTables,
+        spec: match &test.input {
+            TestInput::Schedule { schedule, .. } => spec_of(schedule.as_deref()).unwrap_or(TriggerSpec::AllTables),
+            _ => TriggerSpec::AllTables,
+        },
         run_async: false,
         error_behavior: ErrorBehavior::Log,
         execution: Execution::Deferred,
         isolation: Isolation::Auto,
         limits: Default::default(),
-        timing: Timing::default(),
+        timing: Timing { time_zone, ..Timing::default() },
         api: ApiSettings { restore_cache: Some(false), ..ApiSettings::default() },
         arguments: test.arguments.clone(),
         disabled: false,
@@ -323,7 +331,8 @@ fn plugin_request(request: &TestRequest) -> PluginRequest {
     }
 }
 
-fn next_time(schedule: Option<&str>) -> Result<i64, HttpError> {
+/// The specification of a schedule.
+fn spec_of(schedule: Option<&str>) -> Result<TriggerSpec, HttpError> {
     let text = schedule.map_or_else(
         || EVERY_SECOND.to_owned(),
         |given| if given.contains(':') { given.to_owned() } else { format!("cron:{given}") },
@@ -333,9 +342,20 @@ fn next_time(schedule: Option<&str>) -> Result<i64, HttpError> {
     if spec.kind() != TriggerKind::Schedule {
         return Err(refuse(format!("'{text}' is no schedule: expected a cron expression or every:DURATION")));
     }
-    let schedule = Schedule::new(&spec, None).map_err(|error| refuse(error.to_string()))?;
-    let next = schedule.and_then(|schedule| schedule.next_after(wall_clock_ns()));
-    next.ok_or_else(|| refuse(format!("'{text}' never comes to a time")))
+    Ok(spec)
+}
+
+/// The next time of a schedule, and what its zone is ahead of UTC then.
+fn next_time(schedule: Option<&str>, zone: Option<&str>) -> Result<(i64, Option<i32>), HttpError> {
+    let spec = spec_of(schedule)?;
+    // The schedule itself first, so that an error names the field that it is in.
+    Schedule::new(&spec, None).map_err(|error| HttpError::field("schedule", error))?;
+    let schedule = Schedule::new(&spec, zone).map_err(|error| HttpError::field("time_zone", error))?;
+    let next = schedule.and_then(|schedule| {
+        let next = schedule.next_after(wall_clock_ns())?;
+        Some((next, schedule.utc_offset_secs(next)))
+    });
+    next.ok_or_else(|| HttpError::field("schedule", format!("'{spec}' never comes to a time")))
 }
 
 fn rfc3339(time_ns: i64) -> Value {
@@ -449,6 +469,16 @@ impl PluginHost for Caught {
 
     fn query(&self, db: &str, sql: &str, params: &[(String, QueryParam)]) -> Result<Vec<RecordBatch>, String> {
         self.host.query(db, sql, params)
+    }
+
+    fn query_while(
+        &self,
+        db: &str,
+        sql: &str,
+        params: &[(String, QueryParam)],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<RecordBatch>, String> {
+        self.host.query_while(db, sql, params, wanted)
     }
 
     /// Caught, never made, and so never refused (reference, 2.10).

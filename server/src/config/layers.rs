@@ -6,7 +6,7 @@ use std::path::Path;
 use super::ConfigError;
 use super::env::{self, Env};
 use super::settings::{FOREIGN, REFUSED, SETTINGS, Setting, foreign_env};
-use crate::nearest::nearest;
+use saltus_core::nearest::nearest;
 
 /// The documentation and every default.
 pub const DEFAULTS: &str = include_str!("../../config.toml");

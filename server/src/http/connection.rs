@@ -8,6 +8,9 @@
 //!   timers are not used: they want `Send`, which a shard's timer is not.
 //! - When the engine stops, a connection on which no whole request is worked on is closed at once ([`Stop`]).
 //! - What hyper answers itself, to bytes that are no request, has no body; it is given one on its way out ([`own_error`]).
+//! - A request may be answered before its body was read: too large, of an unknown path, without permission. To close a socket with
+//!   unread bytes is to reset it, and a client that sends all before it reads would never see the answer. So the writing half is
+//!   closed first, and what still comes is read and dropped, a bounded amount for a bounded time.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -17,7 +20,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_lite::future::poll_fn;
@@ -26,6 +29,7 @@ use hyper::body::Incoming;
 use hyper::rt::ReadBufCursor;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use saltus_core::limits::{HTTP_UNREAD_BYTES_MAX, HTTP_UNREAD_MS};
 
 use super::port::ShardPort;
 use super::{Shared, router};
@@ -69,10 +73,12 @@ where
     let mut builder = http1::Builder::new();
     // With `pipeline_flush` hyper would take in a streamed body without bound while its reader is slow.
     builder.pipeline_flush(false).max_buf_size(BUFFER_BYTES_MAX).header_read_timeout(None);
-    let mut connection = pin!(builder.serve_connection(ShardIo { stream, idle, instead: None }, service));
+    let mut connection =
+        pin!(builder.serve_connection(ShardIo { stream, idle, instead: None, closing: None }, service));
     let mut stop = None;
     let ended = poll_fn(|cx| {
         if stop.is_none() && stopped.as_mut().poll(cx).is_ready() {
+            activity.stopping.set(true);
             connection.as_mut().graceful_shutdown();
             stop = Some(Stop { port: port.clone(), since: Instant::now(), shutdown_timeout, look: None });
         }
@@ -154,6 +160,12 @@ pub(crate) struct Activity {
     body_bytes: Cell<u64>,
     /// The body took too long: nobody waits for it any more.
     body_late: Cell<bool>,
+    /// A request was answered before its body was read to the end.
+    unread: Cell<bool>,
+    /// The peer has said that it sends nothing more.
+    ended: Cell<bool>,
+    /// Nothing is waited for any more.
+    stopping: Cell<bool>,
 }
 
 impl Activity {
@@ -168,6 +180,9 @@ impl Activity {
             begun: Cell::new(None),
             body_bytes: Cell::new(0),
             body_late: Cell::new(false),
+            unread: Cell::new(false),
+            ended: Cell::new(false),
+            stopping: Cell::new(false),
         }
     }
 
@@ -219,6 +234,16 @@ impl Activity {
             () if self.in_plugin.get() => Phase::Plugin,
             () => Phase::Working,
         }
+    }
+
+    /// A request's body is given up.
+    pub(crate) fn leave_unread(&self) {
+        self.unread.set(true);
+    }
+
+    /// Whether bytes may come that nobody has asked for.
+    fn must_drain(&self) -> bool {
+        self.unread.get() && !self.ended.get() && !self.stopping.get()
     }
 
     fn peers_turn(&self) -> bool {
@@ -308,6 +333,41 @@ struct ShardIo<S, P> {
     idle: IdleTimer<P>,
     /// What is sent instead of what hyper would send, and how much of it is left to send.
     instead: Option<Vec<u8>>,
+    /// The writing half is closed.
+    closing: Option<Closing>,
+}
+
+/// What is still read and dropped before a connection ends.
+struct Closing {
+    bytes_left: usize,
+    over: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// Bytes dropped before other connections of the shard have a turn.
+const DROPPED_AT_ONCE_BYTES: usize = 16 * SCRATCH_BYTES;
+
+impl<S: AsyncRead + Unpin, P: ShardPort + Unpin> ShardIo<S, P> {
+    /// Reads what the peer still sends and drops it, until it has sent all, or the time or the bytes for that are spent.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(closing) = &mut self.closing else { return Poll::Ready(()) };
+        let mut dropped = 0;
+        while self.idle.activity.must_drain() && closing.bytes_left > 0 && closing.over.as_mut().poll(cx).is_pending() {
+            let read = SCRATCH.with_borrow_mut(|scratch| Pin::new(&mut self.stream).poll_read(cx, &mut scratch[..]));
+            match read {
+                Poll::Ready(Ok(bytes)) if bytes > 0 => {
+                    closing.bytes_left = closing.bytes_left.saturating_sub(bytes);
+                    dropped += bytes;
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+            if dropped >= DROPPED_AT_ONCE_BYTES {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Read for ShardIo<S, P> {
@@ -324,6 +384,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Read fo
         match read {
             Poll::Ready(result) => {
                 this.idle.activity.received();
+                this.idle.activity.ended.set(matches!(result, Ok(0)));
                 Poll::Ready(result.map(|_| ()))
             }
             Poll::Pending => {
@@ -402,7 +463,7 @@ impl<S: AsyncWrite + Unpin, P: ShardPort + Unpin> ShardIo<S, P> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Write for ShardIo<S, P> {
+impl<S: AsyncRead + AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Write for ShardIo<S, P> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.instead.is_none() && this.idle.activity.in_hand.get() == 0 {
@@ -431,7 +492,13 @@ impl<S: AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Write for ShardIo<S
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_close(cx)
+        let this = self.get_mut();
+        if this.closing.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_close(cx))?;
+            let over = Box::pin(this.idle.port.sleep(Duration::from_millis(HTTP_UNREAD_MS)));
+            this.closing = Some(Closing { bytes_left: HTTP_UNREAD_BYTES_MAX, over });
+        }
+        this.poll_drain(cx).map(Ok)
     }
 }
 

@@ -20,7 +20,7 @@ use saltus_shards::engine::Routed;
 
 use super::paths;
 use super::port::ShardPort;
-use super::request::read_body;
+use super::request::read_any_body;
 use super::response::{HttpBody, HttpError, HttpResult, RETRY_AFTER_DEFAULT};
 use super::router::Ctx;
 
@@ -62,7 +62,7 @@ where
             return Err(HttpError::json(StatusCode::NOT_FOUND, text));
         }
     };
-    let body = read_body(&parts.headers, body, ctx.body_limit()).await?;
+    let body = read_any_body(&parts.headers, body, ctx.body_limit()).await?;
     let received = ctx.port.now();
     let query_string = parts.uri.query().unwrap_or_default();
     let request = PluginRequest {

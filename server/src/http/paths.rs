@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::response::HttpError;
 use super::{engine, histograms};
-use crate::nearest::nearest;
+use saltus_core::nearest::nearest;
 
 /// What answers on a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +31,14 @@ pub(super) enum Endpoint {
     LettersReplay,
     LettersDiscard,
     PluginFiles,
+    PluginFolder,
     TestWal,
     TestSchedule,
     TestRequest,
 }
 
 /// Path, methods, what answers. `HEAD` is answered wherever `GET` is, and `OPTIONS` everywhere.
-pub(super) const PATHS: [(&str, &[&str], Endpoint); 21] = [
+pub(super) const PATHS: [(&str, &[&str], Endpoint); 22] = [
     ("/api/v3/write_lp", &["POST"], Endpoint::WriteV3),
     ("/api/v2/write", &["POST"], Endpoint::WriteV2),
     ("/write", &["POST"], Endpoint::WriteV1),
@@ -56,13 +57,14 @@ pub(super) const PATHS: [(&str, &[&str], Endpoint); 21] = [
     ("/api/v3/configure/dead_letters/replay", &["POST"], Endpoint::LettersReplay),
     ("/api/v3/configure/dead_letters/discard", &["POST"], Endpoint::LettersDiscard),
     ("/api/v3/plugins/files", &["POST", "PUT"], Endpoint::PluginFiles),
+    ("/api/v3/plugins/directory", &["POST", "PUT"], Endpoint::PluginFolder),
     ("/api/v3/plugin_test/wal", &["POST"], Endpoint::TestWal),
     ("/api/v3/plugin_test/schedule", &["POST"], Endpoint::TestSchedule),
     ("/api/v3/plugin_test/request", &["POST"], Endpoint::TestRequest),
 ];
 
 /// What InfluxDB has and this version has not: the path, whether what is below it is meant too, and what to do instead.
-const MISSING: [(&str, bool, &str); 16] = [
+const MISSING: [(&str, bool, &str); 15] = [
     ("/query", false, INFLUXQL),
     ("/api/v3/query_influxql", false, INFLUXQL),
     ("/api/v2/query", true, "Flux is not in this version; use SQL: POST /api/v3/query_sql"),
@@ -100,7 +102,6 @@ const MISSING: [(&str, bool, &str); 16] = [
         true,
         "packages are not installed by the server: use pip in the virtual environment of --virtual-env-location",
     ),
-    ("/api/v3/plugins/directory", false, "send the files of a directory one by one to /api/v3/plugins/files"),
     ("/api/v3/enterprise", true, "this is no InfluxDB 3 Enterprise"),
     ("/api/v3/write", false, "write to /api/v3/write_lp"),
     ("/api/v3/query", false, "query with /api/v3/query_sql"),

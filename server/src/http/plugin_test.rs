@@ -45,8 +45,13 @@ pub enum TestInput {
     Event(EventId),
     /// The rows of a dead letter.
     DeadLetter(EventId),
-    /// The next time of a schedule, or of every second.
-    Schedule(Option<String>),
+    /// The next time of a schedule.
+    Schedule {
+        /// Every second, if there is none.
+        schedule: Option<String>,
+        /// As of a trigger.
+        time_zone: Option<String>,
+    },
     /// A request.
     Request(Box<TestRequest>),
 }
@@ -91,8 +96,11 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let input = |fields: &Fields| Ok(TestInput::Schedule(fields.text_opt("schedule")?.map(str::to_owned)));
-    answer(ctx, parts, body, &["schedule"], input).await
+    let input = |fields: &Fields| {
+        let text = |name: &str| Ok::<_, HttpError>(fields.text_opt(name)?.map(str::to_owned));
+        Ok(TestInput::Schedule { schedule: text("schedule")?, time_zone: text("time_zone")? })
+    };
+    answer(ctx, parts, body, &["schedule", "time_zone"], input).await
 }
 
 /// `POST .../request`

@@ -14,6 +14,8 @@ use serde_json::{Map, Value};
 use super::response::HttpError;
 use super::strict::{check_names, params_of, parse_object};
 
+/// What gzip begins with; no text does.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Bytes decompressed between two looks at what else the shard has to do.
 const GUNZIP_STEP_BYTES: usize = 128 * 1024;
 
@@ -53,6 +55,14 @@ impl QueryParams {
                 "serde error: provided string was not `true` or `false`: {name}={other}"
             ))),
         }
+    }
+
+    /// Refuses what is none of the parameters of a path: what is not known is not ignored.
+    ///
+    /// # Errors
+    /// 400 with the parameter, and the one that was probably meant or all that there are.
+    pub fn only(&self, known: &[&str]) -> Result<(), HttpError> {
+        check_names(self.names(), known, "parameter", "")
     }
 
     /// The names of all parameters, in the order of the query string.
@@ -225,30 +235,88 @@ fn is_json(headers: &HeaderMap) -> bool {
     mime == "application/json" || (mime.starts_with("application/") && mime.ends_with("+json"))
 }
 
-/// The whole body, decompressed; bounded before and after.
+/// The whole body of a path that takes text, decompressed; bounded before and after.
 ///
 /// # Errors
-/// 413 beyond `limit`, 400 for an unknown encoding or broken compression.
+/// 413 beyond `limit`, 400 for an unknown encoding, broken compression, and a body that is compressed and does not say so.
 pub async fn read_body<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Bytes, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let (body, packed) = unpacked(headers, body, limit).await?;
+    if !packed && body.starts_with(&GZIP_MAGIC) {
+        return Err(looks_like_gzip(""));
+    }
+    Ok(body)
+}
+
+/// What [`read_body`] does on a path that takes anything: a body that is compressed and does not say so is meant to be, if its
+/// type is not one of text.
+///
+/// # Errors
+/// As [`read_body`].
+pub async fn read_any_body<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Bytes, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let (body, packed) = unpacked(headers, body, limit).await?;
+    if !packed && body.starts_with(&GZIP_MAGIC) && (is_json(headers) || !is_binary(headers)) {
+        return Err(looks_like_gzip(", or Content-Type: application/gzip if it is to stay compressed"));
+    }
+    Ok(body)
+}
+
+/// The body, and whether it was compressed.
+async fn unpacked<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<(Bytes, bool), HttpError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     let gzip = is_gzip(headers)?;
     let raw = collect(headers, body, limit).await?;
-    if gzip { gunzip(&raw, limit).await } else { Ok(raw) }
+    // An empty body is empty, whatever it is said to be.
+    if gzip && !raw.is_empty() { Ok((gunzip(&raw, limit).await?, true)) } else { Ok((raw, false)) }
 }
 
+/// Whether a body is compressed: names in any case, `x-gzip` is gzip, and nothing or `identity` is no coding (RFC 9110, 8.4.1).
 fn is_gzip(headers: &HeaderMap) -> Result<bool, HttpError> {
-    match headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?")) {
-        None | Some("identity") => Ok(false),
-        Some("gzip") => Ok(true),
-        Some(other) => Err(HttpError::bad_request(format!("unacceptable content-encoding: {other}"))),
+    let mut gzip = false;
+    for value in headers.get_all(CONTENT_ENCODING) {
+        for coding in value.to_str().unwrap_or("?").split(',').map(str::trim) {
+            match coding.to_ascii_lowercase().as_str() {
+                "" | "identity" => {}
+                "gzip" | "x-gzip" if !gzip => gzip = true,
+                _ => {
+                    let what = "send the body as it is, or once as gzip with Content-Encoding: gzip";
+                    return Err(bad_body(format!("unacceptable content-encoding: {coding}: {what}")));
+                }
+            }
+        }
     }
+    Ok(gzip)
+}
+
+/// Whether a body says that it is something else than text; a form is what clients say that do not know.
+fn is_binary(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return false };
+    let mime = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    !mime.is_empty() && !mime.starts_with("text/") && mime != "application/x-www-form-urlencoded"
+}
+
+fn looks_like_gzip(or: &str) -> HttpError {
+    bad_body(format!("the body looks like gzip, which its headers do not say: send Content-Encoding: gzip{or}"))
+}
+
+fn bad_body(text: String) -> HttpError {
+    HttpError::json(StatusCode::BAD_REQUEST, text)
 }
 
 fn too_large(limit: usize) -> HttpError {
-    HttpError::text(StatusCode::PAYLOAD_TOO_LARGE, format!("max request size ({limit} bytes) exceeded"))
+    let remedy = "send it in several, or raise --max-http-request-size";
+    let text = format!("max request size ({limit} bytes) exceeded: {remedy}");
+    HttpError::json(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
 async fn collect<B>(headers: &HeaderMap, mut body: B, limit: usize) -> Result<Bytes, HttpError>
@@ -264,7 +332,7 @@ where
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| HttpError::bad_request(format!("error reading request body: {error}")))?;
+        let frame = frame.map_err(|error| bad_body(format!("error reading request body: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + rest.len() + data.len() > limit {
             return Err(too_large(limit));
@@ -289,9 +357,7 @@ async fn gunzip(raw: &[u8], limit: usize) -> Result<Bytes, HttpError> {
     let mut step = vec![0; 16 * 1024];
     let mut since_yield = 0;
     loop {
-        let read = decoder
-            .read(&mut step)
-            .map_err(|error| HttpError::bad_request(format!("error decoding gzip stream: {error}")))?;
+        let read = decoder.read(&mut step).map_err(|error| bad_body(format!("error decoding gzip stream: {error}")))?;
         if read == 0 {
             return Ok(out.freeze());
         }

@@ -5,9 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_channel::mpsc;
-use futures_util::Stream;
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use futures_util::stream::BoxStream;
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use saltus_shards::answer::Pieces;
@@ -15,8 +14,8 @@ use saltus_shards::api::TableError;
 use serde_json::{Value, json};
 
 use super::connection::InHand;
-use crate::registry::RegistryError;
 use crate::registry::plugins::PluginFileError;
+use crate::registry::{RegistryError, StoreError};
 
 /// The content type of JSON.
 pub const JSON: &str = "application/json";
@@ -37,7 +36,7 @@ pub struct HttpBody {
 
 enum Content {
     Whole(Option<Bytes>),
-    Stream(mpsc::Receiver<Result<Bytes, String>>),
+    Stream(BoxStream<'static, Result<Bytes, String>>),
     Pieces(Pieces),
 }
 
@@ -49,7 +48,7 @@ impl HttpBody {
     }
 
     /// A body that is fed piece by piece.
-    pub fn stream(pieces: mpsc::Receiver<Result<Bytes, String>>) -> Self {
+    pub fn stream(pieces: BoxStream<'static, Result<Bytes, String>>) -> Self {
         HttpBody { content: Content::Stream(pieces), in_hand: None }
     }
 
@@ -72,7 +71,7 @@ impl Body for HttpBody {
         let this = self.get_mut();
         let piece = match &mut this.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
-            Content::Stream(pieces) => Pin::new(pieces).poll_next(cx),
+            Content::Stream(pieces) => pieces.as_mut().poll_next(cx),
             Content::Pieces(pieces) => pieces.poll_next(cx),
         };
         if let Poll::Ready(None) = piece {
@@ -213,6 +212,10 @@ impl HttpError {
             ErrorBody::Json(value) => value,
         };
         let mut response = reply(self.status, Some(JSON), HttpBody::whole(body.to_string()));
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body is not read as a request.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(methods) = self.allow.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
             response.headers_mut().insert(ALLOW, methods);
         }
@@ -245,6 +248,7 @@ impl From<RegistryError> for HttpError {
             | RegistryError::Upload(_) => Self::json(StatusCode::BAD_REQUEST, text),
             RegistryError::PathTaken { .. } => Self::json(StatusCode::CONFLICT, text),
             RegistryError::Limit(_) => Self::json(StatusCode::UNPROCESSABLE_ENTITY, text),
+            RegistryError::Store(StoreError::Short(_)) => Self::unavailable(text, RETRY_AFTER_DEFAULT),
             RegistryError::Store(_) => Self::json(StatusCode::INTERNAL_SERVER_ERROR, text),
             RegistryError::Engine(_) | RegistryError::Unavailable(_) => Self::unavailable(text, RETRY_AFTER_DEFAULT),
         }

@@ -67,7 +67,7 @@ where
 {
     let (parts, body) = request.into_parts();
     let in_hand = activity.take_in_hand();
-    let body = Watched { body, activity: activity.clone() };
+    let body = Watched { body, ended: false, activity: activity.clone() };
     let ctx = Ctx { shared, port, activity };
     let is_v2 = parts.uri.path().starts_with(V2_PREFIX);
     let shaped = |error: HttpError| if is_v2 { error.into_v2() } else { error };
@@ -158,6 +158,8 @@ where
         (Endpoint::LettersDiscard, "POST") => dead_letters::discard(ctx, parts, body).await,
         (Endpoint::PluginFiles, "POST") => plugins::create(ctx, parts, body).await,
         (Endpoint::PluginFiles, "PUT") => plugins::update(ctx, parts, body).await,
+        (Endpoint::PluginFolder, "POST") => plugins::create_folder(ctx, parts, body).await,
+        (Endpoint::PluginFolder, "PUT") => plugins::update_folder(ctx, parts, body).await,
         (Endpoint::TestWal, "POST") => plugin_test::wal(ctx, parts, body).await,
         (Endpoint::TestSchedule, "POST") => plugin_test::schedule(ctx, parts, body).await,
         (Endpoint::TestRequest, "POST") => plugin_test::request(ctx, parts, body).await,
@@ -185,8 +187,10 @@ fn preflight(path: &str) -> Response<HttpBody> {
 }
 
 /// A request body that tells when we wait for the peer to send more of it.
-struct Watched<B> {
+struct Watched<B: Body> {
     body: B,
+    /// It was read to its end.
+    ended: bool,
     activity: Rc<Activity>,
 }
 
@@ -214,6 +218,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
             _ => 0,
         };
         this.activity.set_awaiting(frame.is_pending(), bytes);
+        this.ended |= matches!(frame, Poll::Ready(None | Some(Err(_))));
         if frame.is_pending() && this.activity.body_late() {
             return Poll::Ready(Some(Err(WatchedError::Late)));
         }
@@ -229,8 +234,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
     }
 }
 
-impl<B> Drop for Watched<B> {
+impl<B: Body> Drop for Watched<B> {
     fn drop(&mut self) {
         self.activity.end_body();
+        if !self.ended && !self.body.is_end_stream() {
+            self.activity.leave_unread();
+        }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::request::QueryParams;
 use super::response::HttpError;
-use crate::nearest::nearest;
+use saltus_core::nearest::nearest;
 
 /// Refuses the first of the `given` names that is not `known`. `what` is a field or a parameter; `place` says where it stands, and
 /// begins with a blank if there is something to say.

@@ -46,6 +46,13 @@ impl Sources {
         db == INTERNAL_DB || self.tables.database_exists(db)
     }
 
+    /// The names of a database's tables, the user's first.
+    pub(super) fn table_names(&self, db: Option<&str>) -> Vec<String> {
+        let Some(db) = db else { return Vec::new() };
+        let own = self.tables.tables(db).into_iter().map(|table| table.name.to_string());
+        own.chain(self.system_tables(db).into_iter().map(|(name, _)| name.to_owned())).collect()
+    }
+
     /// The system tables of a database, sorted by name.
     pub(super) fn system_tables(&self, db: &str) -> Vec<(&'static str, SchemaRef)> {
         let mut tables = self.system.tables(db);

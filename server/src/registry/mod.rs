@@ -24,19 +24,21 @@ use parking_lot::Mutex;
 use saltus_core::ids::TriggerId;
 use saltus_core::limits::{DATABASES_MAX, TRIGGER_NAME_BYTES_MAX};
 use saltus_core::names::{DbNameError, INTERNAL_DB, check_db_name};
-use saltus_core::ports::{CodeSource, PluginCode, PluginError, Trigger};
+use saltus_core::ports::{CodeSource, PluginError, Trigger};
 use saltus_core::route::Route;
 use saltus_core::schedule::Schedule;
 use saltus_core::trigger::{
     ApiSettings, ErrorBehavior, Execution, Isolation, Timing, TriggerDef, TriggerLimits, TriggerSpec,
 };
 use saltus_shards::api::TableError;
+use saltus_shards::data_dir::DataDir;
 use saltus_shards::engine::EngineHandle;
 use uuid::Uuid;
 
-use plugins::{PluginFileError, PluginShelf, PluginWatcher};
+use plugins::{PluginFileError, PluginShelf, PluginWatcher, VersionCheck};
 use settings::{SettingError, Settings, SettingsChange};
-use store::{Store, StoreError};
+use store::Store;
+pub use store::StoreError;
 
 /// Changes that wait for the catalog's thread.
 const COMMANDS_MAX: usize = 1024;
@@ -193,6 +195,12 @@ pub trait EngineControl: Send {
     fn end_state(&self, trigger: TriggerId);
     /// There are no triggers but these: others have no state.
     fn retain_states(&self, triggers: &BTreeSet<TriggerId>);
+    /// The number of this life, if the data directory has a manifest.
+    fn epoch(&self) -> Option<u32> {
+        None
+    }
+    /// The catalog was changed, and has this generation now.
+    fn note_catalog(&self, _generation: u64) {}
 }
 
 impl EngineControl for EngineHandle {
@@ -221,6 +229,14 @@ impl EngineControl for EngineHandle {
     fn retain_states(&self, triggers: &BTreeSet<TriggerId>) {
         EngineHandle::retain_states(self, |trigger| triggers.contains(&trigger));
     }
+
+    fn epoch(&self) -> Option<u32> {
+        Some(EngineHandle::epoch(self).0)
+    }
+
+    fn note_catalog(&self, generation: u64) {
+        EngineHandle::note_catalog(self, generation);
+    }
 }
 
 type Command = Box<dyn FnOnce(&mut Keeper) + Send>;
@@ -247,9 +263,9 @@ impl Registry {
     ///
     /// # Errors
     /// The store or the plugin directory cannot be used; the text names the path.
-    pub fn open(data_dir: &Path, plugin_dir: Option<&Path>) -> Result<Self, RegistryError> {
-        let store = Store::open(data_dir)?;
-        let catalog = Arc::new(ArcSwap::from_pointee(store.load()?));
+    pub fn open(directory: &mut DataDir, plugin_dir: Option<&Path>) -> Result<Self, RegistryError> {
+        let store = Store::open(directory)?;
+        let catalog = Arc::new(ArcSwap::from_pointee(store.load()));
         let shelf = Arc::new(PluginShelf::open(plugin_dir).map_err(RegistryError::Plugin)?);
         let no_thread = |_| RegistryError::Unavailable("the system gave no thread");
         let watcher = shelf.watch().map_err(no_thread)?;
@@ -261,6 +277,18 @@ impl Registry {
             .map_err(no_thread)?;
         let threads = Mutex::new(Some(Threads { catalog: thread, _watcher: watcher }));
         Ok(Registry { shared: Arc::new(Shared { catalog, commands, threads }) })
+    }
+
+    /// From now on new versions of plugins are checked before they count.
+    ///
+    /// # Errors
+    /// The registry has stopped.
+    pub async fn check_versions_with(&self, check: VersionCheck) -> Result<(), RegistryError> {
+        self.ask(move |keeper| {
+            keeper.shelf.check_with(check);
+            Ok(())
+        })
+        .await
     }
 
     /// The catalog now.
@@ -281,6 +309,11 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         self.ask(move |keeper| {
             engine.retain_states(&keeper.catalog.load().triggers.values().map(|def| def.id).collect());
+            if let Some(epoch) = engine.epoch()
+                && let Err(error) = keeper.store.note_life(epoch)
+            {
+                tracing::warn!(%error, "the catalog does not know of this start");
+            }
             (keeper.engine, keeper.check) = (Some(engine), check);
             keeper.put_in_force();
             Ok(())
@@ -383,7 +416,8 @@ impl Registry {
     pub async fn plugin(&self, filename: &str) -> Result<(Arc<dyn CodeSource>, Settings), RegistryError> {
         let filename = filename.to_owned();
         self.ask(move |keeper| {
-            let source: Arc<dyn CodeSource> = keeper.shelf.source(&filename).map_err(RegistryError::Plugin)?;
+            // Whoever tests a change wants to see it, whatever counts for triggers.
+            let source: Arc<dyn CodeSource> = keeper.shelf.as_it_is(&filename).map_err(RegistryError::Plugin)?;
             Ok((source, keeper.authors_settings(&filename)?))
         })
         .await
@@ -395,6 +429,32 @@ impl Registry {
     /// The name leads outside or the file system refused.
     pub async fn write_plugin_file(&self, name: String, content: String) -> Result<(), RegistryError> {
         self.ask(move |keeper| keeper.shelf.write(&name, &content).map_err(RegistryError::Upload)).await
+    }
+
+    /// Writes files of a folder under the plugin directory; it counts with all of them at once.
+    ///
+    /// # Errors
+    /// A name leads outside or the file system refused.
+    pub async fn write_plugin_folder(&self, name: String, files: Vec<(String, String)>) -> Result<(), RegistryError> {
+        self.ask(move |keeper| keeper.shelf.write_folder(&name, &files).map_err(RegistryError::Upload)).await
+    }
+
+    /// The same for the folder of the first trigger with that name, over all databases.
+    ///
+    /// # Errors
+    /// There is no such trigger, or the files cannot be written.
+    pub async fn write_trigger_folder(
+        &self,
+        trigger: String,
+        files: Vec<(String, String)>,
+    ) -> Result<(), RegistryError> {
+        self.ask(move |keeper| {
+            let catalog = keeper.catalog.load();
+            let def = catalog.triggers.values().find(|def| *def.name == *trigger);
+            let def = def.ok_or_else(|| RegistryError::Upload(PluginFileError::NotFound(trigger.into())))?;
+            keeper.shelf.write_folder(&def.plugin_filename, &files).map_err(RegistryError::Upload)
+        })
+        .await
     }
 
     /// Writes the file of the first trigger with that name, over all databases.
@@ -523,7 +583,7 @@ impl Keeper {
 
     fn create_trigger(&mut self, new: NewTrigger) -> Result<Warnings, RegistryError> {
         check_trigger_name(&new.name)?;
-        let code = self.shelf.source(&new.plugin_filename).map_err(RegistryError::Plugin)?.current();
+        self.shelf.source(&new.plugin_filename).map_err(RegistryError::Plugin)?;
         let settings = self.settings(&new)?;
         if new.db == INTERNAL_DB {
             return Err(RegistryError::Internal);
@@ -560,7 +620,7 @@ impl Keeper {
         check_schedule(&def)?;
         self.check_path(&def)?;
         def.id = self.store.add_trigger(&def)?;
-        let warnings = self.warnings(&def, &code);
+        let warnings = self.warnings(&def);
         next.triggers.insert(key, Arc::new(def));
         self.publish(next);
         self.put_in_force();
@@ -581,7 +641,7 @@ impl Keeper {
             def.spec = spec;
         }
         def.plugin_filename = change.plugin_filename.unwrap_or(def.plugin_filename);
-        let code = self.shelf.source(&def.plugin_filename).map_err(RegistryError::Plugin)?.current();
+        self.shelf.source(&def.plugin_filename).map_err(RegistryError::Plugin)?;
         let settings = change.settings.over(Settings::of(&before));
         settings.check_kind(def.spec.kind())?;
         settings.check()?;
@@ -600,7 +660,7 @@ impl Keeper {
             def.timing.since_ns = wall_clock_ns();
         }
         self.check_path(&def)?;
-        let warnings = self.warnings(&def, &code);
+        let warnings = self.warnings(&def);
         if def != *before {
             self.change_trigger(def)?;
         }
@@ -631,21 +691,31 @@ impl Keeper {
     }
 
     /// What will go wrong with the plugin's code as it is. It may still be changed, so the trigger is taken, as in InfluxDB 3.
-    fn warnings(&self, def: &TriggerDef, code: &PluginCode) -> Warnings {
+    fn warnings(&self, def: &TriggerDef) -> Warnings {
         let doubt = def.spec.doubt().map(|doubt| format!("trigger_specification: {doubt}"));
-        doubt.into_iter().chain(self.code_warning(def, code)).collect()
+        doubt.into_iter().chain(self.code_warning(def)).collect()
     }
 
-    fn code_warning(&self, def: &TriggerDef, code: &PluginCode) -> Option<String> {
+    fn code_warning(&self, def: &TriggerDef) -> Option<String> {
         let check = self.check.as_ref()?;
+        let read = (self.shelf.source(&def.plugin_filename), self.shelf.as_it_is(&def.plugin_filename));
+        // It was there a moment ago.
+        let (Ok(counts), Ok(code)) = read else { return None };
+        let (counts, code) = (counts.current(), code.current());
         let kind = def.spec.kind();
         let wrong = match check(&code.source, &def.plugin_filename) {
             Err(error) => error.message,
-            Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => return None,
+            Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => {
+                self.shelf.wrong_with(&def.plugin_filename, &code)?.message
+            }
             Ok(_) => kind.entry_missing().to_owned(),
         };
         tracing::warn!(trigger = %def.name, db = %def.db, plugin = %def.plugin_filename, "{wrong}");
-        Some(format!("plugin_filename: '{}': {wrong}; runs will fail until the file is mended", def.plugin_filename))
+        let until = match code.hash == counts.hash {
+            true => "runs will fail until the file is mended",
+            false => "the last good version goes on until it is mended",
+        };
+        Some(format!("plugin_filename: '{}': {wrong}; {until}", def.plugin_filename))
     }
 
     fn delete_trigger(&mut self, db: &str, name: &str, force: bool) -> Result<(), RegistryError> {
@@ -719,6 +789,9 @@ impl Keeper {
 
     fn publish(&self, next: Catalog) {
         self.catalog.store(Arc::new(next));
+        if let Some(engine) = &self.engine {
+            engine.note_catalog(self.store.generation());
+        }
     }
 
     /// Hands the enabled triggers to the engine. One whose file cannot be read stays in force and fails its runs.
@@ -829,7 +902,7 @@ pub(crate) mod tests {
         let plugins = dir.join("plugins");
         std::fs::create_dir_all(&plugins).unwrap();
         std::fs::write(plugins.join("p.py"), "def process_writes(a, b, c): pass\n").unwrap();
-        let registry = Registry::open(dir, Some(&plugins)).unwrap();
+        let registry = Registry::open(&mut DataDir::open(dir, false).unwrap(), Some(&plugins)).unwrap();
         let engine = FakeEngine::default();
         block_on(registry.connect(Box::new(engine.clone()), None)).unwrap();
         (registry, engine)

@@ -1,32 +1,39 @@
 //! Plugin files: found, read, watched and written, never outside the plugin directory.
 //!
-//! A [`PluginSource`] is one file or directory, shared by all triggers that name it. `current()` is a load of a pointer;
-//! `refresh()` compares modification times and lengths, reads when they changed, and swaps in a new version when the
-//! content did. A file whose last change is younger than `RACY` is read anyway: its next change could leave the same
-//! time stamp. A file that cannot be read any more keeps its last good text. The thread `saltus-plugins` refreshes all
-//! sources every [`POLL_INTERVAL`], so that triggers on a shard's thread, which may not look at files, get new code too.
+//! A [`PluginSource`] is one file or directory, shared by all triggers that name it. `current()` is a load of a pointer: the
+//! version that counts, a snapshot of all its files.
+//!
+//! # How a new version comes to count
+//! The thread `saltus-plugins` looks at all sources every `PLUGIN_LOOK_MS`: it compares modification times and lengths, and reads when
+//! they changed. (A file whose last change is younger than `RACY` is read anyway: its next change could leave the same time stamp.) What
+//! it has read counts when
+//!
+//! 1. nothing has changed for `PLUGIN_QUIET_MS`: files come one after the other, and editors write in pieces. A file that is a plugin
+//!    need not wait if it has the entry functions that it had: runs look at it themselves, so the next one has the new code;
+//! 2. the check ([`VersionCheck`]) finds nothing wrong with it: it compiles, and imports of its own modules lead somewhere.
+//!
+//! Until then the version before goes on; if one is refused, that is said once. A file that cannot be read any more keeps its last
+//! good text. What comes by the API counts at once if it is whole: a file that is a plugin, or a folder that is sent in one piece.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use saltus_core::ports::{CodeSource, PluginCode};
+use saltus_core::limits::{PLUGIN_BYTES_MAX, PLUGIN_FILES_MAX, PLUGIN_LOOK_AGAIN_MS, PLUGIN_LOOK_MS, PLUGIN_QUIET_MS};
+use saltus_core::ports::{CodeSource, PluginCode, PluginError, PluginFolder};
+use saltus_core::text::without_mark;
+use saltus_core::trigger::TriggerKind;
 
-/// How often all plugin files are looked at.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// A change younger than this may be followed by another one with the same time stamp.
 const RACY: Duration = Duration::from_secs(2);
-/// Files of one directory plugin.
-const DIRECTORY_FILES_MAX: usize = 1000;
-/// Bytes of all files of one plugin.
-const PLUGIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What makes a directory a plugin.
 const INIT: &str = "__init__.py";
 
@@ -54,7 +61,7 @@ pub enum PluginFileError {
     #[error("plugin code is not UTF-8 text: {}", .0.display())]
     NotText(PathBuf),
     /// Beyond the bounds of one plugin.
-    #[error("plugin is too large: {} (at most {DIRECTORY_FILES_MAX} files and {PLUGIN_BYTES_MAX} bytes)", .0.display())]
+    #[error("plugin is too large: {} (at most {PLUGIN_FILES_MAX} files and {PLUGIN_BYTES_MAX} bytes)", .0.display())]
     TooLarge(PathBuf),
     /// `gh:` and other sources that are fetched.
     #[error("'{0}' is to be fetched, which this version does not do: put the file into the plugin directory")]
@@ -91,10 +98,14 @@ impl PluginFileError {
     }
 }
 
+/// Says what is wrong with a version of the plugin that lies there, without running it, given the one that counts. Blocks.
+pub type VersionCheck = Box<dyn Fn(&Path, &PluginCode, Option<&PluginCode>) -> Result<(), PluginError> + Send + Sync>;
+
 /// The plugin directory and every source of it that a trigger holds.
 pub struct PluginShelf {
     root: Option<PathBuf>,
     sources: Mutex<HashMap<PathBuf, Weak<PluginSource>>>,
+    check: Arc<OnceLock<VersionCheck>>,
 }
 
 impl PluginShelf {
@@ -110,20 +121,45 @@ impl PluginShelf {
             }
             None => None,
         };
-        Ok(PluginShelf { root, sources: Mutex::default() })
+        Ok(PluginShelf { root, sources: Mutex::default(), check: Arc::default() })
     }
 
-    /// The source that a trigger names, read now.
+    /// From now on new versions are checked before they count.
+    pub fn check_with(&self, check: VersionCheck) {
+        // A second runtime in one process does not exist.
+        let _first = self.check.set(check);
+    }
+
+    /// What is wrong with the version of a plugin that counts, as far as that can be known without running it.
+    pub fn wrong_with(&self, filename: &str, code: &PluginCode) -> Option<PluginError> {
+        let path = self.root.as_deref()?.join(filename.trim_end_matches('/'));
+        self.check.get()?(&path, code, None).err()
+    }
+
+    /// The source that a trigger names. If nobody has it yet, it is read now.
     ///
     /// # Errors
     /// The name leads outside, or there is nothing that can be read.
     pub fn source(&self, filename: &str) -> Result<Arc<PluginSource>, PluginFileError> {
         let path = self.resolve(filename)?;
-        if let Some(known) = self.sources.lock().get(&path).and_then(Weak::upgrade) {
-            return known.try_refresh().map(|_| known);
+        let known = self.sources.lock().get(&path).and_then(Weak::upgrade);
+        if let Some(known) = known {
+            stamps(&known.path)?;
+            // It may be one that could not be read so far.
+            known.look(self.check.get(), Settle::WhenQuiet);
+            return Ok(known);
         }
-        let source = Arc::new(PluginSource::open(path)?);
+        let source = Arc::new(PluginSource::open(path, self.check.clone())?);
         Ok(self.shelve(source))
+    }
+
+    /// The files that a name stands for as they are now, whatever version counts for triggers.
+    ///
+    /// # Errors
+    /// As for [`PluginShelf::source`].
+    pub fn as_it_is(&self, filename: &str) -> Result<Arc<PluginSource>, PluginFileError> {
+        let path = self.resolve(filename)?;
+        PluginSource::open(path, self.check.clone()).map(Arc::new)
     }
 
     /// The `manifest.toml` of a directory plugin, if it has one: its path and its text.
@@ -136,7 +172,7 @@ impl PluginShelf {
             return Ok(None);
         }
         let text = fs::read_to_string(&path).map_err(|error| PluginFileError::io(&path, error))?;
-        Ok(Some((path, text)))
+        Ok(Some((path, without_mark(&text).to_owned())))
     }
 
     /// Like [`PluginShelf::source`] for a trigger that is in the catalog already: if the file cannot be read, the runs
@@ -146,20 +182,26 @@ impl PluginShelf {
             let name = filename.trim_end_matches('/');
             let safe = check_relative(name).is_ok() && !matches!(error, PluginFileError::Traversal(_));
             let path = self.root.as_ref().filter(|_| safe).map(|root| root.join(name));
-            self.shelve(Arc::new(PluginSource::failing(path.unwrap_or_default(), &error.to_string())))
+            self.shelve(Arc::new(PluginSource::failing(
+                path.unwrap_or_default(),
+                &error.to_string(),
+                self.check.clone(),
+            )))
         })
     }
 
-    /// Looks at all files.
-    pub fn refresh(&self) {
+    /// Looks at all files; whether some are being changed.
+    pub fn look(&self) -> bool {
         let live: Vec<Arc<PluginSource>> = {
             let mut sources = self.sources.lock();
             sources.retain(|_, source| source.strong_count() > 0);
             sources.values().filter_map(Weak::upgrade).collect()
         };
+        let mut changing = false;
         for source in live {
-            source.refresh();
+            changing |= source.look(self.check.get(), Settle::WhenQuiet);
         }
+        changing
     }
 
     /// Writes a file under the plugin directory; whoever reads it meanwhile sees the old or the new text.
@@ -167,25 +209,76 @@ impl PluginShelf {
     /// # Errors
     /// The name leads outside, the text is no Python text, or the file system refused.
     pub fn write(&self, filename: &str, content: &str) -> Result<(), PluginFileError> {
+        self.write_all(&[(filename.to_owned(), content.to_owned())])?;
         let root = self.root.as_deref().ok_or(PluginFileError::NoDirectory)?;
-        check_relative(filename)?;
-        let path = root.join(filename);
-        if content.contains('\0') {
-            return Err(PluginFileError::NullBytes(path));
-        }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(PluginFileError::NotFound(path));
-        };
-        check_inside(root, parent, filename)?;
-        fs::create_dir_all(parent).map_err(|error| PluginFileError::io(parent, error))?;
-        let scratch = parent.join(format!(".{}.saltus-upload", name.to_string_lossy()));
-        let put = fs::write(&scratch, content).and_then(|()| fs::rename(&scratch, &path));
-        if let Err(error) = put {
-            let _ = fs::remove_file(&scratch);
-            return Err(PluginFileError::io(&path, error));
-        }
-        self.refresh();
+        self.settle(&root.join(filename).components().collect::<PathBuf>());
         Ok(())
+    }
+
+    /// Writes files of one folder; it counts with all of them at once.
+    ///
+    /// # Errors
+    /// As for [`PluginShelf::write`]; nothing is changed then, unless the file system refused to rename.
+    pub fn write_folder(&self, folder: &str, files: &[(String, String)]) -> Result<(), PluginFileError> {
+        let root = self.root.as_deref().ok_or(PluginFileError::NoDirectory)?;
+        let folder = folder.trim_end_matches('/');
+        check_relative(folder)?;
+        let path: PathBuf = root.join(folder).components().collect();
+        let known = self.sources.lock().get(&path).and_then(Weak::upgrade);
+        // Nobody looks meanwhile.
+        let seen = known.as_ref().map(|known| known.seen.lock());
+        for (name, _) in files {
+            check_relative(name)?;
+        }
+        let named: Vec<_> = files.iter().map(|(name, text)| (format!("{folder}/{name}"), text.clone())).collect();
+        let written = self.write_all(&named);
+        drop(seen);
+        written?;
+        self.settle(&path);
+        Ok(())
+    }
+
+    /// Each is written beside its place first, so that a full disk changes none.
+    fn write_all(&self, files: &[(String, String)]) -> Result<(), PluginFileError> {
+        let root = self.root.as_deref().ok_or(PluginFileError::NoDirectory)?;
+        let mut ready: Vec<(PathBuf, PathBuf)> = Vec::with_capacity(files.len());
+        let mut write = || {
+            for (filename, content) in files {
+                let content = content.strip_prefix('\u{feff}').unwrap_or(content);
+                check_relative(filename)?;
+                let path = root.join(filename);
+                if content.contains('\0') {
+                    return Err(PluginFileError::NullBytes(path));
+                }
+                let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+                    return Err(PluginFileError::NotFound(path));
+                };
+                check_inside(root, parent, filename)?;
+                fs::create_dir_all(parent).map_err(|error| PluginFileError::io(parent, error))?;
+                let scratch = parent.join(format!(".{}.saltus-upload", name.to_string_lossy()));
+                ready.push((scratch.clone(), path.clone()));
+                fs::write(&scratch, content).map_err(|error| PluginFileError::io(&path, error))?;
+            }
+            Ok(())
+        };
+        let mut put = write();
+        for (scratch, path) in &ready {
+            if put.is_ok() {
+                put = fs::rename(scratch, path).map_err(|error| PluginFileError::io(path, error));
+            }
+            if put.is_err() {
+                let _ = fs::remove_file(scratch);
+            }
+        }
+        put
+    }
+
+    /// What lies there was written as a whole: it need not wait for quiet.
+    fn settle(&self, path: &Path) {
+        let known = self.sources.lock().get(path).and_then(Weak::upgrade);
+        if let Some(known) = known {
+            known.look(self.check.get(), Settle::Now);
+        }
     }
 
     /// Writes the file that a trigger names: the file itself, or a directory's `__init__.py`.
@@ -210,9 +303,10 @@ impl PluginShelf {
         let thread = std::thread::Builder::new().name("saltus-plugins".into()).spawn(move || {
             // Looking at files can wait; a shard on the same core cannot.
             let _ = rustix::process::nice(19);
+            let mut pause = PLUGIN_LOOK_MS;
             while !asked.load(Ordering::Acquire) {
-                std::thread::park_timeout(POLL_INTERVAL);
-                shelf.refresh();
+                std::thread::park_timeout(Duration::from_millis(pause));
+                pause = if shelf.look() { PLUGIN_LOOK_AGAIN_MS } else { PLUGIN_LOOK_MS };
             }
         })?;
         Ok(PluginWatcher { stop, thread: Some(thread) })
@@ -223,7 +317,7 @@ impl PluginShelf {
         source
     }
 
-    /// The real path of a plugin, checked to be inside.
+    /// The path of a plugin, checked to be inside.
     fn resolve(&self, filename: &str) -> Result<PathBuf, PluginFileError> {
         if filename.starts_with("gh:") || filename.starts_with("git+") {
             return Err(PluginFileError::Fetched(filename.to_owned()));
@@ -239,7 +333,8 @@ impl PluginShelf {
         if real.is_dir() && !real.join(INIT).is_file() {
             return Err(PluginFileError::NoInit(real));
         }
-        Ok(real)
+        // As it is named: a link may lead elsewhere tomorrow.
+        Ok(path.components().collect())
     }
 }
 
@@ -280,7 +375,24 @@ fn check_inside(root: &Path, path: &Path, filename: &str) -> Result<(), PluginFi
 struct Stamp {
     path: PathBuf,
     modified: SystemTime,
+    /// When the file, its name or its time stamps were changed, which nobody can set: seconds and nanoseconds.
+    changed: (i64, i64),
+    inode: u64,
     length: u64,
+}
+
+impl Stamp {
+    fn of(path: &Path, meta: &fs::Metadata) -> io::Result<Self> {
+        let changed = (meta.ctime(), meta.ctime_nsec());
+        Ok(Stamp { path: path.to_owned(), modified: meta.modified()?, changed, inode: meta.ino(), length: meta.len() })
+    }
+
+    /// Whether it was changed so long before an instant that its next change cannot have the same stamp.
+    fn is_older_than(&self, at: SystemTime) -> bool {
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(self.changed.0).unwrap_or_default());
+        let age = |time: SystemTime| at.duration_since(time).is_ok_and(|age| age >= RACY);
+        age(self.modified) && age(changed)
+    }
 }
 
 /// What was looked at, and when.
@@ -288,13 +400,52 @@ struct Stamp {
 struct Seen {
     stamps: Vec<Stamp>,
     read_at: Option<SystemTime>,
+    /// Another version is there, and does not count yet.
+    coming: Option<Coming>,
+    /// The version that was refused last.
+    refused: Option<u64>,
+    /// Whether the version that counts was found to be wrong, by its hash.
+    judged: Option<(u64, bool)>,
+    /// It cannot be read.
+    trouble: Option<Trouble>,
+}
+
+/// Why a plugin cannot be read.
+struct Trouble {
+    error: String,
+    since: Instant,
+    said: bool,
+}
+
+/// A version that does not count yet.
+struct Coming {
+    hash: u64,
+    /// Nothing has changed since.
+    since: Instant,
+    /// What was found, once it was checked.
+    wrong: Option<Option<PluginError>>,
+}
+
+impl Coming {
+    fn new(code: &PluginCode) -> Self {
+        Coming { hash: code.hash, since: Instant::now(), wrong: None }
+    }
+}
+
+/// When a new version counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settle {
+    /// It was written as a whole.
+    Now,
+    /// Others may be writing it.
+    WhenQuiet,
 }
 
 impl Seen {
     /// Whether the files are certainly what was read.
     fn covers(&self, stamps: &[Stamp]) -> bool {
         let Some(read_at) = self.read_at else { return false };
-        self.stamps == stamps && stamps.iter().all(|s| read_at.duration_since(s.modified).is_ok_and(|age| age >= RACY))
+        self.stamps == stamps && stamps.iter().all(|stamp| stamp.is_older_than(read_at))
     }
 }
 
@@ -302,41 +453,127 @@ impl Seen {
 pub struct PluginSource {
     path: PathBuf,
     code: ArcSwap<PluginCode>,
+    /// There was never anything to run: whatever comes counts at once.
+    failing: AtomicBool,
     seen: Mutex<Seen>,
+    /// The shelf's.
+    check: Arc<OnceLock<VersionCheck>>,
 }
 
 impl PluginSource {
-    fn open(path: PathBuf) -> Result<Self, PluginFileError> {
+    fn open(path: PathBuf, check: Arc<OnceLock<VersionCheck>>) -> Result<Self, PluginFileError> {
         let read_at = SystemTime::now();
         let stamps = stamps(&path)?;
         let code = ArcSwap::from_pointee(read_code(&path, &stamps)?);
-        Ok(PluginSource { path, code, seen: Mutex::new(Seen { stamps, read_at: Some(read_at) }) })
+        let seen = Seen { stamps, read_at: Some(read_at), ..Seen::default() };
+        Ok(PluginSource { path, code, failing: AtomicBool::new(false), seen: Mutex::new(seen), check })
     }
 
     /// A source whose code raises `reason`, until the file is there.
-    fn failing(path: PathBuf, reason: &str) -> Self {
+    fn failing(path: PathBuf, reason: &str, check: Arc<OnceLock<VersionCheck>>) -> Self {
         // A JSON string is a Python string literal.
         let source = format!("raise FileNotFoundError({})\n", serde_json::Value::from(reason));
         let hash = hash_of([("", source.as_bytes())]);
         let code = PluginCode { source: source.into(), hash, directory: None };
-        PluginSource { path, code: ArcSwap::from_pointee(code), seen: Mutex::default() }
+        let (code, seen) = (ArcSwap::from_pointee(code), Mutex::default());
+        PluginSource { path, code, failing: AtomicBool::new(true), seen, check }
     }
 
-    /// Reads again what changed.
-    fn try_refresh(&self) -> Result<Arc<PluginCode>, PluginFileError> {
+    /// Reads again what changed; whether another version is there that does not count yet.
+    fn look(&self, check: Option<&VersionCheck>, settle: Settle) -> bool {
         let mut seen = self.seen.lock();
+        match self.look_into(&mut seen, check, settle) {
+            Ok(changing) => {
+                seen.trouble = None;
+                changing
+            }
+            Err(error) => self.in_trouble(&mut seen, error.to_string()),
+        }
+    }
+
+    /// It cannot be read now; whether somebody may be writing it.
+    fn in_trouble(&self, seen: &mut Seen, error: String) -> bool {
+        (seen.read_at, seen.coming) = (None, None);
+        let known = seen.trouble.as_ref().filter(|trouble| trouble.error == error);
+        let (since, said) = known.map_or((Instant::now(), false), |trouble| (trouble.since, trouble.said));
+        let lasts = since.elapsed() >= Duration::from_millis(PLUGIN_QUIET_MS);
+        if lasts && !said {
+            tracing::error!(plugin = %self.path.display(), error, "plugin cannot be read: its last version goes on");
+        }
+        seen.trouble = Some(Trouble { error, since, said: lasts });
+        !lasts
+    }
+
+    fn look_into(
+        &self,
+        seen: &mut Seen,
+        check: Option<&VersionCheck>,
+        settle: Settle,
+    ) -> Result<bool, PluginFileError> {
         let read_at = SystemTime::now();
         let stamps = stamps(&self.path)?;
-        if !seen.covers(&stamps) {
-            let code = read_code(&self.path, &stamps)?;
-            if code.hash != self.code.load().hash {
-                tracing::info!(plugin = %self.path.display(), "plugin changed: the next run uses the new version");
-                self.code.store(Arc::new(code));
-            }
-            *seen = Seen { stamps, read_at: Some(read_at) };
+        if seen.coming.is_none() && seen.covers(&stamps) {
+            return Ok(false);
         }
-        Ok(self.code.load_full())
+        let code = read_code(&self.path, &stamps)?;
+        let now = self.code.load_full();
+        (seen.stamps, seen.read_at) = (stamps, Some(read_at));
+        if code.hash == now.hash || seen.refused == Some(code.hash) {
+            seen.coming = None;
+            return Ok(false);
+        }
+        let is_coming = seen.coming.as_ref().is_some_and(|coming| coming.hash == code.hash);
+        let mut coming = seen.coming.take().filter(|_| is_coming).unwrap_or_else(|| Coming::new(&code));
+        let quiet = coming.since.elapsed() >= Duration::from_millis(PLUGIN_QUIET_MS);
+        let at_once = settle == Settle::Now || self.is_wrong(seen, check, &now) || is_whole_file(&now, &code);
+        if !quiet && !at_once {
+            seen.coming = Some(coming);
+            return Ok(true);
+        }
+        let before = (!self.is_wrong(seen, check, &now)).then_some(&*now);
+        let verdict = || check.zip(before).and_then(|(check, before)| check(&self.path, &code, Some(before)).err());
+        let wrong = coming.wrong.get_or_insert_with(verdict).clone();
+        if let Some(error) = wrong {
+            if !quiet && settle == Settle::WhenQuiet {
+                // Somebody may be writing it.
+                seen.coming = Some(coming);
+                return Ok(true);
+            }
+            tracing::error!(plugin = %self.path.display(), error = %error.message, "plugin changed, and cannot be run as it is now: its last version goes on until it is mended");
+            seen.refused = Some(code.hash);
+            return Ok(false);
+        }
+        seen.refused = None;
+        tracing::info!(plugin = %self.path.display(), "plugin changed: the next run uses the new version");
+        self.code.store(Arc::new(code));
+        self.failing.store(false, Ordering::Release);
+        Ok(false)
     }
+
+    /// Whether the version that counts cannot be run anyway: then there is nothing to keep.
+    fn is_wrong(&self, seen: &mut Seen, check: Option<&VersionCheck>, now: &PluginCode) -> bool {
+        if self.failing.load(Ordering::Acquire) {
+            return true;
+        }
+        match seen.judged {
+            Some((hash, wrong)) if hash == now.hash => wrong,
+            _ => {
+                // Of a folder, files that were never modules do not count.
+                let before = now.directory.is_some().then_some(now);
+                let wrong = check.is_some_and(|check| check(&self.path, now, before).is_err());
+                seen.judged = Some((now.hash, wrong));
+                wrong
+            }
+        }
+    }
+}
+
+/// Whether a version is a file that has, as far as its text tells, every entry function that the one before has: a part of it would have
+/// lost the last.
+fn is_whole_file(before: &PluginCode, code: &PluginCode) -> bool {
+    let has = |code: &PluginCode, kind: &TriggerKind| code.source.contains(kind.entry());
+    let lost = |kind: &TriggerKind| has(before, kind) && !has(code, kind);
+    code.directory.is_none() && !TriggerKind::ALL.iter().any(lost)
 }
 
 impl CodeSource for PluginSource {
@@ -344,11 +581,14 @@ impl CodeSource for PluginSource {
         self.code.load_full()
     }
 
+    /// A file that was changed counts in the next run, as in InfluxDB 3. Folders are looked at by the watcher alone.
     fn refresh(&self) -> Arc<PluginCode> {
-        self.try_refresh().unwrap_or_else(|error| {
-            tracing::debug!(plugin = %self.path.display(), %error, "plugin cannot be read: its last version stays");
-            self.code.load_full()
-        })
+        let now = self.code.load_full();
+        if now.directory.is_some() {
+            return now;
+        }
+        self.look(self.check.get(), Settle::WhenQuiet);
+        self.code.load_full()
     }
 }
 
@@ -358,7 +598,7 @@ fn stamps(path: &Path) -> Result<Vec<Stamp>, PluginFileError> {
     collect_stamps(path, true, &mut found)?;
     found.sort_by(|a, b| a.path.cmp(&b.path));
     let bytes: u64 = found.iter().map(|s| s.length).sum();
-    if found.len() > DIRECTORY_FILES_MAX || bytes > PLUGIN_BYTES_MAX {
+    if found.len() > PLUGIN_FILES_MAX || bytes > PLUGIN_BYTES_MAX {
         return Err(PluginFileError::TooLarge(path.to_owned()));
     }
     Ok(found)
@@ -373,30 +613,40 @@ fn collect_stamps(path: &Path, named: bool, found: &mut Vec<Stamp>) -> Result<()
             let hidden = name.to_string_lossy().starts_with('.') || name == "__pycache__";
             // Links are not followed downwards: they could lead outside or in circles.
             let link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-            if !hidden && !link && found.len() <= DIRECTORY_FILES_MAX {
+            if !hidden && !link && found.len() <= PLUGIN_FILES_MAX {
                 collect_stamps(&entry.path(), false, found)?;
             }
         }
     } else if named || path.extension().is_some_and(|extension| extension == "py") {
-        let modified = meta.modified().map_err(|error| PluginFileError::io(path, error))?;
-        found.push(Stamp { path: path.to_owned(), modified, length: meta.len() });
+        found.push(Stamp::of(path, &meta).map_err(|error| PluginFileError::io(path, error))?);
     }
     Ok(())
 }
 
 fn read_code(path: &Path, stamps: &[Stamp]) -> Result<PluginCode, PluginFileError> {
     let files: Vec<(String, String)> = stamps.iter().map(|s| read_file(path, &s.path)).collect::<Result<_, _>>()?;
-    let hash = hash_of(files.iter().map(|(name, text)| (name.as_str(), text.as_bytes())));
-    let directory = path.is_dir().then(|| path.to_owned());
-    let main = if directory.is_some() { INIT } else { "" };
-    let source = files.into_iter().find(|(name, _)| name == main).map(|(_, text)| text);
+    if !path.is_dir() {
+        let hash = hash_of(files.iter().map(|(name, text)| (name.as_str(), text.as_bytes())));
+        let source = files.into_iter().next().map(|(_, text)| text);
+        let source = source.ok_or_else(|| PluginFileError::NotFound(path.to_owned()))?;
+        return Ok(PluginCode { source: source.into(), hash, directory: None });
+    }
+    let source = files.iter().find(|(name, _)| name == INIT).map(|(_, text)| text.as_str().into());
     let source = source.ok_or_else(|| PluginFileError::NoInit(path.to_owned()))?;
-    Ok(PluginCode { source: source.into(), hash, directory })
+    // Two folders are two plugins, with modules of their own, also if one is a copy of the other.
+    let place = path.to_string_lossy();
+    let all = files.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
+    let hash = hash_of(std::iter::once((&*place, &[][..])).chain(all));
+    let folder = PluginFolder { path: path.to_owned(), files };
+    Ok(PluginCode { source, hash, directory: Some(Arc::new(folder)) })
 }
 
 /// A file's name relative to the plugin (empty for a single file), and its text.
 fn read_file(plugin: &Path, path: &Path) -> Result<(String, String), PluginFileError> {
-    let text = fs::read_to_string(path).map_err(|error| PluginFileError::io(path, error))?;
+    let mut text = fs::read_to_string(path).map_err(|error| PluginFileError::io(path, error))?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
     if text.contains('\0') {
         return Err(PluginFileError::NullBytes(path.to_owned()));
     }
@@ -426,6 +676,16 @@ mod tests {
         (dir, shelf)
     }
 
+    /// Looks as the watcher does, until the version that counts is right.
+    fn until(shelf: &PluginShelf, source: &PluginSource, right: impl Fn(&PluginCode) -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !right(&source.current()) {
+            assert!(Instant::now() < end, "it never counts");
+            shelf.look();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     #[test]
     fn an_edit_of_the_same_length_right_away_is_seen() {
         let (dir, shelf) = shelf();
@@ -434,10 +694,8 @@ mod tests {
         let before = source.current();
         assert_eq!(&*before.source, "x = 1\n");
         fs::write(dir.path().join("p.py"), "x = 2\n").unwrap();
-        let after = source.refresh();
-        assert_eq!(&*after.source, "x = 2\n");
-        assert_ne!(before.hash, after.hash);
-        assert_eq!(source.current().hash, after.hash);
+        until(&shelf, &source, |code| &*code.source == "x = 2\n");
+        assert_ne!(before.hash, source.current().hash);
     }
 
     #[test]
@@ -446,7 +704,90 @@ mod tests {
         fs::write(dir.path().join("p.py"), "x = 1\n").unwrap();
         let source = shelf.source("p.py").unwrap();
         fs::remove_file(dir.path().join("p.py")).unwrap();
-        assert_eq!(&*source.refresh().source, "x = 1\n");
+        shelf.look();
+        assert_eq!(&*source.current().source, "x = 1\n");
+        fs::write(dir.path().join("p.py"), b"x = '\xff'\n").unwrap();
+        shelf.look();
+        assert_eq!(&*source.current().source, "x = 1\n");
+        fs::write(dir.path().join("p.py"), "\u{feff}x = 3\n").unwrap();
+        until(&shelf, &source, |code| &*code.source == "x = 3\n");
+    }
+
+    /// Files come one by one: only what is there when nothing has changed for a while, and is not found to be wrong, counts.
+    #[test]
+    fn a_version_counts_as_a_whole_or_not_at_all() {
+        let (dir, shelf) = shelf();
+        let plugin = dir.path().join("pkg");
+        fs::create_dir(&plugin).unwrap();
+        let write = |version: &str, name: &str| fs::write(plugin.join(name), format!("x = '{version}'\n")).unwrap();
+        let names = [INIT, "a.py", "b.py"];
+        names.iter().for_each(|name| write("old", name));
+        let source = shelf.source("pkg").unwrap();
+        let versions = |code: &PluginCode| -> Vec<String> {
+            let files = &code.directory.as_ref().unwrap().files;
+            files.iter().map(|(_, text)| text.trim_start_matches("x = '").trim_end_matches("'\n").to_owned()).collect()
+        };
+        // Whoever writes makes pauses, which are shorter than what counts as quiet.
+        for name in names {
+            write("new", name);
+            let end = Instant::now() + Duration::from_millis(PLUGIN_QUIET_MS / 2);
+            while Instant::now() < end {
+                assert!(shelf.look(), "it is being changed");
+                assert_eq!(versions(&source.current()), ["old"; 3]);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        until(&shelf, &source, |code| versions(code) == ["new"; 3]);
+        // What comes in one piece counts at once.
+        let files: Vec<_> = names.iter().map(|name| ((*name).to_owned(), "x = 'sent'\n".to_owned())).collect();
+        shelf.write_folder("pkg/", &files).unwrap();
+        assert_eq!(versions(&source.current()), ["sent"; 3]);
+    }
+
+    #[test]
+    fn a_version_that_is_found_to_be_wrong_does_not_count() {
+        let (dir, shelf) = shelf();
+        fs::write(dir.path().join("p.py"), "x = 1\n").unwrap();
+        let wrong = || PluginError { kind: "SyntaxError".into(), message: "wrong".into(), traceback: String::new() };
+        shelf.check_with(Box::new(move |_, code, _| if code.source.contains('(') { Err(wrong()) } else { Ok(()) }));
+        let source = shelf.source("p.py").unwrap();
+        fs::write(dir.path().join("p.py"), "x = (\n").unwrap();
+        assert_eq!(&*source.refresh().source, "x = 1\n", "nor in the next run");
+        assert!(shelf.look(), "it may be mended soon");
+        shelf.write("p.py", "x = ((\n").unwrap();
+        assert_eq!(&*source.current().source, "x = 1\n");
+        assert!(!shelf.look(), "it is known, and nothing is to be waited for");
+        shelf.write("p.py", "x = 2\n").unwrap();
+        assert_eq!(&*source.current().source, "x = 2\n");
+    }
+
+    #[test]
+    fn a_file_counts_in_the_next_run_unless_it_has_lost_its_entry() {
+        let (dir, shelf) = shelf();
+        let entry = "\ndef process_writes(a, b, c): pass\n";
+        let write = |text: &str| fs::write(dir.path().join("p.py"), text).unwrap();
+        write(&format!("x = 1{entry}"));
+        let source = shelf.source("p.py").unwrap();
+        write(&format!("x = 2{entry}"));
+        assert!(source.refresh().source.starts_with("x = 2"));
+        write("x = 3\n");
+        assert!(source.refresh().source.starts_with("x = 2"), "an editor may be at it");
+        write(&format!("x = 4{entry}"));
+        assert!(source.refresh().source.starts_with("x = 4"));
+        write("x = 5\n");
+        until(&shelf, &source, |code| &*code.source == "x = 5\n");
+    }
+
+    #[test]
+    fn two_folders_with_the_same_files_are_two_plugins() {
+        let (dir, shelf) = shelf();
+        let code = |name: &str| {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join(INIT), "x = 1\n").unwrap();
+            shelf.source(name).unwrap().current()
+        };
+        assert_ne!(code("a/common").hash, code("b/common").hash);
+        assert_eq!(code("a/common").hash, code("./a/common/").hash);
     }
 
     #[test]
@@ -455,7 +796,8 @@ mod tests {
         let source = shelf.source_or_failing("later.py");
         assert!(source.current().source.starts_with("raise FileNotFoundError(\"Plugin not found: /"));
         fs::write(dir.path().join("later.py"), "x = 1\n").unwrap();
-        assert_eq!(&*source.refresh().source, "x = 1\n");
+        shelf.look();
+        assert_eq!(&*source.current().source, "x = 1\n");
     }
 
     #[test]
@@ -482,11 +824,10 @@ mod tests {
         fs::write(plugin.join("other.py"), "y = 1\n").unwrap();
         let source = shelf.source("pkg/").unwrap();
         let before = source.current();
-        assert_eq!(before.directory.as_deref(), Some(plugin.canonicalize().unwrap().as_path()));
+        assert_eq!(before.directory.as_ref().unwrap().path, plugin.canonicalize().unwrap());
         fs::write(plugin.join("other.py"), "y = 2\n").unwrap();
-        let after = source.refresh();
-        assert_eq!(before.source, after.source);
-        assert_ne!(before.hash, after.hash);
+        until(&shelf, &source, |code| code.hash != before.hash);
+        assert_eq!(before.source, source.current().source);
     }
 
     #[test]

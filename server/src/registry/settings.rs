@@ -25,7 +25,7 @@ use saltus_core::trigger::{
 use serde_json::{Map, Value, json};
 
 use crate::config::parse;
-use crate::nearest::nearest;
+use saltus_core::nearest::nearest;
 
 /// The longest run that may be asked for: a day.
 const RUN_TIME_MAX: Duration = Duration::from_secs(86_400);

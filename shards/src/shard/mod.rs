@@ -53,11 +53,18 @@ use crate::mailbox::{Held, Mailbox};
 use crate::pulse::{Pulse, Turns};
 use crate::states::Shelf;
 use crate::table::TableSnapshot;
+use crate::wal::WrittenTo;
+use crate::wal::keeper::ManifestKeeper;
+use crate::wal::manifest::Manifest;
 
 /// What shards share: nothing here is locked on the data path.
 pub(crate) struct Shared {
     pub config: EngineConfig,
     pub epoch: Epoch,
+    /// What the log of earlier lives must hold.
+    pub known: Arc<Manifest>,
+    /// Who writes the manifest.
+    pub keeper: ManifestKeeper,
     pub directory: Directory,
     pub mailboxes: Vec<Arc<Mailbox<Message>>>,
     pub faces: Vec<Face>,
@@ -76,6 +83,10 @@ pub(crate) struct Shared {
 pub(crate) struct Face {
     /// Why it takes no writes.
     pub refuses: ArcSwapOption<String>,
+    /// What its disk lacks: it takes no writes until that is there again.
+    pub short: ArcSwapOption<String>,
+    /// Where its stream ended, at an orderly stop.
+    pub ended: ArcSwapOption<(Stream, Option<WrittenTo>)>,
     /// Which plugin's run it does not come back from.
     pub stalled: ArcSwapOption<String>,
     /// Open connections, for dealing them out.
@@ -367,7 +378,14 @@ impl Shard {
         match step {
             Coming::Known => {
                 let placement = self.shared.directory.placement();
-                self.triggers.borrow_mut().replace(self.id, placement, self.shared.config.limits, set);
+                let runs_stopped = {
+                    let mut triggers = self.triggers.borrow_mut();
+                    triggers.replace(self.id, placement, self.shared.config.limits, set);
+                    std::mem::take(&mut triggers.runs_stopped)
+                };
+                if let Some(plugins) = self.plugins.borrow_mut().as_mut().filter(|_| runs_stopped) {
+                    plugins.stop_runs();
+                }
                 self.claim_backlogs(set);
             }
             Coming::Offered => {

@@ -14,7 +14,7 @@ use saltus_core::limits::{RETRIES_MAX, RUNS_BEFORE_ANSWER_US};
 use saltus_core::policy::{Cost, Lane, Observation, Overspent};
 use saltus_core::ports::{
     LogLevel, LogLine, LogText, PluginError, Readiness, RunEvent, RunOutcome, RunRecord, RunReport, RunRequest,
-    ShardPlugins, Trigger, Unwound,
+    ShardPlugins, StopCause, Trigger, Unwound,
 };
 use saltus_core::request::{PluginResponse, RequestError};
 use saltus_core::trigger::{ErrorBehavior, Execution, MissingColumns, retry_pause};
@@ -263,9 +263,9 @@ impl Shard {
     }
 
     fn request(&self, state: &State, event: &Event) -> RunRequest {
-        let (trigger, lane, kept) = {
+        let (trigger, lane, kept, stop) = {
             let state = state.borrow();
-            (state.trigger.clone(), state.policy.lane(), Shard::state_for_run(&state))
+            (state.trigger.clone(), state.policy.lane(), Shard::state_for_run(&state), state.stop.clone())
         };
         let config = &self.shared.config;
         let limits = trigger.def.limits.over(config.limits);
@@ -287,6 +287,7 @@ impl Shard {
             attempt: event.attempt,
             test_host: None,
             state: kept,
+            stop,
         }
     }
 
@@ -342,6 +343,9 @@ impl Shard {
 
     /// Measures, logs, and sends the results on their way.
     fn finish(self: &Rc<Self>, state: &State, lane: Lane, began: Began, report: RunReport) {
+        if let Some(cause) = report.request.stop.cause() {
+            return self.stopped_early(state, lane, began, report, cause);
+        }
         let Began { handed_over, first_rows, replayed, late } = began;
         let mut report = report;
         if self.judge(state, lane, first_rows, &report) {
@@ -364,7 +368,7 @@ impl Shard {
         let again = |why: &Unwound| {
             // Somebody waits for a request, and may have seen what it did: nothing of it is made twice but what was undone.
             let is_request = matches!(run.event.what, RunEvent::Request(_));
-            let given_up = matches!(why, Unwound::InterpreterLost | Unwound::Stopped);
+            let given_up = matches!(why, Unwound::InterpreterLost | Unwound::Stopped | Unwound::Changed);
             if is_request && (given_up || requests::is_begun(&run.event)) {
                 return false;
             }
@@ -423,6 +427,47 @@ impl Shard {
         }
         self.freed(&state.borrow());
         self.let_go_of_state(&mut state.borrow_mut());
+        self.runnable.notify();
+        self.drained.notify();
+    }
+
+    /// A run is over whose trigger was deleted, disabled or changed while it was under way. Nothing of it counts: an event of a trigger that
+    /// was changed is run again, one of a trigger that is gone is given up as those that waited.
+    fn stopped_early(self: &Rc<Self>, state: &State, lane: Lane, began: Began, report: RunReport, cause: StopCause) {
+        state.borrow_mut().charge(report.cost_ns, lane, report.memory);
+        let RunRequest { run_id, trigger, event: what, received, depth, attempt, .. } = report.request;
+        let Began { handed_over, first_rows, replayed, late } = began;
+        let event = Event { what, received, handed_over, depth, attempt, first_rows, replayed, late };
+        let run = Ended { run_id, trigger, event, response: None };
+        self.counters.runs_discarded.add(1);
+        let (db, name) = (run.trigger.def.db.clone(), run.trigger.def.name.clone());
+        let what = RunOutcome::Discarded { run_id, why: Unwound::Changed };
+        self.shared.host.record(RunRecord { db, trigger: name, lane, what });
+        let is_request = matches!(run.event.what, RunEvent::Request(_));
+        let text = match cause {
+            StopCause::Gone => {
+                "the run was interrupted because its trigger was disabled or deleted: nothing of it is written, and its event is not given again"
+            }
+            StopCause::Changed if is_request => {
+                "the run was interrupted because its trigger was changed: nothing of it is written; ask again"
+            }
+            StopCause::Changed => {
+                "the run was interrupted because its trigger was changed: nothing of it is written, and its event is run again"
+            }
+        };
+        self.log_run(&run, LogLevel::Warn, text.to_owned());
+        requests::answer(&run.event, Err(RequestError::Unavailable(text.to_owned())));
+        let mut inner = state.borrow_mut();
+        inner.running -= 1;
+        inner.measured.discarded += 1;
+        if is_request {
+            self.done(&mut inner, &run.event);
+        } else if cause == StopCause::Changed && !inner.stopped {
+            inner.put_back(run.event);
+        }
+        self.freed(&inner);
+        self.let_go_of_state(&mut inner);
+        drop(inner);
         self.runnable.notify();
         self.drained.notify();
     }
@@ -517,7 +562,7 @@ impl Shard {
             (Some(Unwound::Overran), _) => Observation::Overran(took),
             (Some(Unwound::CacheNotPlain), _) => Observation::CachePlain(false),
             (Some(Unwound::Import(_) | Unwound::ImportRefused(_)), _) => return false,
-            (Some(Unwound::InterpreterLost | Unwound::Stopped), _) => return false,
+            (Some(Unwound::InterpreterLost | Unwound::Stopped | Unwound::Changed), _) => return false,
             (None, None) if overran => Observation::Overran(took),
             (None, None) => {
                 let rows = report.request.event.rows();

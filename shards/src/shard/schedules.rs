@@ -218,9 +218,6 @@ mod tests {
         fn current(&self) -> Arc<PluginCode> {
             Arc::new(PluginCode { source: "".into(), hash: 0, directory: None })
         }
-        fn refresh(&self) -> Arc<PluginCode> {
-            self.current()
-        }
     }
 
     fn state(id: u64) -> State {

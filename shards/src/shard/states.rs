@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use saltus_core::ids::TriggerId;
+use saltus_core::ports::StopCause;
+use saltus_core::request::RequestError;
 use saltus_core::state::{State, StateChange};
 
 use super::Shard;
+use super::requests;
 use super::triggers::TriggerState;
 use crate::states::{Commit, checkpoint_due};
 use crate::wal::Record;
@@ -82,16 +85,25 @@ impl Shard {
         }
     }
 
-    /// These triggers are not in force here any more.
+    /// These triggers are not in force here any more. Their runs under way are to end, and nobody waits for that: what they come to counts
+    /// for nothing.
     pub fn part_with(&self, gone: &[Rc<RefCell<TriggerState>>]) {
         let mut plugins = self.plugins.borrow_mut();
         for state in gone {
             let mut inner = state.borrow_mut();
-            inner.leaving = true;
+            (inner.leaving, inner.stopped) = (true, true);
+            inner.stop.set(StopCause::Gone);
+            for event in inner.queue.drain(..) {
+                let text = "the trigger that answers here was disabled or deleted just now".to_owned();
+                requests::answer(&event, Err(RequestError::Unavailable(text)));
+            }
             self.let_go_of_state(&mut inner);
             if let Some(plugins) = plugins.as_mut() {
                 plugins.forget(inner.trigger.def.id);
             }
+        }
+        if let Some(plugins) = plugins.as_mut().filter(|_| !gone.is_empty()) {
+            plugins.stop_runs();
         }
     }
 
@@ -105,9 +117,11 @@ impl Shard {
         states.collect()
     }
 
-    /// A trigger was deleted: its state ends as soon as nobody has it.
+    /// A trigger was deleted: its state ends as soon as nobody has it, which is when its last run has. Nobody waits for that: of a
+    /// trigger that does not exist, the next start forgets it.
     pub fn end_state(self: &Rc<Self>, trigger: TriggerId, reply: oneshot::Sender<()>) {
         let shard = self.clone();
+        let _gone = reply.send(());
         self.spawn(async move {
             let existed = loop {
                 match shard.shared.shelf.remove(trigger) {
@@ -119,7 +133,6 @@ impl Shard {
             if existed && let Err(error) = shard.log.append(&Record::StateEnd { trigger }) {
                 tracing::debug!(shard = shard.id.0, %error, "the state of a deleted trigger stays in the log");
             }
-            let _gone = reply.send(());
         });
     }
 }

@@ -16,7 +16,7 @@ use saltus_core::cpu_share::{self, CpuShare};
 use saltus_core::ids::{Epoch, EventId, MonoNs, Sequence, ShardId, Stream, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
 use saltus_core::policy::{Lane, Policy};
-use saltus_core::ports::{LogLevel, LogLine, LogText, MemoryUse, RunEvent, TableBatch, Trigger};
+use saltus_core::ports::{LogLevel, LogLine, LogText, MemoryUse, RunEvent, RunStop, StopCause, TableBatch, Trigger};
 use saltus_core::schedule::Scheduler;
 use saltus_core::trigger::{ErrorBehavior, Execution, Limits, TriggerDef, TriggerKind, TriggerSpec};
 
@@ -92,6 +92,8 @@ pub(crate) struct TriggerState {
     pub policy: Policy,
     /// Runs under way.
     pub running: usize,
+    /// Whether they are to end early.
+    pub stop: Arc<RunStop>,
     /// Results of runs that are being written.
     pub writing_back: usize,
     /// Events that wait for their next attempt, beside the queue.
@@ -198,6 +200,7 @@ impl TriggerState {
             queue: VecDeque::new(),
             queued_bytes: 0,
             running: 0,
+            stop: Arc::default(),
             writing_back: 0,
             retrying: 0,
             preparing: false,
@@ -329,9 +332,14 @@ impl TriggerState {
         self.has_room_for_run(self.queue.len())
     }
 
-    /// The trigger was changed; what waits for it and what was measured stays.
-    fn update(&mut self, trigger: &Arc<Trigger>, limits: Limits) {
+    /// The trigger was changed; what waits for it and what was measured stays. Runs under way are to end, and their events are run
+    /// again as the trigger is now: whether there are any.
+    fn update(&mut self, trigger: &Arc<Trigger>, limits: Limits) -> bool {
         let (before, def) = (&self.trigger.def, &trigger.def);
+        let stops = before != def && self.running > 0;
+        if stops {
+            std::mem::take(&mut self.stop).set(StopCause::Changed);
+        }
         if (before.execution, before.isolation) != (def.execution, def.isolation) {
             self.policy = Policy::new(def.execution, def.isolation, limits.inline_budget, mono_now());
         } else {
@@ -348,6 +356,7 @@ impl TriggerState {
             schedule.set_missed_runs(def.timing.missed_runs);
         }
         (self.trigger, self.limits) = (trigger.clone(), limits);
+        stops
     }
 
     /// How long its next run has to wait for the trigger's share of a core.
@@ -465,6 +474,8 @@ pub(crate) struct TriggerSet {
     next: usize,
     /// Triggers whose next run has been found to wait for CPU time, and how long.
     pub throttled: Vec<(Rc<RefCell<TriggerState>>, Duration)>,
+    /// Runs under way were told to end early, and whoever makes them does not know yet.
+    pub runs_stopped: bool,
 }
 
 impl TriggerSet {
@@ -494,7 +505,7 @@ impl TriggerSet {
                 let spec = &inner.trigger.def.spec;
                 let seen = *spec == TriggerSpec::AllTables || home_of(placement, &inner.trigger.def) == shard;
                 saw = seen.then(|| spec.clone());
-                inner.update(trigger, limits);
+                self.runs_stopped |= inner.update(trigger, limits);
             }
             if is_write && sees && saw.as_ref() != Some(&def.spec) {
                 changes.begun.push(Begun { id, spec: def.spec.clone(), afresh: !homes.contains_key(&id) });
@@ -809,9 +820,27 @@ impl Shard {
 
     fn report_chain(&self, trigger: &Trigger, table: &str) {
         self.counters.chains_cut.add(1);
+        let chain = self.chain(trigger, table);
         self.log_for(trigger, LogLevel::Error, format!(
-            "not run for rows of table '{table}': they were written by a chain of more than {CHAIN_DEPTH_MAX} plugin runs, each caused by the one before; let the plugin skip its own output"
+            "not run for rows of table '{table}': they were written by a chain of more than {CHAIN_DEPTH_MAX} plugin runs, each caused by the one before (triggers: {chain}); let the plugin skip its own output"
         ));
+    }
+
+    /// The triggers whose plugins write the rows that start one another, the first one first, as far as tables know who wrote to them
+    /// last; each once if they go round.
+    fn chain(&self, trigger: &Trigger, table: &str) -> String {
+        let db = &trigger.def.db;
+        let mut names = vec![trigger.def.name.clone()];
+        let mut seen = Vec::new();
+        let mut next = Some(Arc::<str>::from(table));
+        while let Some(table) = next.filter(|table| !seen.contains(table)) {
+            let Some(link) = self.shared.directory.get(db, &table).and_then(|entry| entry.link()) else { break };
+            seen.push(table);
+            names.push(link.trigger.clone());
+            next = link.cause.clone();
+        }
+        names.reverse();
+        names.join(" -> ")
     }
 
     pub fn log_for(&self, trigger: &Trigger, level: LogLevel, text: String) {

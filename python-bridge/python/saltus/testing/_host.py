@@ -20,7 +20,8 @@ from types import CodeType, TracebackType
 from typing import Any, Callable, Optional, Union
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from saltus._loader import load_directory
+from saltus._loader import load as load_folder
+from saltus._loader import read as read_folder
 from saltus._state import decode as decode_state
 from saltus._state import encode as encode_state
 from saltus.errors import (
@@ -31,19 +32,22 @@ from saltus.errors import (
     QueryError,
 )
 from saltus.event import Event
+from saltus.event import call_time as time_of_call
 from saltus.line_builder import LineBuilder
 from saltus.testing._clock import Clock, Instant, nanoseconds
-from saltus.testing._lines import read
+from saltus.testing._lines import LineProtocolError, read
 from saltus.testing._local import (
     OUTPUT_ROWS_MAX,
     Effects,
     InfluxDB3Local,
     LogLine,
     Query,
+    Queued,
     Space,
     TableBatch,
     WriteRefused,
     changed,
+    refusal,
     write_to,
 )
 from saltus.testing._run import PluginFailed, Response, Run
@@ -112,13 +116,15 @@ class Host:
         name: str = "test",
         spec: Optional[str] = None,
         missing_columns: str = "absent",
+        time_zone: Optional[str] = None,
     ) -> Trigger:
         """A trigger of a plugin: a file, or a folder with an ``__init__.py``.
 
         ``args`` are the trigger's arguments, ``database`` the one it belongs to. ``spec`` is what the trigger would be created
         with: with ``table:NAME`` it is given the rows of that table only, and runs of another kind are refused. Without one
         it can be run in every way, and gets the rows of all tables. With ``missing_columns="none"`` rows have every column
-        of their table, ``None`` where the line had none; a setting of triggers.
+        of their table, ``None`` where the line had none; a setting of triggers. With a ``time_zone`` the ``call_time`` of
+        scheduled calls is aware, and of that zone.
         """
         full = (self.plugin_dir / path) if self.plugin_dir is not None else Path(path)
         if full.is_dir():
@@ -132,7 +138,9 @@ class Host:
         if missing_columns not in ("absent", "none"):
             raise ValueError(f"missing_columns must be absent or none, not {missing_columns!r}")
         own = None if args is None else dict(args)
-        return Trigger(self, full, name, database or self.database_name, own, spec, missing_columns == "none")
+        if time_zone is not None:
+            _zone(time_zone)
+        return Trigger(self, full, name, database or self.database_name, own, spec, missing_columns == "none", time_zone)
 
     def database(self, name: Optional[str] = None) -> Database:
         """A database, created if it is not there; the host's own without a name."""
@@ -177,6 +185,14 @@ class Host:
             raise WriteRefused(f"invalid database name: {db}") from None
         return write_to(database, lines)
 
+    def write_each(self, db: str, lines: str) -> tuple[list[Point], list[LineProtocolError]]:
+        """Writes what a plugin queued: the lines that can be written, and gives back the others."""
+        try:
+            database = self.database(db)
+        except NameRefused:
+            raise WriteRefused(f"invalid database name: {db}") from None
+        return database.write_each(lines)
+
     def cache_space(self, owner: Optional[tuple[str, str]]) -> Space:
         """The cache of a trigger (database and name), or the global one."""
         return self._spaces.setdefault(owner, {})
@@ -219,8 +235,12 @@ class Trigger:
         args: Optional[dict[str, str]],
         spec: Optional[str],
         every_column: bool,
+        time_zone: Optional[str] = None,
     ) -> None:
         self.host = host
+        self._time_zone = time_zone
+        # An interval is real time, whatever the clocks of the zone do.
+        self._real_time = spec is not None and spec.strip().startswith("every:")
         self.path = path
         self.name = name
         self.database_name = database
@@ -266,9 +286,13 @@ class Trigger:
         self._must_be("schedule")
         scheduled = self.host.clock.now_ns() if call_time is None else nanoseconds(call_time)
         event = self._event("schedule", (f"1-at-{scheduled}",), attempt)
-        event.of_schedule(scheduled, None, missed)
-        # Naive, in local time and in whole seconds, as in InfluxDB 3.
-        return self._run(event, [datetime.datetime.fromtimestamp(scheduled // 10**9)], check)
+        seconds, zone = scheduled // 10**9, self._time_zone
+        ahead = None
+        if zone is not None:
+            offset = datetime.datetime.fromtimestamp(seconds, _zone(zone)).utcoffset()
+            ahead = round(offset.total_seconds()) if offset is not None else 0
+        event.of_schedule(scheduled, ahead, missed)
+        return self._run(event, [time_of_call(seconds, ahead, None if self._real_time else zone)], check)
 
     def process_request(
         self,
@@ -323,11 +347,12 @@ class Trigger:
         except BaseException as raised:
             error = raised
         run.sync_writes = effects.written
+        failed = error is not None
         if error is None:
-            error = self._write_back(effects, run)
+            error, failed = self._write_back(effects, run)
         if effects.sticky is not None:
             raise effects.sticky
-        if error is None:
+        if not failed:
             self._commit_state(effects)
         if error is not None:
             run.failed(error)
@@ -350,10 +375,12 @@ class Trigger:
 
     def _entry(self, name: str) -> Any:
         if self.path.is_dir():
+            path = str(self.path.absolute())
+            files = read_folder(path)
             digest = 0
-            for file in sorted(self.path.rglob("*.py")):
-                digest = zlib.crc32(file.read_bytes(), zlib.crc32(str(file).encode(), digest))
-            return getattr(load_directory(str(self.path.absolute()), digest), name, None)
+            for file, text in sorted(files.items()):
+                digest = zlib.crc32(text.encode(), zlib.crc32(file.encode(), digest))
+            return getattr(load_folder(path, digest, files), name, None)
         code = compile(self.path.read_bytes(), str(self.path), "exec", dont_inherit=True)
         return _fresh_globals(code).get(name)
 
@@ -363,21 +390,40 @@ class Trigger:
         texts.clear()
         texts.update(after)
 
-    def _write_back(self, effects: Effects, run: Run) -> Optional[BaseException]:
-        """Applies what was queued, database by database; what the last failure says is the run's error."""
+    def _write_back(self, effects: Effects, run: Run) -> tuple[Optional[BaseException], bool]:
+        """Applies what was queued, database by database. What the last line that is refused is told is the error of a test; the run
+        itself has failed if a table refused a line, or if somebody waits for an answer."""
         error: Optional[BaseException] = None
-        for db, lines in effects.queued.items():
-            try:
-                points = self.host.write_out(db, "\n".join(lines))
-            except WriteRefused as why:
-                cause = str(why) if str(why).startswith("Cannot write: ") else f"Cannot write: {why}"
-                what = {"write": "wal", "schedule": "schedule", "request": "request"}[effects.event.kind]
-                error = WriteBackFailed(f"error running {what} plugin: error writing back lines to {db}: {cause}")
-                run.log(LogLine("ERROR", str(error)))
-            else:
-                run.lines.setdefault(db, []).extend(lines)
-                run.written.setdefault(db, []).extend(points)
-        return error
+        failed = False
+        what = {"write": "wal", "schedule": "schedule", "request": "request"}[effects.event.kind]
+        for db, queued in effects.queued.items():
+            for texts in _joined(queued):
+                try:
+                    points, refused = self.host.write_each(db, "\n".join(texts))
+                    causes = [refusal(line) for line in refused]
+                    failed = failed or any(line.by_table for line in refused)
+                except WriteRefused as why:
+                    points, causes, failed = [], [str(why)], True
+                else:
+                    run.lines.setdefault(db, []).extend(texts)
+                    run.written.setdefault(db, []).extend(points)
+                for cause in causes:
+                    text = f"error running {what} plugin: error writing back lines to {db}: Cannot write: {cause}"
+                    error = WriteBackFailed(text)
+                    run.log(LogLine("ERROR", text))
+        return error, failed or (error is not None and what == "request")
+
+
+def _joined(queued: list[Queued]) -> list[list[str]]:
+    """The texts that are written together: nothing is put behind one that would swallow it."""
+    writes: list[list[str]] = []
+    is_open = True
+    for text in queued:
+        if is_open:
+            writes.append([])
+        writes[-1].append(text.lines)
+        is_open = text.is_open
+    return writes
 
 
 class MissingFunction(Exception):
@@ -399,6 +445,15 @@ def _kind_of(spec: str) -> tuple[str, Optional[str]]:
             f"spec must be table:<TABLE_NAME>, all_tables, every:<DURATION>, cron:<EXPRESSION> or request:<PATH>, not {spec!r}"
         )
     return kinds[prefix], None if kinds[prefix] == "schedule" else what.strip()
+
+
+def _zone(name: str) -> datetime.tzinfo:
+    from zoneinfo import ZoneInfo
+
+    try:
+        return ZoneInfo(name)
+    except Exception:
+        raise ValueError(f"{name!r} is no time zone that this Python knows; expected a name such as Europe/Berlin") from None
 
 
 def _fresh_globals(code: CodeType) -> dict[str, Any]:

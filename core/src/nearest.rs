@@ -7,7 +7,7 @@ const PART_MIN: usize = 4;
 
 /// The known name nearest to `given`, if it is near: a slip or two apart, spelt as in another language (`errorBehavior`), or with a part
 /// of it left out.
-pub(crate) fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = plain(given);
     let mut best: Option<(usize, &'a str)> = None;
     for name in known {
@@ -53,6 +53,9 @@ mod tests {
     fn slips_other_spellings_and_parts_are_near() {
         let known = [
             "db",
+            "precision",
+            "accept_partial",
+            "no_sync",
             "trigger_name",
             "trigger_settings",
             "trigger_specification",
@@ -70,6 +73,10 @@ mod tests {
             ("DB", Some("db")),
             ("htp-bind", Some("http-bind")),
             ("limit", Some("limits")),
+            ("precison", Some("precision")),
+            ("acceptPartial", Some("accept_partial")),
+            ("nosync", Some("no_sync")),
+            ("database", None),
             ("colour", None),
             ("x", None),
             ("", None),
