@@ -100,7 +100,8 @@ pub struct TableSchema {
 impl TableSchema {
     /// A schema of `columns` in the order in which they were added.
     pub fn new(columns: Vec<ColumnDef>, version: u32) -> Self {
-        let index: HashMap<_, _, _> = columns.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
+        let index: HashMap<Arc<str>, usize, ahash::RandomState> =
+            columns.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
         let own_time = index.contains_key("time");
         TableSchema { columns, index, version, own_time }
     }

@@ -468,6 +468,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: ShardPort + Unpin> hyper::rt::Write f
         let this = self.get_mut();
         if this.instead.is_none() && this.idle.activity.in_hand.get() == 0 {
             this.instead = own_error(bytes);
+            if this.instead.is_some() {
+                // What is no request may go on for long.
+                this.idle.activity.leave_unread();
+            }
         }
         while let Some(instead) = this.instead.as_mut().filter(|instead| !instead.is_empty()) {
             match Pin::new(&mut this.stream).poll_write(cx, instead) {
