@@ -132,7 +132,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         Ok(())
     } else {
         Err(ServeError(
-            "not everything was finished within --shutdown-timeout; what was acknowledged is durable".into(),
+            "not everything was finished within --shutdown-timeout; what was acknowledged is durable, unless it was written with no_sync".into(),
         ))
     }
 }

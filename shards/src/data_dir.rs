@@ -100,6 +100,8 @@ pub struct DataDir {
 pub(crate) struct Life {
     pub lock: Arc<DataDirLock>,
     pub epoch: Epoch,
+    /// The manifest has the epoch: others may note it.
+    pub is_noted: bool,
     pub known: Arc<Manifest>,
     pub keeper: ManifestKeeper,
 }
@@ -332,7 +334,9 @@ impl DataDir {
         let fail = |text: String| DataDirError::Manifest { path: path.clone(), text };
         let known = Arc::new(manifest.clone());
         let keeper = ManifestKeeper::start(self.path(), manifest).map_err(|error| fail(error.to_string()))?;
-        match keeper.change_now(|_| {}) {
+        let noted = keeper.change_now(|_| {});
+        let is_noted = noted.is_ok();
+        match noted {
             Ok(()) => {}
             Err(error) => match Shortage::of(&error) {
                 // Nothing is written under the epoch before it is durable: the first segment is registered in the same file.
@@ -344,7 +348,7 @@ impl DataDir {
                 None => return Err(fail(error.to_string())),
             },
         }
-        Ok(Life { lock: self.lock, epoch, known, keeper })
+        Ok(Life { lock: self.lock, epoch, is_noted, known, keeper })
     }
 
     fn last_epoch(&self) -> u32 {

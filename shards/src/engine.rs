@@ -237,9 +237,10 @@ impl EngineHandle {
         health
     }
 
-    /// The number of this life of the process on its data directory.
-    pub fn epoch(&self) -> Epoch {
-        self.shared.epoch
+    /// The number of this life of the process on its data directory, if the manifest had it when the engine started: on a full disk
+    /// it has it later, and who noted it before would take the manifest for an older copy at the next start.
+    pub fn noted_epoch(&self) -> Option<Epoch> {
+        self.shared.epoch_is_noted.then_some(self.shared.epoch)
     }
 
     /// Has the manifest know the generation of the catalog: an older copy of it is told by that. Blocks.
@@ -493,7 +494,8 @@ impl Engine {
         executor::check_kernel(placement.shards()).map_err(StartError)?;
         let listener = listen(config.http_bind)?;
         let local_addr = listener.local_addr().map_err(StartError::of)?;
-        let Life { lock, epoch, known, keeper } = data_dir.begin_life().map_err(StartError::of)?;
+        let Life { lock, epoch, is_noted: epoch_is_noted, known, keeper } =
+            data_dir.begin_life().map_err(StartError::of)?;
         tracing::info!(shards = placement.shards(), cpus = ?config.cpus, epoch = epoch.0, "placement");
         let (reader, reader_thread) = delivery::Reader::new();
         let shared = Arc::new(Shared {
@@ -504,6 +506,7 @@ impl Engine {
             directory: Directory::new(placement),
             config,
             epoch,
+            epoch_is_noted,
             known,
             keeper,
             host,

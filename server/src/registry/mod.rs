@@ -195,7 +195,7 @@ pub trait EngineControl: Send {
     fn end_state(&self, trigger: TriggerId);
     /// There are no triggers but these: others have no state.
     fn retain_states(&self, triggers: &BTreeSet<TriggerId>);
-    /// The number of this life, if the data directory has a manifest.
+    /// The number of this life, if the manifest has it.
     fn epoch(&self) -> Option<u32> {
         None
     }
@@ -231,7 +231,7 @@ impl EngineControl for EngineHandle {
     }
 
     fn epoch(&self) -> Option<u32> {
-        Some(EngineHandle::epoch(self).0)
+        self.noted_epoch().map(|epoch| epoch.0)
     }
 
     fn note_catalog(&self, generation: u64) {

@@ -171,15 +171,10 @@ impl Store {
                     Some(store) => return Ok(store),
                     None => return Store::make(directory, &path),
                 },
-                // A crash has stopped the first start before it came to an end.
-                Ok((_, None)) if !directory.has_history() => return Store::make(directory, &path),
                 Ok((_, None)) => "holds no catalog".to_owned(),
                 Err(Failure::Other(text)) => return Err(StoreError::Failed { path, text }),
                 Err(Failure::Short(shortage)) => return Err(StoreError::Short(shortage.remedy(directory.path(), 0))),
-                Err(Failure::File(text)) => {
-                    directory.catalog_lost(format!("{} cannot be read ({text})", path.display()))?;
-                    return Store::make(directory, &path);
-                }
+                Err(Failure::File(text)) => format!("cannot be read ({text})"),
             },
         };
         if directory.has_history() {
@@ -218,7 +213,8 @@ impl Store {
     /// A new catalog; what is there is set aside.
     fn make(directory: &mut DataDir, path: &Path) -> Result<Self, StoreError> {
         let fail = |text: String| StoreError::Failed { path: path.to_owned(), text };
-        if path.metadata().is_ok_and(|file| file.len() > 0) && directory.has_history() {
+        // Without a history it is what the first start has left that did not come to its end.
+        if path.metadata().is_ok_and(|file| file.len() > 0) {
             let aside = (1..).map(|n| path.with_extension(format!("redb.set-aside-{n}"))).find(|aside| !aside.exists());
             if let Some(aside) = aside {
                 tracing::error!(from = %path.display(), to = %aside.display(), "a catalog that cannot be used is set aside");
@@ -246,8 +242,10 @@ impl Store {
 
     /// Opens and reads a file; nothing if it was only begun. On a full disk it is read in memory.
     fn read_file(path: &Path) -> Result<(Option<Database>, Option<Read>), Failure> {
-        // A damaged file may panic inside.
+        // A damaged file may panic inside, which is no more than damage.
         let file = path.to_owned();
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
         let opened = std::panic::catch_unwind(move || match Database::create(&file).map_err(failed) {
             Ok(db) => read(&db).map(|read| (Some(db), read)),
             Err(Failure::Short(shortage)) => {
@@ -261,6 +259,7 @@ impl Store {
             }
             Err(other) => Err(other),
         });
+        std::panic::set_hook(hook);
         opened.unwrap_or_else(|_| Err(Failure::File("its pages contradict each other".to_owned())))
     }
 

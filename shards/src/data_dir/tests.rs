@@ -281,7 +281,8 @@ fn files_of_another_directory_and_older_copies_are_refused() {
 
 #[test]
 fn a_lost_epoch_is_written_anew_and_never_given_twice() {
-    let harms: [Harm; 4] = [
+    let harms: [Harm; 5] = [
+        |h| fs::write(h.file("epoch"), "16777215\n").unwrap(),
         |h| remove(h, "epoch"),
         |h| cut(h, "epoch", 0),
         |h| fs::write(h.file("epoch"), "six\u{fffd}").unwrap(),

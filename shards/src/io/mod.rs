@@ -154,3 +154,25 @@ pub trait WalDir: 'static {
     /// Makes the names in the directory durable.
     fn sync_names(&self) -> impl Future<Output = io::Result<()>>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_come_back_by_itself_is_a_shortage() {
+        let of = |code| Shortage::of(&io::Error::from_raw_os_error(code));
+        assert_eq!(of(libc::ENOSPC), Some(Shortage::Space));
+        assert_eq!(of(libc::EDQUOT), Some(Shortage::Quota));
+        assert_eq!(of(libc::EROFS), Some(Shortage::ReadOnly));
+        assert_eq!(Shortage::of(&io::ErrorKind::WriteZero.into()), Some(Shortage::Space));
+        for code in [libc::EIO, libc::EACCES, libc::ENODEV, libc::EFBIG, libc::EINTR] {
+            assert_eq!(of(code), None, "{code}");
+        }
+        let text = Shortage::Space.remedy(Path::new("/data"), 1 << 20);
+        assert_eq!(
+            text,
+            "no space left on the disk of the data directory (/data): free at least 1024 KiB, writes go on by themselves"
+        );
+    }
+}

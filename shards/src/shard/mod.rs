@@ -61,6 +61,8 @@ use crate::wal::manifest::Manifest;
 pub(crate) struct Shared {
     pub config: EngineConfig,
     pub epoch: Epoch,
+    /// The manifest had it at the start.
+    pub epoch_is_noted: bool,
     /// What the log of earlier lives must hold.
     pub known: Arc<Manifest>,
     /// Who writes the manifest.

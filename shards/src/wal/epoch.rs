@@ -113,6 +113,7 @@ pub fn read_epoch(data_dir: &Path) -> Result<StoredEpoch, EpochError> {
         Ok(bytes) if bytes.is_empty() => Ok(StoredEpoch::Malformed("is empty")),
         Ok(bytes) => {
             let number = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+            let number = number.filter(|number| *number < EPOCH_MAX);
             Ok(number.map_or(StoredEpoch::Malformed("does not hold an epoch"), StoredEpoch::Number))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StoredEpoch::Missing),

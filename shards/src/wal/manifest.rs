@@ -219,7 +219,7 @@ impl Manifest {
         let mut found = Vec::new();
         for (stream, record) in &self.streams {
             let path = stream_dir(data_dir, *stream);
-            match there.get(stream).filter(|files| !files.segments.is_empty()) {
+            match there.get(stream) {
                 None => found.push(format!("{} is missing: {}", path.display(), record.holds(*stream))),
                 Some(files) => self.check_stream(*stream, record, &path, files, &mut found)?,
             }

@@ -25,6 +25,7 @@ mod map;
 pub mod reader;
 pub mod recovery;
 pub mod settle;
+mod slot;
 pub mod writer;
 
 pub use epoch::{DataDirLock, EpochError, StoredEpoch, lock_data_dir, next_epoch, read_epoch};

@@ -117,7 +117,10 @@ pub fn list_segments(dir: &Path) -> Result<Vec<(u32, PathBuf)>, RecoveryError> {
     Ok(segments)
 }
 
-/// Names and paths in a directory; none if it does not exist.
+/// What the names of files and folders end with that were given up.
+pub(super) const SET_ASIDE: &str = ".set-aside";
+
+/// Names and paths in a directory, but for what was set aside; none if it does not exist.
 fn names_in(dir: &Path) -> Result<Vec<(String, PathBuf)>, RecoveryError> {
     let io = |source| RecoveryError::Io { path: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {
@@ -126,7 +129,8 @@ fn names_in(dir: &Path) -> Result<Vec<(String, PathBuf)>, RecoveryError> {
         Err(error) => return Err(io(error)),
     };
     let named = entries.map(|e| e.map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())));
-    named.collect::<Result<_, _>>().map_err(io)
+    let used = named.filter(|entry| !entry.as_ref().is_ok_and(|(name, _)| name.ends_with(SET_ASIDE)));
+    used.collect::<Result<_, _>>().map_err(io)
 }
 
 /// The stream that [`stream_name`] named.

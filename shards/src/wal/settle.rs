@@ -16,7 +16,7 @@ use saltus_core::ids::{Epoch, Sequence, Stream};
 
 use super::keeper::ManifestKeeper;
 use super::manifest::{End, StreamRecord};
-use super::recovery::{RecoveryReport, StreamReport, list_segments, stream_dir};
+use super::recovery::{RecoveryReport, SET_ASIDE, StreamReport, list_segments, stream_dir};
 use super::writer::WrittenTo;
 
 /// What was given back to the disk.
@@ -144,7 +144,7 @@ fn cut(path: &Path, keep: u64, settled: &mut Settled) {
 /// Out of the way, so that no later start complains of it.
 fn set_aside(path: &Path) {
     let mut aside = path.to_owned();
-    aside.as_mut_os_string().push(".set-aside");
+    aside.as_mut_os_string().push(SET_ASIDE);
     match fs::rename(path, &aside) {
         Ok(()) => tracing::error!(to = %aside.display(), "a segment that does not belong where it was is set aside"),
         Err(error) => tracing::warn!(path = %path.display(), %error, "a segment does not belong where it is"),

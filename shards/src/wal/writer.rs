@@ -35,12 +35,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 
 use saltus_core::ids::{Sequence, Stream};
 use saltus_core::limits::{
@@ -51,6 +50,7 @@ use super::format::{
     EncodeError, FRAME_HEADER_BYTES, FrameHeader, Record, SEGMENT_HEADER_BYTES, SegmentHeader, frame_bytes,
 };
 use super::recovery::segment_name;
+use super::slot::{Claim, Slot};
 use crate::io::{Shortage, Undone, WalBuffer, WalDir, WalFile};
 
 /// Bytes that a segment is zeroed by at a time: small, so that a round's write never queues behind much.
@@ -422,7 +422,7 @@ pub struct WalCommitter<D: WalDir> {
     shared: Rc<Shared>,
     /// `None` until the first one is made.
     segment: Option<Segment<D::File>>,
-    slot: Rc<Slot<D::File>>,
+    slot: Rc<Slot<Segment<D::File>>>,
 }
 
 impl<D: WalDir> WalCommitter<D> {
@@ -702,78 +702,5 @@ impl Drop for AbandonGuard<'_> {
     fn drop(&mut self) {
         let source = io::Error::new(io::ErrorKind::Interrupted, "commit was dropped");
         self.shared.poison(WalOperation::Abandoned, std::mem::take(&mut self.path), self.offset, source);
-    }
-}
-
-/// Where the next segment waits for its use.
-struct Slot<F> {
-    state: RefCell<SlotState<F>>,
-    /// The commit that waits for the preparation.
-    waiter: RefCell<Option<Waker>>,
-}
-
-enum SlotState<F> {
-    Empty,
-    Preparing,
-    Ready(Segment<F>),
-}
-
-impl<F> Default for Slot<F> {
-    fn default() -> Self {
-        Slot { state: RefCell::new(SlotState::Empty), waiter: RefCell::new(None) }
-    }
-}
-
-impl<F> Slot<F> {
-    fn put(&self, segment: Segment<F>) {
-        *self.state.borrow_mut() = SlotState::Ready(segment);
-    }
-
-    /// The prepared segment, awaited if it is under way; `None` if it is not or has failed.
-    async fn wait(slot: &Rc<Self>) -> Option<Segment<F>> {
-        poll_fn(|context| {
-            let mut state = slot.state.borrow_mut();
-            if matches!(*state, SlotState::Preparing) {
-                *slot.waiter.borrow_mut() = Some(context.waker().clone());
-                return Poll::Pending;
-            }
-            match std::mem::replace(&mut *state, SlotState::Empty) {
-                SlotState::Ready(segment) => Poll::Ready(Some(segment)),
-                _ => Poll::Ready(None),
-            }
-        })
-        .await
-    }
-}
-
-/// The right and duty to fill a slot. Dropped without having filled it, it leaves the slot empty.
-struct Claim<F> {
-    slot: Rc<Slot<F>>,
-}
-
-impl<F> Claim<F> {
-    fn take(slot: &Rc<Slot<F>>) -> Option<Self> {
-        let mut state = slot.state.borrow_mut();
-        if !matches!(*state, SlotState::Empty) {
-            return None;
-        }
-        *state = SlotState::Preparing;
-        Some(Claim { slot: slot.clone() })
-    }
-
-    fn fill(self, segment: Segment<F>) {
-        self.slot.put(segment);
-    }
-}
-
-impl<F> Drop for Claim<F> {
-    fn drop(&mut self) {
-        let mut state = self.slot.state.borrow_mut();
-        if matches!(*state, SlotState::Preparing) {
-            *state = SlotState::Empty;
-        }
-        if let Some(waiter) = self.slot.waiter.borrow_mut().take() {
-            waiter.wake();
-        }
     }
 }
