@@ -19,7 +19,7 @@ use crate::query::{Format, QueryBytes, QueryEngine, QueryError, QueryKind, Query
 
 /// When a client may ask again after others had what its query needed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long the first rows of a short result are held back ([`beginning`]), counted from the request.
+/// How long the first rows of a short result are held back ([`beginning`]).
 const ANSWER_HELD: Duration = Duration::from_millis(500);
 
 /// Answers with the query engine.
@@ -41,10 +41,10 @@ impl QueryBackend for Sql {
             kind: QueryKind::Sql,
         };
         let answer = self.0.execute_bytes(query, format);
-        let patience = self.0.pause(ANSWER_HELD);
+        let engine = self.0.clone();
         Box::pin(async move {
             let mut result = answer.await.map_err(|error| http_error(&error))?;
-            let rest = beginning(&mut result, patience).await.map_err(|error| http_error(&error))?;
+            let rest = beginning(&mut result, engine.pause(ANSWER_HELD)).await.map_err(|error| http_error(&error))?;
             let body = Pieces { result, rest }.boxed();
             Ok(QueryReply { content_type: request.format.content_type(), body })
         })
