@@ -1,12 +1,12 @@
 //! SQL for the HTTP surface: parameters in, encoded bytes out, errors as status codes; and what became of queries, for `/metrics`.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, select};
 use futures_util::{Stream, StreamExt};
 use http::StatusCode;
 use saltus_core::limits::RESPONSE_PIECE_BYTES_MAX;
@@ -19,6 +19,8 @@ use crate::query::{Format, QueryBytes, QueryEngine, QueryError, QueryKind, Query
 
 /// When a client may ask again after others had what its query needed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long the first rows of a short result are held back ([`beginning`]).
+const ANSWER_HELD: Duration = Duration::from_millis(500);
 
 /// Answers with the query engine.
 pub(crate) struct Sql(Arc<QueryEngine>);
@@ -39,12 +41,27 @@ impl QueryBackend for Sql {
             kind: QueryKind::Sql,
         };
         let answer = self.0.execute_bytes(query, format);
+        let engine = self.0.clone();
         Box::pin(async move {
-            let result = answer.await.map_err(|error| http_error(&error))?;
-            let body = Pieces { result, rest: Bytes::new() }.boxed();
+            let mut result = answer.await.map_err(|error| http_error(&error))?;
+            let rest = beginning(&mut result, engine.pause(ANSWER_HELD)).await.map_err(|error| http_error(&error))?;
+            let body = Pieces { result, rest }.boxed();
             Ok(QueryReply { content_type: request.format.content_type(), body })
         })
     }
+}
+
+/// The first bytes of a result, held back until it is clear that a short one has no error behind its first rows: an error has a status
+/// only as long as nothing was sent.
+async fn beginning(result: &mut QueryBytes, patience: impl Future<Output = ()>) -> Result<Bytes, QueryError> {
+    let (mut bytes, mut patience) = (Vec::new(), pin!(patience));
+    while bytes.len() < RESPONSE_PIECE_BYTES_MAX {
+        match select(result.next(), patience.as_mut()).await {
+            Either::Left((Some(piece), _)) => bytes.extend_from_slice(&piece?),
+            Either::Left((None, _)) | Either::Right(_) => break,
+        }
+    }
+    Ok(bytes.into())
 }
 
 /// A result in pieces that a shard can pass on in one turn. It is the query: whoever drops it ends it.

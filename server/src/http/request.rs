@@ -57,12 +57,19 @@ impl QueryParams {
         }
     }
 
-    /// Refuses what is none of the parameters of a path: what is not known is not ignored.
+    /// Refuses what is none of the parameters of a path, and what is given twice: nothing is ignored.
     ///
     /// # Errors
     /// 400 with the parameter, and the one that was probably meant or all that there are.
     pub fn only(&self, known: &[&str]) -> Result<(), HttpError> {
-        check_names(self.names(), known, "parameter", "")
+        check_names(self.names(), known, "parameter", "")?;
+        let again = |(at, name): &(usize, &str)| self.names().take(*at).any(|before| before == *name);
+        match self.names().enumerate().find(again) {
+            None => Ok(()),
+            Some((_, name)) => {
+                Err(HttpError::json(StatusCode::BAD_REQUEST, format!("parameter `{name}` is given twice")))
+            }
+        }
     }
 
     /// The names of all parameters, in the order of the query string.

@@ -46,15 +46,7 @@ fn hint(name: &str, known: &[&str]) -> String {
 /// Another one, or one that is given twice.
 pub(crate) fn params_of(parts: &Parts, known: &[&str]) -> Result<QueryParams, HttpError> {
     let params = QueryParams::parse(parts.uri.query().unwrap_or_default());
-    check_names(params.names(), known, "parameter", "")?;
-    let mut seen = Vec::new();
-    for name in params.names() {
-        if seen.contains(&name) {
-            let text = format!("parameter `{name}` is given twice");
-            return Err(HttpError::json(StatusCode::BAD_REQUEST, text));
-        }
-        seen.push(name);
-    }
+    params.only(known)?;
     Ok(params)
 }
 
