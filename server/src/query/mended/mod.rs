@@ -403,37 +403,6 @@ fn intervals_are_compared_by_their_length() {
     );
 }
 
-/// `s` has one row whose `i` is NULL; `1` and `-5` are in both, and a NULL is among the members.
-#[test]
-fn membership_is_unknown_where_nulls_make_it_so() {
-    let it = numbers();
-    let members = "(SELECT i FROM n WHERE i < 9)";
-    let with_null = "(SELECT i FROM n WHERE i < 9 OR i IS NULL)";
-    let none = "(SELECT i FROM n WHERE i = 77)";
-    let count = |predicate: String| it.rows(&format!("SELECT count(*) FROM n WHERE {predicate}"));
-    // Five rows: MAX, 1, NULL, MIN, -5. Of them three are members, one is none, one is unknown.
-    assert_eq!(count(format!("i IN {members}")), "3");
-    assert_eq!(count(format!("i NOT IN {members}")), "1");
-    assert_eq!(count(format!("i NOT IN {with_null}")), "0");
-    for (set, others) in [(members, "1"), (with_null, "0"), (none, "5")] {
-        assert_eq!(count(format!("NOT (i IN {set} AND u >= 0)")), others, "{set}");
-        assert_eq!(count(format!("i NOT IN {set} OR f IS NOT NULL AND false")), others, "{set}");
-        assert_eq!(
-            count(format!("CASE WHEN i IN {set} THEN false ELSE u IS NULL END OR i NOT IN {set}")),
-            others,
-            "{set}"
-        );
-        assert_eq!(count(format!("(i IN {set}) = false")), others, "{set}");
-    }
-    assert_eq!(count(format!("(i IN {members}) IS NULL")), "1");
-    assert_eq!(count(format!("(i IN {with_null}) IS NULL")), "2");
-    assert_eq!(count(format!("(i IN {none}) IS NULL")), "0");
-    assert_eq!(count(format!("i IN {members} OR u = 3")), "4");
-    assert_eq!(count(format!("NOT (1 IN {members} AND u >= 0)")), "0");
-    assert_eq!(count(format!("NOT (2 IN {with_null} AND u >= 0)")), "0");
-    assert_eq!(count("NOT (i IN (SELECT m.i FROM n m WHERE m.u = n.u) AND u >= 0)".to_owned()), "0");
-}
-
 #[test]
 fn errors_of_values_are_the_users_and_say_what_to_write() {
     let it = numbers();

@@ -112,10 +112,3 @@ fn times_out_of_reach_are_an_error() {
     let sql = format!("SELECT count(*) FROM {TIMES} WHERE time < '9999-12-31'");
     assert!(plain(&sql).is_err(), "this mending is needless now: rules/bounds.rs\n{sql}");
 }
-
-#[test]
-fn membership_within_a_condition_forgets_nulls() {
-    let sql = "SELECT count(*) FROM (VALUES (1), (NULL)) AS t(a) WHERE NOT (a IN (SELECT b FROM (VALUES (1), (2)) AS s(b)) AND true = \
-               (a IS NULL OR a > 0))";
-    still_wrong("rules/nulls.rs", sql, "1");
-}

@@ -4,13 +4,11 @@
 //! - `extract` becomes the `date_part` of this server (`functions::date_part`).
 //! - A comparison with a time that no timestamp of nanoseconds can hold ("forever") is decided (`bounds`).
 //! - Intervals are compared by their length (`intervals`).
-//! - `IN (SELECT ...)` within another condition is unknown where NULLs make it so (`nulls`).
 //!
 //! **Invariant:** a rewritten expression has the type and the name that it had: a plan's columns do not change.
 
 mod bounds;
 mod intervals;
-mod nulls;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -48,25 +46,13 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     if let LogicalPlan::TableScan(scan) = &plan {
         schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
     }
-    let (plan, written_out) = memberships(plan)?;
     let names = NamePreserver::new(&plan);
     let mended = plan.map_expressions(|expr| {
         let name = names.save(&expr);
         let mended = expr.transform_up(|expr| expression(expr, &schema))?;
         Ok(if mended.transformed { mended.update_data(|expr| name.restore(expr)) } else { mended })
     })?;
-    match mended.transformed || written_out {
-        true => Ok(Transformed::yes(mended.data.recompute_schema()?)),
-        false => Ok(mended),
-    }
-}
-
-/// A filter whose `IN (SELECT ...)` mind NULLs, and whether it was changed for that.
-fn memberships(plan: LogicalPlan) -> Result<(LogicalPlan, bool)> {
-    let LogicalPlan::Filter(mut filter) = plan else { return Ok((plan, false)) };
-    let predicate = nulls::predicate(filter.predicate, filter.input.schema())?;
-    filter.predicate = predicate.data;
-    Ok((LogicalPlan::Filter(filter), predicate.transformed))
+    if mended.transformed { mended.map_data(LogicalPlan::recompute_schema) } else { Ok(mended) }
 }
 
 /// One expression, whose parts are done.
