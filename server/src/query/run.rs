@@ -266,7 +266,10 @@ impl End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        if self.running.is_open() {
+        if self.running.is_open() && self.guard.has_timed_out() {
+            // It was answered for before it noticed.
+            drop(self.fail(self.guard.late()));
+        } else if self.running.is_open() {
             self.shared.counts.cancel();
             let (db, sql) = (self.request.db.as_deref().unwrap_or_default(), self.sql());
             tracing::info!(db, sql, "a query was cancelled: nobody waits for it any more");

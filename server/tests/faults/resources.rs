@@ -79,7 +79,7 @@ const TOO_LARGE: &[(&str, &str)] = &[
     ("SELECT array_agg(repeat(s, 1000)) FROM m", "json"),
     ("SELECT string_agg(repeat(s, 1000), ',') FROM m", "json"),
     ("SELECT array_agg(a) OVER (ORDER BY time ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) FROM m", "json"),
-    ("SELECT * FROM m x, m y WHERE x.a < 300 ORDER BY x.s, y.s", "json"),
+    ("SELECT x.s AS p, y.s AS q FROM m x, m y WHERE x.a < 300 ORDER BY p, q", "json"),
     ("SELECT x.a, x.s, y.s FROM m x, m y WHERE x.a < 100", "pretty"),
 ];
 
@@ -112,8 +112,8 @@ fn no_query_takes_more_memory_than_queries_may_have() {
     assert!(!server.log_text().contains("held up"), "{}", server.log_text());
 }
 
-/// Goes through all pairs of rows, and finds hardly any.
-const ENDLESS: &str = "SELECT count(*) FROM m x, m y WHERE x.a < y.a - 149990";
+/// Goes through all pairs of rows, for minutes, and finds none.
+const ENDLESS: &str = "SELECT count(*) FROM m x, m y WHERE sin(x.a + y.a) > 2";
 
 #[test]
 fn a_query_ends_with_its_client_and_takes_nobodys_turn() {
@@ -128,7 +128,7 @@ fn a_query_ends_with_its_client_and_takes_nobodys_turn() {
     }
     assert_eq!(server.sql("d", running)[0]["n"], 3, "they still run");
     // The bound of queries at once: this one waits, and gives up with its client.
-    long.push(asked(&server, "SELECT x.a, y.s FROM m x, m y WHERE x.a < y.a - 149990", "pretty"));
+    long.push(asked(&server, "SELECT x.a, y.s FROM m x, m y WHERE sin(x.a + y.a) > 2", "pretty"));
     until("four run", || metric(&server, "saltus_queries_running") == 4.0);
     let waiting = asked(&server, "SELECT 2", "json");
     until("one waits", || metric(&server, "saltus_queries_waiting") == 1.0);
@@ -141,7 +141,7 @@ fn a_query_ends_with_its_client_and_takes_nobodys_turn() {
     // In every format, in the middle of its rows.
     for format in ["json", "jsonl", "csv", "pretty", "parquet"] {
         // Drawn at the end, it would hold more and more.
-        let few = if format == "pretty" { "WHERE x.a < y.a - 149990" } else { "" };
+        let few = if format == "pretty" { "WHERE sin(x.a + y.a) > 2" } else { "" };
         let mut stream = asked(&server, &format!("SELECT x.a, x.s, y.s AS t FROM m x, m y {few}"), format);
         if !matches!(format, "pretty" | "parquet") {
             let mut some = [0; 1000];

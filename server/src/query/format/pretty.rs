@@ -114,7 +114,7 @@ fn options() -> FormatOptions<'static> {
 }
 
 fn lines(cell: &str) -> impl Iterator<Item = &str> {
-    cell.split_terminator('\n')
+    cell.split('\n')
 }
 
 fn width(cell: &str) -> usize {

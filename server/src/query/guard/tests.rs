@@ -61,7 +61,7 @@ fn what_is_too_large_is_refused_before_it_is_made() {
         "SELECT string_agg(repeat(host, 10000), ',') FROM cpu",
         "SELECT array_agg(usage) OVER (ORDER BY time ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) FROM cpu",
         "SELECT host, repeat('x', 10000000) FROM cpu",
-        "SELECT count(*) FROM (SELECT repeat(host, 1000) AS s FROM cpu ORDER BY s)",
+        "SELECT repeat(host, 1000) AS s FROM cpu ORDER BY s",
     ] {
         let error = it.error(sql);
         assert!(matches!(error, QueryError::TooLarge(_)), "{sql}: {error:?}");
@@ -112,7 +112,11 @@ fn what_fits_is_right() {
         let bytes = it.engine.execute_bytes(request("SELECT host || 'x', upper(host) FROM cpu LIMIT 1"), Format::Csv);
         bytes.await.unwrap().try_collect::<Vec<_>>().await.unwrap().concat()
     });
-    assert!(csv.starts_with(b"cpu.host || Utf8(\"x\"),upper(cpu.host)\nax,A\n"), "{}", String::from_utf8_lossy(&csv));
+    assert!(
+        csv.starts_with(b"\"cpu.host || Utf8(\"\"x\"\")\",upper(cpu.host)\nax,A\n"),
+        "{}",
+        String::from_utf8_lossy(&csv)
+    );
 }
 
 #[test]
@@ -136,7 +140,7 @@ fn a_query_whose_time_is_over_ends_inside_of_an_operator_and_says_the_setting() 
     let it = fixture_with(QueryConfig { timeout: Duration::from_millis(300), ..config() }, large());
     for sql in [
         ENDLESS,
-        "SELECT count(*) FROM cpu a CROSS JOIN cpu b CROSS JOIN cpu c",
+        "SELECT sum(a.usage * b.usage) FROM cpu a CROSS JOIN cpu b CROSS JOIN cpu c",
         "SELECT count(*) FROM cpu a JOIN cpu b ON a.host = b.host",
         "SELECT count(*) FROM cpu a JOIN cpu b ON a.host = b.host AND a.count + b.count < 0",
         "SELECT count(*) FROM generate_series(1, 1000000000000)",
@@ -172,7 +176,10 @@ fn time_in_which_the_reader_does_not_read_does_not_count() {
 #[test]
 fn short_queries_are_answered_while_long_ones_run_and_those_end_with_their_clients() {
     let eight = NonZeroUsize::new(8).unwrap();
-    let it = fixture_with(QueryConfig { threads: NonZeroUsize::MIN, max_concurrent: eight, ..config() }, large());
+    let it = fixture_with(
+        QueryConfig { threads: NonZeroUsize::MIN, max_concurrent: eight, query_log_entries: 1000, ..config() },
+        large(),
+    );
     let long: Vec<_> = (0..4).map(|_| Box::pin(it.engine.execute(request(ENDLESS)))).collect();
     eventually("all run", || it.rows("SELECT count(*) FROM system.queries WHERE phase = 'planned'") == "4");
     for _ in 0..5 {
@@ -232,7 +239,7 @@ fn a_pretty_table_that_does_not_fit_says_what_to_use_instead() {
         matches!(&error, QueryError::TooLarge(text) if text.contains("format=csv") && text.contains("--query-memory")),
         "{error:?}"
     );
-    let table = String::from_utf8(pretty("SELECT count FROM cpu ORDER BY count LIMIT 2").unwrap()).unwrap();
+    let table = String::from_utf8(pretty("SELECT count FROM cpu WHERE count < 2").unwrap()).unwrap();
     assert_eq!(table, "+-------+\n| count |\n+-------+\n| 0     |\n| 1     |\n+-------+");
 }
 
