@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use saltus_core::ids::Epoch;
+use saltus_core::ids::{Epoch, ShardId, Stream};
 
 use crate::io::Shortage;
 use crate::wal::keeper::ManifestKeeper;
@@ -254,6 +254,12 @@ impl DataDir {
                 "{} {how}: it counts the starts, and the log that would tell as well is missing",
                 path.display()
             ));
+        }
+        if self.manifest.is_none() && self.streams.is_empty() && self.epoch.number() > 0 && !self.problems.is_empty() {
+            let path = stream_dir(self.path(), Stream { epoch: Epoch(0), shard: ShardId(0) });
+            let wal = path.parent().unwrap_or(&path).display();
+            self.problems
+                .push(format!("{wal} is missing: all rows, if any were written in {} lives", self.epoch.number()));
         }
         let Some(manifest) = &self.manifest else { return Ok(()) };
         let missing = manifest.check(self.path(), &self.streams)?;

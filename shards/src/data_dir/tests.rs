@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use futures_lite::future::{block_on, poll_once};
-use saltus_core::ids::{Sequence, ShardId, Stream, TableId};
+use saltus_core::ids::{Sequence, TableId};
 use saltus_core::limits::WAL_ALIGN;
 use saltus_core::line_protocol::Precision;
 
@@ -302,6 +302,17 @@ fn a_lost_epoch_is_written_anew_and_never_given_twice() {
     assert!(refusal.contains("epoch is empty") && refusal.contains("--accept-loss"), "{refusal}");
     assert_eq!(bare.start(true).unwrap().life.epoch, Epoch(1));
     drop(bare.start(false).unwrap());
+}
+
+#[test]
+fn a_log_that_is_missing_with_its_manifest_is_named_too() {
+    let mut home = Home::lived();
+    remove(&home, MANIFEST_FILE);
+    remove(&home, "wal");
+    let refusal = home.start(false).err().unwrap();
+    assert!(refusal.contains("manifest: is missing") && refusal.contains("wal is missing: all rows"), "{refusal}");
+    assert!(home.start(true).unwrap().texts.is_empty());
+    drop(home.start(false).unwrap());
 }
 
 #[test]
