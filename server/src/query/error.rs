@@ -78,7 +78,10 @@ impl Phase {
             DataFusionError::Execution(_) => self.users(text()),
             // Its type coercion calls these bugs of its own.
             DataFusionError::Internal(message) if is_of_types(message) => QueryError::Planning(first_line(message)),
-            DataFusionError::Internal(message) => QueryError::Execution(internal(message)),
+            DataFusionError::Internal(message) => match pattern(message) {
+                Some(text) => self.users(text),
+                None => QueryError::Execution(internal(message)),
+            },
             DataFusionError::Collection(errors) => match errors.first() {
                 Some(first) => self.error(first),
                 None => QueryError::Execution("unknown error".to_owned()),

@@ -47,7 +47,8 @@ pub(super) fn parameters(error: QueryError, params: &[(String, ScalarParam)]) ->
         if !meant.is_empty() {
             return Some(format!("{text}; {}", meant.join(", ")));
         }
-        text.contains("Cannot cast string").then(|| {
+        let number = ["value of Int", "value of UInt", "value of Float", "value of Decimal"];
+        (text.contains("Cannot cast string") && number.iter().any(|kind| text.contains(kind))).then(|| {
             format!("{text}; to compare a text with a number, write the number in single quotes; TRY_CAST gives NULL")
         })
     })
@@ -101,8 +102,9 @@ fn said(name: &str, value: &ScalarParam) -> String {
 /// The form to write for types that do not go together.
 fn types(text: &str, sql: &str) -> Option<String> {
     let number = ["Int64", "UInt64", "Float64", "Int32"].iter().any(|kind| text.contains(kind));
-    if text.contains("Cannot coerce arithmetic expression") && text.contains("Timestamp") {
+    if text.contains("Cannot coerce arithmetic expression") && (text.contains("Timestamp") || text.contains("Utf8")) {
         return Some(match subtracted_text(sql) {
+            None if !text.contains("Timestamp") => return None,
             Some(span) => format!("a span of time is an interval: write INTERVAL '{span}'"),
             None => "a span of time is an interval, such as INTERVAL '10 seconds'".to_owned(),
         });

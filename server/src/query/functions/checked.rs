@@ -162,7 +162,7 @@ fn named(error: datafusion::error::DataFusionError, kind: &DataType) -> datafusi
     match error {
         Arrow(inner, _) if matches!(*inner, ArrowError::ArithmeticOverflow(_)) => {
             let ArrowError::ArithmeticOverflow(text) = *inner else { return aborted() };
-            let of = text.strip_prefix("Overflow happened on: ").unwrap_or(&text).replace("- ", "-");
+            let of = text.strip_prefix("Overflow happened on: ").unwrap_or(&text);
             QueryError::Invalid(format!(
                 "integer overflow in {of}: the result does not fit into {}; cast to DOUBLE or DECIMAL, as in \
                  CAST(x AS DOUBLE)",

@@ -46,6 +46,10 @@ fn same_but_for_case(one: &str, other: &str) -> bool {
 fn like<'a>(asked: &str, there: &[&'a str]) -> Option<&'a str> {
     /// More names than these are not compared.
     const NAMES_MAX: usize = 2000;
+    // Of one or two letters every name is near.
+    if asked.chars().count() < 3 {
+        return None;
+    }
     let near = |name: &&str| distance(asked, name) <= asked.chars().count().div_ceil(4).min(3);
     there.iter().take(NAMES_MAX).filter(|name| near(name)).min_by_key(|name| distance(asked, name)).copied()
 }
