@@ -128,6 +128,8 @@ pub const QUERY_DEPTH_MAX: usize = 2_000;
 pub const QUERY_CONSTANT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that a query makes in one step between two looks at its bounds, unless one value alone is larger.
 pub const QUERY_STEP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of one text or list that a query makes, and of one row of its result: a row is written, sent and read as a whole.
+pub const QUERY_VALUE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of rows that are written in a format of results at once, unless one row alone is larger.
 pub const QUERY_ENCODE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the result of one query of a plugin, as Arrow columns.
@@ -271,4 +273,5 @@ const _: () = assert!(
     "a dictionary that is full and grows by one body still has 32-bit offsets"
 );
 const _: () = assert!(QUERY_CONSTANT_BYTES_MAX <= QUERY_STEP_BYTES_MAX, "a constant beside a row fits a step");
+const _: () = assert!(QUERY_STEP_BYTES_MAX <= QUERY_VALUE_BYTES_MAX, "only what is made by itself can be too large");
 const _: () = assert!(HTTP_REQUEST_BYTES_MAX * 4 <= MAILBOX_BYTES_MAX, "several full bodies fit a mailbox");

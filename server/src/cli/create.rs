@@ -21,7 +21,7 @@ pub(crate) enum Create {
     /// Create an empty table
     Table(CreateTable),
     /// Create a trigger: a plugin and what starts it
-    Trigger(CreateTrigger),
+    Trigger(Box<CreateTrigger>),
 }
 
 impl Create {

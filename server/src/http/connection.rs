@@ -97,13 +97,16 @@ where
     }
 }
 
+/// A wait of the shard's own.
+type Timer = Pin<Box<dyn Future<Output = ()>>>;
+
 /// The stop of the engine, as one connection lives it: half a request is nobody's business any more, an answer may go on for a moment,
 /// and work for a moment longer. A plugin's run is waited for by the engine itself, so its answer is waited for here.
 struct Stop<P> {
     port: P,
     since: Instant,
     shutdown_timeout: Duration,
-    look: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    look: Option<Timer>,
 }
 
 impl<P: ShardPort> Stop<P> {
@@ -296,7 +299,7 @@ struct IdleTimer<P> {
     request: Duration,
     activity: Rc<Activity>,
     /// And when it fires.
-    armed: Option<(Pin<Box<dyn Future<Output = ()>>>, Instant)>,
+    armed: Option<(Timer, Instant)>,
 }
 
 impl<P: ShardPort> IdleTimer<P> {
@@ -340,7 +343,7 @@ struct ShardIo<S, P> {
 /// What is still read and dropped before a connection ends.
 struct Closing {
     bytes_left: usize,
-    over: Pin<Box<dyn Future<Output = ()>>>,
+    over: Timer,
 }
 
 /// Bytes dropped before other connections of the shard have a turn.

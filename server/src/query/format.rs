@@ -17,7 +17,7 @@ use bytes::Bytes;
 use datafusion::execution::memory_pool::MemoryReservation;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
-use saltus_core::limits::{QUERY_ENCODE_BYTES_MAX, QUERY_STEP_BYTES_MAX};
+use saltus_core::limits::{QUERY_ENCODE_BYTES_MAX, QUERY_STEP_BYTES_MAX, QUERY_VALUE_BYTES_MAX};
 
 use self::pretty::Pretty;
 use super::QueryError;
@@ -105,6 +105,9 @@ impl Encoder {
     pub fn push(&mut self, batch: RecordBatch) -> Result<(), QueryError> {
         if batch.num_rows() == 0 {
             return Ok(());
+        }
+        if batch_bytes(&batch) > QUERY_VALUE_BYTES_MAX {
+            check_rows(&batch)?;
         }
         match &mut self.state {
             State::Json { .. } | State::JsonLines(_) | State::Csv { .. } => self.waiting = Some(batch),
@@ -225,6 +228,18 @@ impl ParquetPieces {
 
 /// Bytes of rows that a row group of a Parquet file holds, about.
 const PARQUET_GROUP_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Refuses a row that is too large to be written, sent and read as a whole.
+fn check_rows(batch: &RecordBatch) -> Result<(), QueryError> {
+    let largest = (0..batch.num_rows()).map(|row| batch_bytes(&batch.slice(row, 1))).max().unwrap_or(0);
+    if largest <= QUERY_VALUE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(QueryError::TooLarge(format!(
+        "a row of the result has {largest} bytes, and one has at most {QUERY_VALUE_BYTES_MAX}: ask for fewer columns, shorter \
+         texts or lists"
+    )))
+}
 
 /// Memory for rows whose widths are not all known yet.
 fn for_pretty(memory: &Arc<QueryMemory>, bytes: usize) -> Result<MemoryReservation, QueryError> {

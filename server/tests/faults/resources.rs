@@ -83,6 +83,32 @@ const TOO_LARGE: &[(&str, &str)] = &[
     ("SELECT x.a, x.s, y.s FROM m x, m y WHERE x.a < 100", "pretty"),
 ];
 
+/// A value, or a row of a result, that is too large whatever memory there is.
+const TOO_LONG: &[(&str, &str)] = &[
+    ("SELECT repeat('x', 2000000000)", "json"),
+    ("SELECT length(repeat('x', 2000000000))", "csv"),
+    ("SELECT lpad('x', 2000000000)", "csv"),
+    ("SELECT unnest(range(0, 300000000))", "jsonl"),
+    ("SELECT repeat('x', 200000000) AS a, repeat('x', 200000000) AS b", "csv"),
+    ("SELECT repeat('x', 200000000) || repeat('y', 200000000)", "pretty"),
+    ("SELECT s, repeat(s, 300000000) FROM m", "parquet"),
+];
+
+#[test]
+fn a_value_has_a_bound_of_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let server = start(root.path(), &["--query-memory", "4gb"]);
+    for (sql, format) in TOO_LONG {
+        let reply = ask(&server, sql, format);
+        assert_eq!(reply.status, 400, "{sql}: {}", &reply.body[..reply.body.len().min(300)]);
+        assert!(reply.body.contains("at most 268435456"), "{sql}: {}", reply.body);
+    }
+    let peak = kilobytes(&server, "VmHWM:");
+    assert!(peak < 2 * 1024 * 1024, "{peak} KB");
+    let sum = ask(&server, "SELECT sum(value) AS s FROM generate_series(1, 1000000)", "json");
+    assert!(sum.body.contains("500000500000"), "{}", sum.body);
+}
+
 #[test]
 fn no_query_takes_more_memory_than_queries_may_have() {
     let root = tempfile::tempdir().unwrap();

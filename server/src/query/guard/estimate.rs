@@ -41,6 +41,17 @@ pub(super) enum Growth {
     Split,
 }
 
+impl Growth {
+    /// How many times too high an estimate can be at most: what is larger even so is too large for certain.
+    pub(super) fn least_share(self) -> usize {
+        match self {
+            Growth::Repeat | Growth::Range | Growth::RepeatList | Growth::Resize => 1,
+            Growth::Pad => CHAR_BYTES,
+            _ => usize::MAX,
+        }
+    }
+}
+
 /// Bytes of the values that the array shows; what is behind a slice is not counted.
 pub(crate) fn data_bytes(array: &dyn Array) -> usize {
     let own = match array.data_type() {

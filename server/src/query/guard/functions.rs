@@ -28,10 +28,10 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr as BinaryPhysical, Column};
-use saltus_core::limits::{QUERY_CONSTANT_BYTES_MAX, QUERY_STEP_BYTES_MAX};
+use saltus_core::limits::{QUERY_CONSTANT_BYTES_MAX, QUERY_STEP_BYTES_MAX, QUERY_VALUE_BYTES_MAX};
 
 use super::budget::hold;
-use super::estimate::{Growth, data_bytes, expanded_bytes, per_row};
+use super::estimate::{Growth, data_bytes, expanded_bytes, lengths, per_row};
 use super::{Guard, current};
 use crate::query::QueryError;
 
@@ -306,6 +306,7 @@ impl Bounded {
         if total <= QUERY_STEP_BYTES_MAX {
             return self.piece(guard, args, total).map(ColumnarValue::Array);
         }
+        self.check_values(guard, &estimates, self.growth.least_share())?;
         self.in_pieces(guard, &args, &estimates).map(ColumnarValue::Array)
     }
 
@@ -319,9 +320,34 @@ impl Bounded {
         if !guard.is_executing() && one > QUERY_CONSTANT_BYTES_MAX {
             return plan_err!("{} makes too much to be folded", self.name());
         }
-        let copies = one.saturating_mul(args.number_rows.saturating_add(1));
-        let _taken = self.take(guard, copies)?;
-        self.inner.invoke_with_args(args)
+        self.check_values(guard, &[one], self.growth.least_share())?;
+        let rows = args.number_rows;
+        let copies = one.saturating_mul(rows.saturating_add(1));
+        let taken = self.take(guard, copies)?;
+        let made = self.inner.invoke_with_args(args)?;
+        self.check_values(guard, &lengths(&made, 1), 1)?;
+        // In many rows it stays one value for as long as it can.
+        if !guard.is_executing() || rows != 1 {
+            return Ok(made);
+        }
+        let made = made.into_array(rows)?;
+        taken.resize(data_bytes(made.as_ref()));
+        Ok(ColumnarValue::Array(hold(made, taken)?))
+    }
+
+    /// Refuses a value that is too large by itself. `sizes` may be up to `share` times too high.
+    fn check_values(&self, guard: &Guard, sizes: &[usize], share: usize) -> Result<()> {
+        match sizes.iter().max().map(|size| size / share).filter(|size| *size > QUERY_VALUE_BYTES_MAX) {
+            None => Ok(()),
+            Some(size) => Err(QueryError::TooLarge(format!(
+                "{} makes a value of {size} bytes, and one text or list has at most {QUERY_VALUE_BYTES_MAX} (of --query-memory \
+                 there would be {} bytes): make shorter ones; many numbers are made by a table, as in SELECT value FROM \
+                 generate_series(1, 1000)",
+                self.name(),
+                guard.memory().limit()
+            ))
+            .into()),
+        }
     }
 
     fn take(&self, guard: &Guard, bytes: usize) -> Result<MemoryReservation> {
@@ -331,7 +357,11 @@ impl Bounded {
     fn piece(&self, guard: &Guard, args: ScalarFunctionArgs, estimate: usize) -> Result<ArrayRef> {
         let rows = args.number_rows;
         let taken = self.take(guard, estimate)?;
-        let made = self.inner.invoke_with_args(args)?.into_array(rows)?;
+        let made = self.inner.invoke_with_args(args)?;
+        if estimate > QUERY_VALUE_BYTES_MAX {
+            self.check_values(guard, &lengths(&made, rows), 1)?;
+        }
+        let made = made.into_array(rows)?;
         // What was not needed is given back; what was needed beyond is counted all the same.
         taken.resize(data_bytes(made.as_ref()));
         Ok(hold(made, taken)?)
