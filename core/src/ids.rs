@@ -14,7 +14,7 @@ impl fmt::Display for ShardId {
 }
 
 /// The number of a start of the process on this data directory; raised durably before the first write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Epoch(pub u32);
 
 /// One shard's log in one life of the process (glossary: stream).

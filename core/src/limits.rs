@@ -20,10 +20,19 @@ pub const DB_NAME_BYTES_MAX: usize = 511;
 pub const TRIGGER_NAME_BYTES_MAX: usize = 1024;
 /// Bytes of a request body after decompression, default of `--max-http-request-size`.
 pub const HTTP_REQUEST_BYTES_MAX: usize = 10 * 1024 * 1024;
+/// Bytes of a body that are read and dropped once its request is answered, so that a client that sends all before it reads gets
+/// to read the answer.
+pub const HTTP_UNREAD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// How long that may take.
+pub const HTTP_UNREAD_MS: u64 = 30_000;
 /// Values of one table in one request, absent ones counted: columns are dense, so rows times columns is what memory pays for.
 pub const LINE_CELLS_MAX: usize = 64 * 1024 * 1024;
 /// Rejected lines described in one reply; further ones are only counted.
 pub const LINE_ERRORS_REPORTED_MAX: usize = 1000;
+/// Bytes of a refused line that logs and plugins are shown.
+pub const REFUSED_LINE_BYTES_SHOWN_MAX: usize = 200;
+/// Refused lines of one run that are shown one by one; the rest is counted.
+pub const REFUSED_LINES_SHOWN_MAX: usize = 20;
 
 /// Bytes of known series and tag dictionaries that one parser keeps; beyond them it starts anew.
 pub const LINE_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -46,6 +55,13 @@ pub const MAILBOX_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const WAL_FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Size of a preallocated WAL segment.
 pub const WAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Size of the first segment of a stream; each further one is four times as large, up to the full size: a life without many writes
+/// costs little.
+pub const WAL_FIRST_SEGMENT_BYTES: u64 = 1024 * 1024;
+/// What the engine notes for itself (cursors, triggers) while the disk is full, in bytes; beyond, it is refused as writes are.
+pub const WAL_NOTES_WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Milliseconds that a write waits for a full disk before it is answered; it is tried on after that.
+pub const DISK_FULL_ANSWER_MS: u64 = 1_000;
 /// Alignment of frames, for O_DIRECT.
 pub const WAL_ALIGN: usize = 4096;
 /// One record, that is one accepted body for one table, may not exceed this (reference default body: 10 MiB).
@@ -92,6 +108,30 @@ pub const PLUGIN_TESTS_MAX: usize = 8;
 pub const PLUGIN_TEST_CACHE_SECS: u64 = 30 * 60;
 /// Bytes of log lines, and of an answer, that one test run gives back.
 pub const PLUGIN_TEST_OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Seconds that a query may take, default of `--query-timeout`. Time in which its result waits to be read does not count.
+pub const QUERY_SECS_MAX: u64 = 300;
+/// Queries that run at once, default of `--query-concurrency`: each has a thread of its own.
+pub const QUERIES_AT_ONCE_MAX: usize = 64;
+/// The most that `--query-concurrency` may be.
+pub const QUERIES_AT_ONCE_LIMIT: usize = 4096;
+/// Queries that wait for one of those to end; more are refused with 503.
+pub const QUERIES_WAITING_MAX: usize = 256;
+/// Milliseconds after its time was over until a query that does not notice it is answered for.
+pub const QUERY_GRACE_MS: u64 = 1_000;
+/// Milliseconds that a query waits before it is refused with 503.
+pub const QUERY_WAIT_MS: u64 = 10_000;
+/// Queries at once that may use several threads each; further ones have one.
+pub const QUERIES_PARALLEL_MAX: usize = 4;
+/// Terms that one chain of operators of a statement may join: it becomes a tree as deep as it is long.
+pub const QUERY_DEPTH_MAX: usize = 2_000;
+/// Bytes of a constant that a query's plan computes beforehand; larger ones are computed when the query runs.
+pub const QUERY_CONSTANT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that a query makes in one step between two looks at its bounds, unless one value alone is larger.
+pub const QUERY_STEP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of one text or list that a query makes, and of one row of its result: a row is written, sent and read as a whole.
+pub const QUERY_VALUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of rows that are written in a format of results at once, unless one row alone is larger.
+pub const QUERY_ENCODE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the result of one query of a plugin, as Arrow columns.
 pub const PLUGIN_QUERY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of the durable state of one trigger, keys and values together.
@@ -232,4 +272,6 @@ const _: () = assert!(
     LINE_BODY_BYTES_MAX + LINE_CACHE_BYTES_MAX < i32::MAX as usize,
     "a dictionary that is full and grows by one body still has 32-bit offsets"
 );
+const _: () = assert!(QUERY_CONSTANT_BYTES_MAX <= QUERY_STEP_BYTES_MAX, "a constant beside a row fits a step");
+const _: () = assert!(QUERY_STEP_BYTES_MAX <= QUERY_VALUE_BYTES_MAX, "only what is made by itself can be too large");
 const _: () = assert!(HTTP_REQUEST_BYTES_MAX * 4 <= MAILBOX_BYTES_MAX, "several full bodies fit a mailbox");

@@ -507,6 +507,11 @@ pub trait PluginHost: Send + Sync {
         false
     }
 
+    /// Whether a database of this name was created, and not only written to. Never blocks.
+    fn was_created(&self, _db: &str) -> bool {
+        true
+    }
+
     /// Keeps a log line. Lock-free, never blocks; lines that find no room are counted.
     fn log(&self, line: LogLine);
 

@@ -94,13 +94,16 @@ pub struct TableSchema {
     columns: Vec<ColumnDef>,
     index: HashMap<Arc<str>, usize, ahash::RandomState>,
     version: u32,
+    own_time: bool,
 }
 
 impl TableSchema {
     /// A schema of `columns` in the order in which they were added.
     pub fn new(columns: Vec<ColumnDef>, version: u32) -> Self {
-        let index = columns.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
-        TableSchema { columns, index, version }
+        let index: HashMap<Arc<str>, usize, ahash::RandomState> =
+            columns.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
+        let own_time = index.contains_key("time");
+        TableSchema { columns, index, version, own_time }
     }
 
     /// All columns but `time`, in the order in which they were added.
@@ -111,6 +114,12 @@ impl TableSchema {
     /// Counts the changes; a batch says which version it was parsed with.
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// Whether there is a column `time` beside the one that every table has. Such a table cannot be read; earlier versions made one if
+    /// they were asked to, and it is left to its owner to delete it.
+    pub fn has_own_time(&self) -> bool {
+        self.own_time
     }
 
     /// The position of a column.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::cron_words;
 use crate::ids::TriggerId;
 use crate::limits::{self, RETRY_PAUSE_MAX_MS, RETRY_PAUSE_MIN_MS};
+use crate::names::check_table_name;
 
 /// What starts a run (reference, 2.2).
 #[derive(Clone, Debug, PartialEq)]
@@ -132,8 +133,9 @@ impl TriggerSpecError {
 }
 
 impl TriggerSpec {
-    /// Reads a specification. Blanks around the whole and around the part behind the prefix do not count, and a
-    /// repeated prefix counts once.
+    /// Reads a specification. The text behind the first `table:` is the table's name as it stands, blanks at its ends included: a
+    /// table can have them, and a trigger that waits for another name waits for ever. (InfluxDB 3 cuts them off, and takes a prefix
+    /// that is repeated for one.) Around all else blanks do not count.
     ///
     /// # Errors
     /// The text of the reference, 2.2.
@@ -143,8 +145,8 @@ impl TriggerSpec {
         if trimmed == "all_tables" {
             return Ok(TriggerSpec::AllTables);
         }
-        if let Some(table) = payload(trimmed, "table:") {
-            return if table.is_empty() {
+        if let Some(table) = spec.trim_start().strip_prefix("table:") {
+            return if table.trim().is_empty() {
                 Err(refuse(Some("table name is empty")))
             } else {
                 Ok(TriggerSpec::Table(table.into()))
@@ -165,6 +167,30 @@ impl TriggerSpec {
                 "expect one of the following forms: 'table:<TABLE_NAME>', 'all_tables', 'cron:<CRON_EXPRESSION>', \
                  'every:<DURATION>', or 'request:<PATH>'",
             ))),
+        }
+    }
+
+    /// Whether such an event can come at all. Apart from [`TriggerSpec::parse`], which also reads what older versions took.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            TriggerSpec::Table(table) => {
+                check_table_name(table).map_err(|why| format!("the table is never written to: {why}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is right and yet probably not meant.
+    pub fn doubt(&self) -> Option<String> {
+        match self {
+            TriggerSpec::Table(table) if table.trim() != &**table => Some(format!(
+                "'{self}' is for the table with the name \"{table}\", which has blanks at its ends; for the table '{}' leave them out",
+                table.trim()
+            )),
+            _ => None,
         }
     }
 
@@ -213,9 +239,9 @@ impl fmt::Display for TriggerSpec {
     }
 }
 
-/// What stands behind `prefix`, however often it is repeated.
+/// What stands behind `prefix`, without blanks around it.
 fn payload<'a>(spec: &'a str, prefix: &str) -> Option<&'a str> {
-    spec.starts_with(prefix).then(|| spec.trim_start_matches(prefix).trim())
+    spec.strip_prefix(prefix).map(str::trim)
 }
 
 fn every(text: &str) -> Result<Duration, &'static str> {
@@ -505,7 +531,17 @@ mod tests {
     fn specifications_are_trimmed_and_shown_canonically() {
         for (spec, canonical, stored) in [
             ("table:x", "table:x", r#"{"single_table_wal_write":{"table_name":"x"}}"#),
-            (" table:table: a b ", "table:a b", r#"{"single_table_wal_write":{"table_name":"a b"}}"#),
+            ("  table:x", "table:x", r#"{"single_table_wal_write":{"table_name":"x"}}"#),
+            ("table: lead", "table: lead", r#"{"single_table_wal_write":{"table_name":" lead"}}"#),
+            ("table:last ", "table:last ", r#"{"single_table_wal_write":{"table_name":"last "}}"#),
+            ("table:table: a b ", "table:table: a b ", r#"{"single_table_wal_write":{"table_name":"table: a b "}}"#),
+            ("table:request:p", "table:request:p", r#"{"single_table_wal_write":{"table_name":"request:p"}}"#),
+            (
+                "table:\u{a0}x\u{2003}",
+                "table:\u{a0}x\u{2003}",
+                "{\"single_table_wal_write\":{\"table_name\":\"\u{a0}x\u{2003}\"}}",
+            ),
+            ("request:request:p", "request:request:p", r#"{"request_path":{"path":"request:p"}}"#),
             (" all_tables ", "all_tables", r#""all_tables_wal_write""#),
             ("every:90s", "every:1m 30s", r#"{"every":{"duration":{"secs":90,"nanos":0}}}"#),
             ("every: 1ms", "every:1ms", r#"{"every":{"duration":{"secs":0,"nanos":1000000}}}"#),
@@ -533,10 +569,30 @@ mod tests {
         for short in ["every:0", "every:0s", "every:999us"] {
             assert_eq!(context(short), Some("don't support every schedules of under 1 millisecond"));
         }
-        for unknown in ["", "All_tables", "all_tables:x", "tables:x"] {
+        assert_eq!(context("table: \t\u{2003}"), Some("table name is empty"));
+        assert_eq!(context("every:every:1s"), Some("couldn't parse to duration"));
+        assert_eq!(context("cron:cron:0 * * * *"), None);
+        for unknown in ["", "All_tables", "all_tables:x", "tables:x", "Table:x", "table :x"] {
             let expected = "expect one of the following forms: 'table:<TABLE_NAME>', 'all_tables', \
                             'cron:<CRON_EXPRESSION>', 'every:<DURATION>', or 'request:<PATH>'";
             assert_eq!(context(unknown), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_table_that_no_line_can_write_is_no_trigger_and_blanks_at_the_ends_are_a_doubt() {
+        for (spec, why) in [
+            ("table:a\nb", "the table is never written to: 'a?b' has the control character U+000A"),
+            ("table:x\r\n", "the table is never written to: 'x??' has the control character U+000D"),
+            ("table:\tx", "the table is never written to: '?x' has the control character U+0009"),
+            ("table:#x", "the table is never written to: '#x' begins with '#'"),
+        ] {
+            let error = TriggerSpec::parse(spec).expect(spec).check().unwrap_err();
+            assert!(error.starts_with(why), "{error}");
+        }
+        for (spec, doubtful) in [("table:a b", false), ("table: a", true), ("table:a ", true), ("all_tables ", false)] {
+            let parsed = TriggerSpec::parse(spec).expect(spec);
+            assert_eq!((parsed.check(), parsed.doubt().is_some()), (Ok(()), doubtful), "{spec}");
         }
     }
 

@@ -197,6 +197,8 @@ impl CacheVault {
         };
         let bytes = self.encode();
         if let Err(error) = bytes.map_or(Ok(()), |bytes| write(file, &bytes)) {
+            // Half of it would only take room.
+            let _ = std::fs::remove_file(file.with_extension("tmp"));
             tracing::warn!(file = %file.display(), %error, "caches of plugins are not kept for the next start");
         }
     }

@@ -1,6 +1,6 @@
 //! From a configuration to a serving process, and back: the only place where engine, Python, queries and surface meet.
 //!
-//! Order of start: signals, registry, Python (main interpreter, on this thread), queries, `Engine::start`, then the halves
+//! Order of start: signals, data directory (its lock), registry, Python (main interpreter, on this thread), queries, `Engine::start`, then the halves
 //! that need the engine are given it: the table source of queries, the registry (which puts the enabled triggers in force).
 //! Stop goes the other way round, on the first signal and within `shutdown_timeout`; a second signal ends the process at
 //! once. Interpreters are never destroyed: the end is a flush and an immediate exit.
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use saltus_core::ports::{PluginCode, PluginRuntime};
 use saltus_python::{PythonConfig, PythonRuntime};
+use saltus_shards::data_dir::DataDir;
 use saltus_shards::engine::{Engine, EngineHandle};
 
 use crate::config::Config;
@@ -33,8 +34,6 @@ use crate::runs::RunRecords;
 use crate::signals::StopSignal;
 use crate::traces::{Exporter, Tracer};
 
-/// Queries that run at the same time; more wait.
-const QUERIES_AT_ONCE: usize = 64;
 /// Rows of `system.queries`.
 const QUERY_LOG_ENTRIES: usize = 1000;
 
@@ -58,8 +57,7 @@ impl ServeError {
 /// Anything that keeps the server from starting.
 pub fn serve(config: Config) -> Result<(), ServeError> {
     let mut signal = StopSignal::install().map_err(ServeError::of)?;
-    std::fs::create_dir_all(&config.data_dir)
-        .map_err(|error| ServeError(format!("cannot create {}: {error}", config.data_dir.display())))?;
+    let mut data_dir = DataDir::open(&config.data_dir, config.accept_loss).map_err(ServeError::of)?;
     let late = LateEngine::default();
     let logs = PluginLogs::open(&config.data_dir).map_err(|error| {
         ServeError(format!("cannot keep plugin logs in {}: {error}", config.data_dir.join("plugin-logs").display()))
@@ -67,8 +65,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let logs = Arc::new(logs);
     let runs = Arc::new(RunRecords::default());
     let collector = logs.start_collector().map_err(ServeError::of)?;
-    // The engine locks the data directory; the registry's store has a lock of its own, so a second server is told either way.
-    let registry = Registry::open(&config.data_dir, config.plugin_dir.as_deref()).map_err(ServeError::of)?;
+    let registry = Registry::open(&mut data_dir, config.plugin_dir.as_deref()).map_err(ServeError::of)?;
     let sources = system::System::new(late.clone(), registry.clone(), logs.clone(), runs.clone(), &config);
     let query = Arc::new(
         QueryEngine::new(
@@ -90,21 +87,25 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         tracer.clone(),
     ));
     let python = start_python(&config, host.clone());
+    let sql = Arc::new(sql::Sql::new(query.clone()));
     let service = HttpService::new(HttpParts {
         options: HttpOptions {
             request_bytes_max: config.http_request_bytes_max,
             idle_timeout: config.http_idle_timeout,
+            request_timeout: config.http_request_timeout,
+            shutdown_timeout: config.shutdown_timeout,
             trigger_kinds: config.trigger_kinds.clone(),
         },
         registry: registry.clone(),
-        query: Arc::new(sql::Sql::new(query.clone())),
+        query: sql.clone(),
         tests: Arc::new(tester::Tester::new(late.clone(), registry.clone(), host.clone(), config.engine().limits)),
         logs: logs.clone(),
-        metrics: further_metrics(python.as_ref(), tracer.as_ref()),
+        metrics: further_metrics(sql, python.as_ref(), tracer.as_ref()),
         tracer,
     });
     let runtime = python.clone().map(|p| p as Arc<dyn PluginRuntime>);
-    let mut engine = Engine::start(config.engine(), runtime, host, Arc::new(service)).map_err(ServeError::of)?;
+    let mut engine =
+        Engine::start(config.engine(), data_dir, runtime, host, Arc::new(service)).map_err(ServeError::of)?;
     drop(late.set(engine.handle()));
     if let Some(python) = python.clone() {
         let check =
@@ -131,7 +132,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         Ok(())
     } else {
         Err(ServeError(
-            "not everything was finished within --shutdown-timeout; what was acknowledged is durable".into(),
+            "not everything was finished within --shutdown-timeout; what was acknowledged is durable, unless it was written with no_sync".into(),
         ))
     }
 }
@@ -152,9 +153,15 @@ fn stop(config: &Config, engine: Engine, registry: &Registry, python: Option<Arc
 }
 
 /// What `/metrics` has besides the engine's figures.
-fn further_metrics(python: Option<&Arc<PythonRuntime>>, tracer: Option<&Arc<Tracer>>) -> Vec<Arc<dyn MetricsSource>> {
-    let python = python.map(|python| Arc::new(plugins::Plugins(python.clone())) as Arc<dyn MetricsSource>);
-    python.into_iter().chain(tracer.map(|tracer| tracer.clone() as Arc<dyn MetricsSource>)).collect()
+fn further_metrics(
+    sql: Arc<sql::Sql>,
+    python: Option<&Arc<PythonRuntime>>,
+    tracer: Option<&Arc<Tracer>>,
+) -> Vec<Arc<dyn MetricsSource>> {
+    let mut sources: Vec<Arc<dyn MetricsSource>> = vec![sql];
+    sources.extend(python.map(|python| Arc::new(plugins::Plugins(python.clone())) as Arc<dyn MetricsSource>));
+    sources.extend(tracer.map(|tracer| tracer.clone() as Arc<dyn MetricsSource>));
+    sources
 }
 
 /// Who traces writes and who sends the spans, if that is wanted.
@@ -170,7 +177,8 @@ fn query_config(config: &Config) -> QueryConfig {
     QueryConfig {
         threads: at_least_one(config.query_threads),
         memory_bytes: usize::try_from(config.query_memory_bytes).unwrap_or(usize::MAX),
-        max_concurrent: at_least_one(QUERIES_AT_ONCE),
+        max_concurrent: at_least_one(config.query_concurrency),
+        timeout: config.query_timeout,
         query_log_entries: QUERY_LOG_ENTRIES,
         shard_cpus: config.cpus.clone(),
     }

@@ -2,7 +2,7 @@
 //!
 //! The collector appends what it has collected, without syncing: a `kill -9` takes nothing, a power failure may take the last moments. A
 //! file that is full is followed by another, and the oldest goes ([`FILES_MAX`] of [`FILE_BYTES_MAX`]). What cannot be read is passed
-//! over and counted; what cannot be written is said in the server's log, once a minute, and never stops anything.
+//! over and counted; what cannot be written is said in the server's log, once a minute, and never stops anything, a start neither.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use saltus_core::ids::RunId;
 use saltus_core::ports::LogLevel;
+use saltus_shards::io::Shortage;
 use serde::{Deserialize, Serialize};
 
 use crate::logs::LogRow;
@@ -29,7 +30,8 @@ const ENDING: &str = "jsonl";
 /// The files of one data directory.
 pub struct LogStore {
     folder: PathBuf,
-    file: File,
+    /// `None` while none can be made.
+    file: Option<File>,
     number: u64,
     bytes: u64,
     file_bytes_max: u64,
@@ -75,15 +77,22 @@ impl LogStore {
 
     fn open_with(data_dir: &Path, file_bytes_max: u64) -> io::Result<(Self, Vec<LogRow>)> {
         let folder = data_dir.join(FOLDER);
-        std::fs::create_dir_all(&folder)?;
-        let numbers = numbers(&folder)?;
+        let full = |error: &io::Error| Shortage::of(error).is_some();
+        let numbers = match std::fs::create_dir_all(&folder).and_then(|()| numbers(&folder)) {
+            Err(error) if full(&error) => Vec::new(),
+            other => other?,
+        };
         let mut rows = Vec::new();
         for number in &numbers {
             read(&path(&folder, *number), &mut rows);
         }
         // A new file for each life: the last line of the one before may be torn.
         let number = numbers.last().map_or(1, |last| last + 1);
-        let file = create(&folder, number)?;
+        let file = match create(&folder, number) {
+            // It is made with the first rows, if there is room then.
+            Err(error) if full(&error) => None,
+            other => Some(other?),
+        };
         rows.sort_by_key(|row| row.time_ns);
         let mut store = LogStore { folder, file, number, bytes: 0, file_bytes_max, failed: None };
         store.remove_oldest();
@@ -100,7 +109,8 @@ impl LogStore {
         {
             self.failed = Some(Instant::now());
             let folder = self.folder.display();
-            tracing::error!(%error, %folder, "what plugins say is not kept for the next start: make room, or mend the folder");
+            let why = Shortage::of(&error).map_or_else(|| error.to_string(), |shortage| shortage.text().to_owned());
+            tracing::error!(%folder, "what plugins say is not kept for the next start: {why}: make room, or mend the folder");
         }
     }
 
@@ -110,10 +120,23 @@ impl LogStore {
             serde_json::to_writer(&mut lines, &Stored::of(row))?;
             lines.push(b'\n');
         }
-        self.file.write_all(&lines)?;
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                std::fs::create_dir_all(&self.folder)?;
+                create(&self.folder, self.number)?
+            }
+        };
+        let written = file.write_all(&lines);
+        if written.is_err() {
+            // Half a line would take the next one with it.
+            let _ = file.set_len(self.bytes);
+        }
+        self.file = Some(file);
+        written?;
         self.bytes += lines.len() as u64;
         if self.bytes >= self.file_bytes_max {
-            self.file = create(&self.folder, self.number + 1)?;
+            self.file = Some(create(&self.folder, self.number + 1)?);
             self.number += 1;
             self.bytes = 0;
             self.remove_oldest();

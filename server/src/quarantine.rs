@@ -79,10 +79,19 @@ impl Quarantine {
         self.codes.store(Arc::new(codes));
         entries.push(entry);
         let new = self.path.with_extension("json.new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(&*entries)?)?;
+        let written = self.replace(&new, &serde_json::to_vec_pretty(&*entries)?);
+        if written.is_err() {
+            // Half of it would only take room.
+            let _ = std::fs::remove_file(&new);
+        }
+        written
+    }
+
+    fn replace(&self, new: &Path, text: &[u8]) -> io::Result<()> {
+        let mut file = File::create(new)?;
+        file.write_all(text)?;
         file.sync_all()?;
-        std::fs::rename(&new, &self.path)?;
+        std::fs::rename(new, &self.path)?;
         self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     }
 }

@@ -121,7 +121,12 @@ fn failures_are_worded_as_in_the_reference() {
     let (texts, answer) = errors("bad_lines.py");
     assert_eq!(answer["database_writes"]["foo"], json!(["m f=1\nm f=\nm,t=1 f=\"x\""]), "shown as they are");
     assert_eq!(texts.len(), 3, "{texts:?}");
-    assert!(texts.iter().any(|text| text.contains("foo: No fields were provided (line: m f=)")), "{texts:?}");
+    assert!(
+        texts
+            .iter()
+            .any(|text| text.contains("foo: No fields were provided: field `f` has no value (column 3) (line: m f=)")),
+        "{texts:?}"
+    );
     assert!(texts.iter().any(|text| text.contains("invalid column type for column 'f'")), "{texts:?}");
     assert!(texts.iter().any(|text| text == "invalid database name: _x"), "{texts:?}");
 
@@ -130,7 +135,7 @@ fn failures_are_worded_as_in_the_reference() {
     let traversal = refused(&server, "wal", &on_rows("../x.py", "m f=1"));
     assert!(traversal.contains("Path traversal detected"), "{traversal}");
     let line = refused(&server, "wal", &on_rows("arity.py", "m f=1\nm f="));
-    assert_eq!(line, "input_lp: No fields were provided (line 2: m f=)");
+    assert_eq!(line, "input_lp: No fields were provided: field `f` has no value (column 3) (line 2: m f=)");
     let no_rows = refused(&server, "wal", &json!({"filename": "arity.py", "database": "foo"}));
     assert_eq!(no_rows, "serde json error: missing field `input_lp`");
 }

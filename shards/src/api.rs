@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use saltus_core::ids::{MonoNs, ShardId, TableId};
 use saltus_core::line_protocol::{LineError, Precision};
+use saltus_core::names::NewTableError;
 use saltus_core::policy::Lane;
 use saltus_core::ports::MemoryUse;
 use saltus_core::trigger::{Limits, TriggerDef};
@@ -98,8 +99,13 @@ pub enum WriteOutcome {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TableError {
     /// A table of that name exists.
-    #[error("attempted to create a resource that already exists")]
-    Exists,
+    #[error("attempted to create a resource that already exists: table '{table}' of database '{db}'")]
+    Exists {
+        /// Its database.
+        db: String,
+        /// Its name.
+        table: String,
+    },
     /// There is none of that name.
     #[error("Table not found {0}")]
     NotFound(String),
@@ -112,6 +118,15 @@ pub enum TableError {
     /// The owner takes no writes.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl From<NewTableError> for TableError {
+    fn from(error: NewTableError) -> Self {
+        match error {
+            NewTableError::Invalid(text) => TableError::Invalid(text),
+            NewTableError::TooManyColumns(text) => TableError::Limit(text),
+        }
+    }
 }
 
 /// A table as metrics and system tables show it.
@@ -150,8 +165,10 @@ pub struct ShardStats {
     pub cpu_time: Duration,
     /// Turns as long as [`EngineConfig::loop_stall`].
     pub stalls: u64,
-    /// Why it takes no writes, if so.
+    /// Why it takes no writes until a restart, if so.
     pub poisoned: Option<String>,
+    /// What its disk lacks, if it takes no writes for that; it goes on by itself.
+    pub short: Option<String>,
     /// Its tables.
     pub tables: Vec<TableStats>,
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use saltus_core::catalog::TableInfo;
-use saltus_core::ids::{EventId, MonoNs, ShardId, TriggerId};
+use saltus_core::ids::{Epoch, EventId, MonoNs, ShardId, TriggerId};
 use saltus_core::limits::MAILBOX_ITEMS_MAX;
 use saltus_core::line_protocol::LineParser;
 use saltus_core::policy::InlineBudget;
@@ -27,6 +27,7 @@ use crate::answer::{self, Answer};
 use crate::api::{EngineConfig, Health, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
 pub use crate::clock::mono_now;
 use crate::cursors::Pending;
+use crate::data_dir::{DataDir, Life};
 use crate::dead_letters::DeadLetter;
 use crate::directory::Directory;
 use crate::executor::{self, ShardThread};
@@ -44,7 +45,8 @@ use crate::shard::{
 };
 use crate::states::Shelf;
 pub use crate::table::TableSnapshot;
-use crate::wal;
+use crate::wal::settle::{settle_old, settle_own};
+use crate::wal::{self, RecoveryReport};
 
 /// A future that stays on its shard.
 pub type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -222,9 +224,31 @@ impl EngineHandle {
     /// Whether all shards take writes, and come back from their plugins.
     pub fn health(&self) -> Health {
         let faces = self.shared.faces.iter();
-        let reasons = faces.flat_map(|face| [face.refuses.load_full(), face.stalled.load_full()]);
+        let reasons =
+            faces.flat_map(|face| [face.refuses.load_full(), face.stalled.load_full(), face.short.load_full()]);
         let reasons = reasons.chain([self.shared.restart_wanted.load_full()]);
-        Health { reasons: reasons.flatten().map(|reason| reason.to_string()).collect() }
+        let mut health = Health::default();
+        for reason in reasons.flatten() {
+            // A full disk is the same for all shards.
+            if !health.reasons.contains(&reason) {
+                health.reasons.push(reason.to_string());
+            }
+        }
+        health
+    }
+
+    /// The number of this life of the process on its data directory, if the manifest had it when the engine started: on a full disk
+    /// it has it later, and who noted it before would take the manifest for an older copy at the next start.
+    pub fn noted_epoch(&self) -> Option<Epoch> {
+        self.shared.epoch_is_noted.then_some(self.shared.epoch)
+    }
+
+    /// Has the manifest know the generation of the catalog: an older copy of it is told by that. Blocks.
+    pub fn note_catalog(&self, generation: u64) {
+        let noted = self.shared.keeper.change_now(move |manifest| manifest.catalog = manifest.catalog.max(generation));
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the manifest does not know of the last change of the catalog");
+        }
     }
 
     /// Something is lost that only a restart brings back.
@@ -336,6 +360,23 @@ impl EngineHandle {
     }
 }
 
+/// A write under way, until it is answered or nobody waits for its answer any more.
+struct Flying<'a>(&'a Shard);
+
+impl<'a> Flying<'a> {
+    fn new(shard: &'a Shard) -> Self {
+        shard.writes_in_flight.set(shard.writes_in_flight.get() + 1);
+        Flying(shard)
+    }
+}
+
+impl Drop for Flying<'_> {
+    fn drop(&mut self) {
+        self.0.writes_in_flight.set(self.0.writes_in_flight.get() - 1);
+        self.0.drained.notify();
+    }
+}
+
 /// A shard, seen from its own thread.
 #[derive(Clone)]
 pub struct ShardHandle {
@@ -356,15 +397,12 @@ impl ShardHandle {
 
     /// Parses, routes, logs and applies a client's write.
     pub async fn write(&self, request: WriteRequest) -> WriteOutcome {
-        let flying = &self.shard.writes_in_flight;
-        flying.set(flying.get() + 1);
+        let _flying = Flying::new(&self.shard);
         let no_sync = request.no_sync;
         let outcome = self.shard.write(request, 0, arrive::Room::Refuse).await;
         if no_sync {
             self.shard.let_cheap_runs_begin().await;
         }
-        flying.set(flying.get() - 1);
-        self.shard.drained.notify();
         outcome
     }
 
@@ -424,6 +462,9 @@ pub struct Engine {
     lock: Arc<wal::DataDirLock>,
 }
 
+/// What a shard that has recovered tells: its number and what it found in the logs.
+type Recovered = Result<(ShardId, RecoveryReport), String>;
+
 /// What a shard's thread is started with.
 struct Birth {
     id: ShardId,
@@ -431,29 +472,30 @@ struct Birth {
     python: Option<Arc<dyn PluginRuntime>>,
     service: Arc<dyn ConnectionService>,
     lock: Arc<wal::DataDirLock>,
-    ready: mpsc::Sender<Result<ShardId, String>>,
+    ready: mpsc::Sender<Recovered>,
     go: oneshot::Receiver<()>,
     drained: Arc<AtomicBool>,
 }
 
 impl Engine {
-    /// Locks the data directory, binds the address, recovers and starts the shards. Blocks until every shard serves its
+    /// Binds the address, begins a life on the data directory, recovers and starts the shards. Blocks until every shard serves its
     /// mailbox; connections wait in the socket's backlog until [`Engine::accept_connections`].
     ///
     /// # Errors
     /// Anything that keeps it from serving, with the remedy.
     pub fn start(
         config: EngineConfig,
+        data_dir: DataDir,
         python: Option<Arc<dyn PluginRuntime>>,
         host: Arc<dyn PluginHost>,
         service: Arc<dyn ConnectionService>,
     ) -> Result<Engine, StartError> {
         let placement = Placement::new(config.cpus.len());
         executor::check_kernel(placement.shards()).map_err(StartError)?;
-        let lock = wal::lock_data_dir(&config.data_dir).map_err(StartError::of)?;
         let listener = listen(config.http_bind)?;
         let local_addr = listener.local_addr().map_err(StartError::of)?;
-        let epoch = wal::raise_epoch(&lock).map_err(StartError::of)?;
+        let Life { lock, epoch, is_noted: epoch_is_noted, known, keeper } =
+            data_dir.begin_life().map_err(StartError::of)?;
         tracing::info!(shards = placement.shards(), cpus = ?config.cpus, epoch = epoch.0, "placement");
         let (reader, reader_thread) = delivery::Reader::new();
         let shared = Arc::new(Shared {
@@ -464,6 +506,9 @@ impl Engine {
             directory: Directory::new(placement),
             config,
             epoch,
+            epoch_is_noted,
+            known,
+            keeper,
             host,
             runs: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -476,7 +521,7 @@ impl Engine {
             listener: Some(listener),
             local_addr,
             drained: Arc::new(AtomicBool::new(true)),
-            lock: Arc::new(lock),
+            lock,
         };
         engine.start_shards(python, service)?;
         Ok(engine)
@@ -512,18 +557,41 @@ impl Engine {
             self.threads.push(thread.map_err(StartError)?);
         }
         drop(ready);
+        let mut found = None;
         for _ in 0..self.threads.len() {
             match is_ready.recv() {
-                Ok(Ok(_)) => {}
+                Ok(Ok((_, report))) => found = Some(report),
                 Ok(Err(why)) => return Err(StartError(why)),
                 Err(_) => return Err(StartError("a shard ended while it started; its log line says why".into())),
             }
+        }
+        if let Some(report) = found {
+            self.settle(&report);
         }
         for start in starts {
             // A shard that has ended meanwhile is found when it is joined.
             let _ = start.send(());
         }
         Ok(())
+    }
+
+    /// Cuts the logs of earlier lives to what was found in them: every shard has read them. If the disk is too full for a word of
+    /// it, the next start does.
+    fn settle(&self, report: &RecoveryReport) {
+        let shared = &self.shared;
+        match settle_old(&shared.config.data_dir, &shared.keeper, shared.epoch, report) {
+            Ok(settled) if settled.files > 0 => {
+                tracing::info!(
+                    files = settled.files,
+                    bytes = settled.bytes,
+                    "logs of earlier lives are cut to what they hold"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "logs of earlier lives stay as large as they are until the next start")
+            }
+        }
     }
 
     /// Starts to take connections: once everything that a client may ask for is in force. Later calls do nothing.
@@ -571,6 +639,10 @@ impl Engine {
                     tracing::error!(%error, "a shard ended badly");
                 }
             }
+            let ends: Vec<_> = shared.faces.iter().filter_map(|face| face.ended.load_full()).map(|end| *end).collect();
+            if let Err(error) = settle_own(&shared.config.data_dir, &shared.keeper, ends) {
+                tracing::warn!(%error, "the log of this life stays as large as it is until the next start");
+            }
             let _ = done.send(());
         });
         Stopping { is_done, drained, joined: false }
@@ -604,8 +676,8 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
 async fn live(birth: Birth, queue: executor::ShardQueue) {
     let Birth { id, shared, python, service, lock, ready, go, drained } = birth;
     let finished = Finished::new();
-    let shard = match bring_up(id, &shared, queue, python, &finished, &lock).await {
-        Ok(shard) => shard,
+    let (shard, report) = match bring_up(id, &shared, queue, python, &finished, &lock).await {
+        Ok(brought) => brought,
         Err(why) => {
             // Nobody is to wait for it at the stop.
             shared.faces[usize::from(id.0)].idle.store(true, Ordering::SeqCst);
@@ -613,7 +685,7 @@ async fn live(birth: Birth, queue: executor::ShardQueue) {
             return;
         }
     };
-    drop(ready.send(Ok(id)));
+    drop(ready.send(Ok((id, report))));
     // Nobody is served before every shard has recovered: a table's trigger or another shard's schema may be needed.
     if go.await.is_err() {
         return;
@@ -630,7 +702,9 @@ async fn live(birth: Birth, queue: executor::ShardQueue) {
         Arrival::Connection(accepted) => serve_connection(shard, &engine, &service, accepted),
     }));
     shard.stopped.wait().await;
-    if !shard.drain().await {
+    if shard.drain().await {
+        shard.face().ended.store(Some(Arc::new(shard.log.end())));
+    } else {
         drained.store(false, Ordering::Release);
     }
     if let Some(plugins) = shard.plugins.borrow_mut().as_mut() {
@@ -645,12 +719,12 @@ async fn bring_up(
     python: Option<Arc<dyn PluginRuntime>>,
     finished: &Arc<Finished>,
     lock: &wal::DataDirLock,
-) -> Result<Rc<Shard>, String> {
+) -> Result<(Rc<Shard>, RecoveryReport), String> {
     let plugins = match python {
         Some(python) => Some(python.attach(id, finished.clone()).map_err(|e| format!("shard {id}: Python: {e}"))?),
         None => None,
     };
-    let log = log::Log::open(id, shared).await?;
+    let log = log::Log::new(id, shared);
     let shard = Rc::new(Shard {
         id,
         shared: shared.clone(),
@@ -679,8 +753,9 @@ async fn bring_up(
         writes_in_flight: Cell::new(0),
         chance: ahash::RandomState::new(),
     });
-    shard.recover(lock)?;
-    Ok(shard)
+    let report = shard.recover(lock)?;
+    shard.log.begin().await?;
+    Ok((shard, report))
 }
 
 /// Accepts on one shard and deals to the least loaded.

@@ -9,6 +9,7 @@ pub mod answer;
 pub mod api;
 mod clock;
 pub mod cursors;
+pub mod data_dir;
 pub mod dead_letters;
 mod directory;
 pub mod engine;

@@ -46,7 +46,7 @@ pub fn disk(dir: &Path, rounds: usize) -> Result<DiskProbe, String> {
 }
 
 async fn measure(path: &Path, rounds: usize) -> io::Result<DiskProbe> {
-    let dir = DiskDir::open(path).await?;
+    let dir = DiskDir::new(path, None);
     let file = dir.create(FILE).await?;
     let mut rounds_ns = Vec::with_capacity(rounds);
     // The first block allocates; the log writes into space that it has.
@@ -62,7 +62,7 @@ async fn measure(path: &Path, rounds: usize) -> io::Result<DiskProbe> {
     }
     file.close().await?;
     dir.remove(FILE).await?;
-    Ok(DiskProbe { mode: dir.mode(), rounds_ns })
+    Ok(DiskProbe { mode: dir.mode().unwrap_or(WriteMode::Buffered), rounds_ns })
 }
 
 fn on_executor<R, F>(work: impl FnOnce() -> F + Send + 'static) -> Result<R, String>

@@ -9,6 +9,7 @@
 //! Most batches have their columns in the order of the schema, and all their lines have the same fields. Both are tried
 //! first, and both need no hash; so the indexes are only brought up to date by the look-ups that need them.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ use crate::limits::{COLUMNS_PER_TABLE_MAX, LINE_CELLS_MAX};
 use crate::schema::{ColumnKind, TableSchema};
 
 /// Keys that no table can have as tag or field.
-const RESERVED: [&str; 2] = ["time", "__chunk_order"];
+pub const RESERVED: [&str; 2] = ["time", "__chunk_order"];
 /// Rows that a new column makes room for at most; a larger batch grows it.
 const ROWS_RESERVED_MAX: usize = 8192;
 /// Columns that a new batch makes room for at most.
@@ -237,7 +238,7 @@ impl BatchBuilder {
             return Err(Fault::Reserved(name.to_owned()));
         }
         if self.cells_with(1) > LINE_CELLS_MAX {
-            return Err(Fault::Cells);
+            return Err(Fault::Cells { table: Arc::from("") });
         }
         let known = self.known(name);
         let expected = known.as_ref().map(|(_, kind)| *kind).or_else(|| self.kind_in_batch(name, kind));
@@ -249,12 +250,22 @@ impl BatchBuilder {
             None => {
                 let columns = self.schema.as_ref().map_or(0, |schema| schema.columns().len()) + self.new_columns;
                 if columns >= COLUMNS_PER_TABLE_MAX {
-                    return Err(Fault::ColumnLimit);
+                    return Err(Fault::ColumnLimit { table: Arc::from(""), columns });
                 }
                 self.new_columns += 1;
             }
         }
         Ok(known.map(|(name, _)| name))
+    }
+
+    /// How many columns the table would have with all of these, of which the batch may have some already.
+    pub(super) fn columns_with(&mut self, names: &HashSet<String>) -> usize {
+        let more = names.iter().filter(|name| {
+            let known = self.schema.as_ref().is_some_and(|schema| schema.column(name).is_some());
+            !known && !self.tags.iter().any(|tag| *tag.name == ***name) && self.find_field(name).is_none()
+        });
+        let more = more.count();
+        self.schema.as_ref().map_or(0, |schema| schema.columns().len()) + self.new_columns + more
     }
 
     /// The schema's copy of the name of its next column, if that is `name` of kind `kind`: what [`BatchBuilder::admit`] does,

@@ -15,7 +15,10 @@ mod cache;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod compare;
 mod errors;
+mod explain;
 mod freeze;
+mod lines;
+mod logged;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod oracle;
 mod render;
@@ -23,19 +26,27 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::build::RESERVED as RESERVED_COLUMNS;
 use self::build::{BatchBuilder, Mark, value_kind};
 use self::cache::{Cache, NONE, SeriesTag};
+pub use self::errors::column_limit_text;
 use self::errors::{Element, Fault, Place};
 pub(crate) use self::freeze::freeze;
+pub use self::lines::{Line, Text, line_at, look_at};
+pub use self::logged::LogParser;
 pub use self::render::render;
 use self::scan::{Value, logical_end, physical_end, unescaped_space};
 use crate::batch::PendingBatch;
-use crate::limits::{LINE_BODY_BYTES_MAX, LINE_CACHE_BYTES_MAX, LINE_ERRORS_REPORTED_MAX};
+use crate::limits::{
+    LINE_BODY_BYTES_MAX, LINE_CACHE_BYTES_MAX, LINE_ERRORS_REPORTED_MAX, REFUSED_LINE_BYTES_SHOWN_MAX,
+};
 use crate::schema::{ColumnKind, TableSchema};
+use crate::text::BYTE_ORDER_MARK;
 
 /// The unit of timestamps (reference, 6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -84,15 +95,61 @@ impl Precision {
     }
 }
 
+/// The version of the grammar, which is in every write record of the log: lines that were accepted are read for ever as they
+/// were meant then.
+pub const GRAMMAR_VERSION: u8 = 2;
+
+/// How lines are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Grammar {
+    /// Version 1: a comma is a letter like others in keys, and so is a byte order mark in front of a line. Only lines that are in
+    /// logs already are read like this.
+    First,
+    /// Version 2: an unescaped comma ends whatever stands before it, and a byte order mark in front of a line is skipped.
+    #[default]
+    Current,
+}
+
+impl Grammar {
+    /// The grammar that a version is of; `None` for one that is newer than this program.
+    pub fn of_version(version: u8) -> Option<Grammar> {
+        match version {
+            1 => Some(Grammar::First),
+            GRAMMAR_VERSION => Some(Grammar::Current),
+            _ => None,
+        }
+    }
+}
+
+/// What refuses a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedBy {
+    /// It can be written to no table: its own text is wrong.
+    Grammar,
+    /// The table has a column of another type, or no room for more: elsewhere or later the line may be right.
+    Table,
+}
+
 /// One rejected line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineError {
-    /// 1-based over lines that are neither blank nor comments.
+    /// 1-based over lines that are neither blank nor comments; a comment that is no UTF-8 is refused and counts.
     pub line_number: u32,
-    /// The exact text of the reference, 6.1 and 6.3.
+    /// Begins with the exact text of the reference, 6.1 and 6.3; what was found, where and what to write instead is behind it.
     pub message: String,
     /// The line as it was sent.
     pub original_line: String,
+    /// Whether it could be written elsewhere.
+    pub by: RefusedBy,
+}
+
+impl LineError {
+    /// What is said of the line where only a text can be said: to plugins, in logs, on the v2 endpoint.
+    pub fn refusal(&self) -> String {
+        let shown = self.original_line.floor_char_boundary(REFUSED_LINE_BYTES_SHOWN_MAX);
+        let (line, more) = (&self.original_line[..shown], if shown < self.original_line.len() { "..." } else { "" });
+        format!("line protocol parse failed: {} (line {}): `{line}{more}`", self.message, self.line_number)
+    }
 }
 
 /// Where the parser finds the schemas of tables that exist already.
@@ -120,6 +177,7 @@ pub struct LineParser {
     /// Counts requests; a table's cache says in which one it was met last.
     request: u64,
     cache_bytes_max: usize,
+    grammar: Grammar,
     scratch: Scratch,
 }
 
@@ -138,7 +196,13 @@ impl LineParser {
 
     /// A parser whose caches are dropped once they hold more than `cache_bytes_max` bytes.
     pub fn with_cache_bytes_max(cache_bytes_max: usize) -> Self {
-        LineParser { cache: Cache::default(), request: 0, cache_bytes_max, scratch: Scratch::default() }
+        let grammar = Grammar::Current;
+        LineParser { cache: Cache::default(), request: 0, cache_bytes_max, grammar, scratch: Scratch::default() }
+    }
+
+    /// A parser of an older grammar. One parser has one grammar: its caches know lines by their bytes.
+    pub fn with_grammar(grammar: Grammar) -> Self {
+        LineParser { grammar, ..Self::new() }
     }
 
     /// Parses a request to database `db`. With `accept_partial` false the first rejected line ends it: `rejected` has
@@ -162,6 +226,7 @@ impl LineParser {
             request: self.request,
             body,
             utf8: body.is_ascii() || std::str::from_utf8(body).is_ok(),
+            grammar: self.grammar,
             precision,
             schemas,
             builders: Vec::new(),
@@ -194,6 +259,7 @@ struct Run<'a> {
     body: &'a Bytes,
     /// The whole body is UTF-8; if not, every line is asked.
     utf8: bool,
+    grammar: Grammar,
     precision: Precision,
     schemas: &'a dyn SchemaSource,
     builders: Vec<BatchBuilder>,
@@ -241,14 +307,23 @@ impl Run<'_> {
             let (end, behind) = physical_end(body, start);
             next = behind;
             let text = start + body[start..end].iter().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
-            if text == end || body[text] == b'#' {
-                continue;
-            }
-            self.written.line_count += 1;
-            match self.line(start, text, end) {
+            let result = if text == end || body[text] == b'#' {
+                match self.comment(start, end) {
+                    None => continue,
+                    Some(fault) => Err(fault),
+                }
+            } else {
+                self.written.line_count += 1;
+                self.line(start, text, end)
+            };
+            match result {
                 Ok(line_next) => next = line_next,
+                Err(Fault::ByteOrderMark) => {
+                    self.written.line_count -= 1;
+                    next = text + BYTE_ORDER_MARK.len();
+                }
                 Err(fault) => {
-                    let (end, behind) = logical_end(body, start);
+                    let (end, behind) = line_end(body, start, text);
                     next = behind;
                     self.reject(fault, start, end);
                     if !accept_partial {
@@ -259,14 +334,25 @@ impl Run<'_> {
         }
     }
 
+    /// Why a comment, or a blank line, is refused: it is no text. Then it counts as a line, so that it can be named.
+    #[inline]
+    fn comment(&mut self, start: usize, end: usize) -> Option<Fault> {
+        if self.utf8 {
+            return None;
+        }
+        let fault = self.check_utf8(start, end).err()?;
+        self.written.line_count += 1;
+        Some(fault)
+    }
+
     /// Parses the line whose text starts at `text`; the offset of the next line, or why this one is refused, in which case it
     /// left nothing behind.
     fn line(&mut self, start: usize, text: usize, end: usize) -> Result<usize, Fault> {
         if !self.utf8 {
-            self.check_utf8(start)?;
+            self.check_utf8(start, logical_end(self.body, start).0)?;
         }
         if self.full {
-            return Err(Fault::Cells);
+            return Err(self.cells(text, end));
         }
         let mut progress = Progress::default();
         let result = self.parts(text, end, &mut progress);
@@ -290,8 +376,7 @@ impl Run<'_> {
     }
 
     #[cold]
-    fn check_utf8(&self, start: usize) -> Result<(), Fault> {
-        let (end, _) = logical_end(self.body, start);
+    fn check_utf8(&self, start: usize, end: usize) -> Result<(), Fault> {
         match std::str::from_utf8(&self.body[start..end]) {
             Ok(_) => Ok(()),
             Err(error) => Err(Fault::Utf8 { at: start + error.valid_up_to() }),
@@ -313,6 +398,7 @@ impl Run<'_> {
         builder.push_tags(&self.cache.tables[builder.table as usize], tags, &mut refused);
         let mut fields = Fields {
             body: self.body,
+            grammar: self.grammar,
             end,
             builder,
             scratch: &mut self.scratch.name,
@@ -323,7 +409,7 @@ impl Run<'_> {
         let timestamp = fields.timestamp(at)?;
         let LineFields { time, end } = LineFields { time: timestamp, end: fields.end };
         if let Some(fault) = fields.refused {
-            return Err(fault);
+            return Err(self.with_figures(fault, &series, text, end));
         }
         let time = match time {
             Some(timestamp) => {
@@ -332,6 +418,30 @@ impl Run<'_> {
             None => None,
         };
         Ok((series, LineFields { time, end }))
+    }
+
+    /// A line behind one that made its batch as large as it may be.
+    #[cold]
+    fn cells(&self, text: usize, end: usize) -> Fault {
+        let name = scan::name(self.body, text, end, Element::Measurement, self.grammar);
+        let name = name.map(|name| String::from_utf8_lossy(&self.body[name.from..name.to]).into_owned());
+        Fault::Cells { table: name.unwrap_or_default().into() }
+    }
+
+    /// What is refused by a limit of the table, with the table's name and what would be beyond the limit.
+    #[cold]
+    fn with_figures(&mut self, fault: Fault, series: &LineSeries, text: usize, end: usize) -> Fault {
+        let builder = &mut self.builders[series.builder];
+        let table = self.cache.tables[builder.table as usize].name.clone();
+        match fault {
+            Fault::Cells { .. } => Fault::Cells { table },
+            Fault::ColumnLimit { .. } => {
+                let mut names = HashSet::new();
+                explain::keys(self.body, text, end, self.grammar, &mut names);
+                Fault::ColumnLimit { table, columns: builder.columns_with(&names) }
+            }
+            other => other,
+        }
     }
 
     #[cold]
@@ -391,9 +501,12 @@ impl Run<'_> {
     #[cold]
     fn learn(&mut self, at: usize, end: usize, refused: &mut Option<Fault>) -> Result<LineSeries, Fault> {
         let body: &[u8] = self.body;
-        let measurement = scan::name(body, at, end, Element::Measurement)?;
+        if body[at] == BYTE_ORDER_MARK[0] && self.begins_with_mark(at) {
+            return Err(Fault::ByteOrderMark);
+        }
+        let measurement = scan::name(body, at, end, Element::Measurement, self.grammar)?;
         if measurement.is_empty() {
-            return Err(Fault::Measurement);
+            return Err(Fault::Measurement { at });
         }
         let name = measurement.decode(body, Element::Measurement, &mut self.scratch.name)?;
         let table = self.cache.table(self.db, as_text(name));
@@ -412,7 +525,7 @@ impl Run<'_> {
             at_tag = behind;
         }
         if at_tag == end {
-            return Err(Fault::Space);
+            return Err(Fault::Space { at: end });
         }
         let mut series = NONE;
         if refused.is_none() {
@@ -422,21 +535,26 @@ impl Run<'_> {
         Ok(LineSeries { builder: self.builder(table, at, end), series, fingerprint, end: at_tag })
     }
 
+    #[cold]
+    fn begins_with_mark(&self, at: usize) -> bool {
+        self.grammar == Grammar::Current && self.body[at..].starts_with(BYTE_ORDER_MARK)
+    }
+
     /// The tag at `at`: with its hash, and the offset behind it. `tags` is where the tag set starts.
     fn tag(&mut self, table: u32, tags: usize, at: usize, end: usize) -> Result<(SeriesTag, u64, usize), Fault> {
         let body: &[u8] = self.body;
-        let key = scan::name(body, at, end, Element::TagKey)?;
+        let key = scan::name(body, at, end, Element::TagKey, self.grammar)?;
         if key.is_empty() {
             return Err(Fault::TagKey { at });
         }
         let name = key.decode(body, Element::TagKey, &mut self.scratch.name)?;
         if key.to == end || body[key.to] != b'=' {
-            return Err(Fault::TagEquals { tags });
+            return Err(Fault::TagEquals { tags, key: at, to: key.to });
         }
         let tag = self.cache.tag(table, as_text(name));
-        let value = scan::name(body, key.to + 1, end, Element::TagValue)?;
+        let value = scan::name(body, key.to + 1, end, Element::TagValue, self.grammar)?;
         if value.is_empty() {
-            return Err(Fault::TagValue { at: key.to + 1 });
+            return Err(Fault::TagValue { key: at, at: key.to + 1 });
         }
         let text = value.decode(body, Element::TagValue, &mut self.scratch.name)?;
         let (key, hash) = self.cache.intern(table, tag, text);
@@ -471,10 +589,11 @@ impl Run<'_> {
             return;
         }
         let number = self.written.line_count as u32;
-        let place = Place { body: self.body, start, end, number };
+        let place = Place { body: self.body, start, end };
         self.written.rejected.push(LineError {
             line_number: number,
             message: fault.message(&place),
+            by: fault.by(),
             original_line: String::from_utf8_lossy(&self.body[start..end]).into_owned(),
         });
     }
@@ -499,6 +618,7 @@ impl Run<'_> {
 /// The fields of one line under way.
 struct Fields<'a> {
     body: &'a [u8],
+    grammar: Grammar,
     /// The end of the line; moves when a string contains line ends.
     end: usize,
     builder: &'a mut BatchBuilder,
@@ -577,7 +697,7 @@ impl Fields<'_> {
             }
             None => {
                 let body = self.body;
-                let key = scan::name(body, at, self.end, Element::FieldKey)?;
+                let key = scan::name(body, at, self.end, Element::FieldKey, self.grammar)?;
                 if key.is_empty() {
                     return Ok(None);
                 }
@@ -649,6 +769,11 @@ impl Fields<'_> {
         let rest = behind_spaces(self.body, behind, self.end);
         if rest == self.end { Ok(Some(timestamp)) } else { Err(Fault::Trailing { at: rest }) }
     }
+}
+
+/// Where a line that is refused, or a comment, ends: `text` is its first byte that is no blank.
+fn line_end(body: &[u8], start: usize, text: usize) -> (usize, usize) {
+    if body.get(text) == Some(&b'#') { physical_end(body, start) } else { logical_end(body, start) }
 }
 
 #[inline]

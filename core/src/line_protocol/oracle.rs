@@ -1,7 +1,7 @@
 //! A second parser that is slow and obvious: it splits the request into lines, reads every line character by
 //! character into owned values, and then asks the schema. It shares nothing with the real one but the names of things.
 //!
-//! Tests and the fuzz target compare the two. It takes valid UTF-8 only.
+//! Tests and the fuzz target compare the two. It takes valid UTF-8 only, and of a refusal it knows how the text begins.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +58,7 @@ pub struct Table {
     pub rows: Vec<Row>,
 }
 
-/// A refused line: number, message, text.
+/// A refused line: number, begin of the message, text.
 pub type Refused = (u32, String, String);
 
 /// What a request means.
@@ -79,13 +79,13 @@ pub fn read(body: &str, precision: &str, partial: bool, columns_max: usize, sche
     let mut schemas = schemas.clone();
     let mut number = 0;
     for raw in split(body) {
+        let raw = without_marks(&raw).to_owned();
         let text = raw.trim_start_matches([' ', '\t']);
         if text.is_empty() || text.starts_with('#') {
             continue;
         }
         number += 1;
-        let leading = raw.chars().count() - text.chars().count();
-        let line = Reader { chars: text.chars().collect(), at: 0, number, leading };
+        let line = Reader { chars: text.chars().collect(), at: 0 };
         let result = line.read().and_then(|line| admit(line, precision, columns_max, &mut schemas));
         match result {
             Ok((name, tags, fields, time)) => store(&mut outcome.tables, name, tags, fields, time, number),
@@ -101,6 +101,12 @@ pub fn read(body: &str, precision: &str, partial: bool, columns_max: usize, sche
     outcome
 }
 
+/// A line behind the byte order marks that it begins with.
+fn without_marks(line: &str) -> &str {
+    let text = line.trim_start_matches([' ', '\t']);
+    text.strip_prefix('\u{feff}').map_or(line, without_marks)
+}
+
 /// Lines without their ends. A line end inside a string is text; comments end at the first line end.
 fn split(body: &str) -> Vec<String> {
     let chars: Vec<char> = body.chars().collect();
@@ -109,7 +115,7 @@ fn split(body: &str) -> Vec<String> {
     let (mut behind_space, mut quoted, mut at) = (false, false, 0);
     while at < chars.len() {
         let c = chars[at];
-        let started = line.trim_start_matches([' ', '\t']);
+        let started = without_marks(&line).trim_start_matches([' ', '\t']);
         let comment = started.starts_with('#');
         if c == '\n' && !quoted {
             lines.push(std::mem::take(&mut line));
@@ -151,8 +157,11 @@ type Line = (String, Named, Named, Option<i64>);
 struct Reader {
     chars: Vec<char>,
     at: usize,
-    number: u32,
-    leading: usize,
+}
+
+/// The begin of a message that quotes `text`.
+fn quoting(words: &str, text: &str) -> String {
+    format!("{words} `{}", &text[..text.len().min(64)])
 }
 
 impl Reader {
@@ -173,10 +182,6 @@ impl Reader {
         if from >= self.chars.len() { "end of input".into() } else { format!("`{}`", self.cut(from)) }
     }
 
-    fn place(&self, at: usize) -> String {
-        format!("line {}, column {}", self.number, self.leading + at + 1)
-    }
-
     fn trailing(&self, from: usize) -> String {
         format!("Could not parse entire line. Found trailing content: `{}`", self.cut(from))
     }
@@ -192,10 +197,10 @@ impl Reader {
         let start = self.at;
         let mut text = String::new();
         while let Some(c) = self.peek() {
-            if c == ' ' || c == stop {
+            if c == ' ' || c == ',' || c == stop {
                 break;
             }
-            self.control(c, self.at, what)?;
+            control(c, what)?;
             self.at += 1;
             if c != '\\' {
                 text.push(c);
@@ -203,34 +208,26 @@ impl Reader {
             }
             match self.peek() {
                 Some(next) => {
-                    self.control(next, self.at, what)?;
+                    control(next, what)?;
                     if !resolved.contains(next) {
                         text.push('\\');
                     }
                     text.push(next);
                     self.at += 1;
                 }
-                None => text.push('\\'),
+                None => {
+                    let text = "Measurements, tag keys and values, and field keys may not end with a backslash";
+                    return Err(text.into());
+                }
             }
         }
         if self.at == start {
             return Ok(None);
         }
-        if text.ends_with('\\') {
-            return Err("Measurements, tag keys and values, and field keys may not end with a backslash".into());
-        }
         if text.len() > 65535 {
             return Err("String is greater than 64KB".into());
         }
         Ok(Some(text))
-    }
-
-    fn control(&self, c: char, at: usize, what: &str) -> Result<(), String> {
-        if c.is_ascii_control() {
-            let code = c as u32;
-            return Err(format!("Control character U+{code:04X} is not allowed in a {what} ({})", self.place(at)));
-        }
-        Ok(())
     }
 
     fn read(mut self) -> Result<Line, String> {
@@ -284,7 +281,7 @@ impl Reader {
             }
             self.at += 1;
             if matches!(self.peek(), None | Some(' ')) {
-                return Err(format!("{} ({})", self.trailing(self.at - 1), self.place(self.at - 1)));
+                return Err(self.trailing(self.at - 1));
             }
         }
     }
@@ -349,7 +346,6 @@ impl Reader {
     }
 
     fn number(&mut self) -> Result<Option<Cell>, String> {
-        let start = self.at;
         let mut text = String::new();
         if self.peek() == Some('-') {
             text.push('-');
@@ -359,12 +355,12 @@ impl Reader {
         text += &whole;
         if !whole.is_empty() && self.peek() == Some('i') {
             self.at += 1;
-            let value = text.parse().map_err(|_| format!("Unable to parse integer value `{text}`"))?;
+            let value = text.parse().map_err(|_| quoting("Unable to parse integer value", &text))?;
             return Ok(Some(Cell::Integer(value)));
         }
         if !whole.is_empty() && self.peek() == Some('u') && !text.starts_with('-') {
             self.at += 1;
-            let value = text.parse().map_err(|_| format!("Unable to parse unsigned integer value `{text}`"))?;
+            let value = text.parse().map_err(|_| quoting("Unable to parse unsigned integer value", &text))?;
             return Ok(Some(Cell::UInteger(value)));
         }
         let mut fraction = String::new();
@@ -395,7 +391,7 @@ impl Reader {
         }
         let value: f64 = text.parse().expect("the grammar was checked");
         if value.is_infinite() {
-            return Err(format!("Unable to parse floating-point value `{text}` ({})", self.place(start)));
+            return Err(quoting("Unable to parse floating-point value", &text));
         }
         Ok(Some(Cell::Float(value.to_bits())))
     }
@@ -416,10 +412,18 @@ impl Reader {
             return Err(self.trailing(behind_fields));
         }
         text += &digits;
-        let time = text.parse().map_err(|_| format!("Unable to parse timestamp value `{text}`"))?;
+        let time = text.parse().map_err(|_| quoting("Unable to parse timestamp value", &text))?;
         self.spaces();
         if self.peek().is_some() { Err(self.trailing(self.at)) } else { Ok(Some(time)) }
     }
+}
+
+fn control(c: char, what: &str) -> Result<(), String> {
+    if c.is_ascii_control() {
+        let code = c as u32;
+        return Err(format!("Control character U+{code:04X} is not allowed in a {what}"));
+    }
+    Ok(())
 }
 
 /// What the table says to a line that is well-formed, from left to right.

@@ -23,22 +23,22 @@ pub fn render(table: &str, batch: &Batch, out: &mut String, bytes_max: usize) ->
 }
 
 fn render_row(table: &str, batch: &Batch, row: usize, out: &mut String) {
-    escaped(table, &[',', ' '], out);
+    escaped(table, &[',', ' ', '\\'], out);
     let present = |column: &&BatchColumn| column.data.is_valid(row);
     for tag in batch.columns.iter().filter(|c| c.kind == ColumnKind::Tag).filter(present) {
         out.push(',');
-        escaped(&tag.name, &[',', '=', ' '], out);
+        escaped(&tag.name, &[',', '=', ' ', '\\'], out);
         out.push('=');
         let tags = tag.data.as_dictionary::<Int32Type>();
         if let Some(key) = tags.key(row) {
-            escaped(tags.values().as_string::<i32>().value(key), &[',', '=', ' '], out);
+            escaped(tags.values().as_string::<i32>().value(key), &[',', '=', ' ', '\\'], out);
         }
     }
     let mut before = ' ';
     for field in batch.columns.iter().filter(|c| c.kind != ColumnKind::Tag).filter(present) {
         out.push(before);
         before = ',';
-        escaped(&field.name, &[',', '=', ' '], out);
+        escaped(&field.name, &[',', '=', ' ', '\\'], out);
         out.push('=');
         render_value(field, row, out);
     }
@@ -106,6 +106,15 @@ mod tests {
         let mut again = String::new();
         render("my table", &parsed(&out), &mut again, 1 << 20);
         assert_eq!(out, again);
+        assert_eq!(out, lines);
+    }
+
+    #[test]
+    fn backslashes_are_doubled_wherever_they_stand() {
+        let lines = "m\\\\,a\\\\b=C:\\\\,k\\\\=x\\\\\\\\y f\\\\=1.0 10\n";
+        let mut out = String::new();
+        let batch = parsed(lines);
+        render("m\\", &batch, &mut out, 1 << 20);
         assert_eq!(out, lines);
     }
 

@@ -3,9 +3,13 @@
 //! Everything here works on offsets in the request's body and knows no tables. **Invariant:** a name that was scanned
 //! once and is met again byte by byte, with the same delimiter behind it, is the same name: escapes never reach across a
 //! delimiter that ended a name. The caches of the parser rest on that.
+//!
+//! **Backslashes** (`docs/adr/013`): a pair of them is one, one before a character that has a meaning in that place takes the
+//! meaning away, and any other is itself.
 
 use memchr::{memchr, memchr2};
 
+use super::Grammar;
 use super::errors::{Element, Fault};
 use crate::limits::{NAME_BYTES_MAX, STRING_FIELD_BYTES_MAX, TAG_VALUE_BYTES_MAX};
 
@@ -112,11 +116,13 @@ static CLASS: [u8; 256] = {
     class
 };
 
-/// Scans the name that starts at `from`, up to an unescaped delimiter or `end`. Keys end at `=`, the others at a comma.
-pub(super) fn name(body: &[u8], from: usize, end: usize, element: Element) -> Result<Name, Fault> {
-    let stop = match element {
-        Element::Measurement | Element::TagValue => COMMA,
-        Element::TagKey | Element::FieldKey => EQUALS,
+/// Scans the name that starts at `from`, up to an unescaped delimiter or `end`. All end at a comma, and keys at `=`.
+pub(super) fn name(body: &[u8], from: usize, end: usize, element: Element, grammar: Grammar) -> Result<Name, Fault> {
+    // A bit for each class of delimiters.
+    let ends: u8 = match element {
+        Element::Measurement | Element::TagValue => 1 << SPACE | 1 << COMMA,
+        Element::TagKey | Element::FieldKey if grammar == Grammar::First => 1 << SPACE | 1 << EQUALS,
+        Element::TagKey | Element::FieldKey => 1 << SPACE | 1 << EQUALS | 1 << COMMA,
     };
     let line = &body[..end];
     let mut at = from;
@@ -136,7 +142,7 @@ pub(super) fn name(body: &[u8], from: usize, end: usize, element: Element) -> Re
                     at += 1;
                 }
             }
-            class if class == SPACE || class == stop => break,
+            class if ends >> class & 1 == 1 => break,
             _ => at += 1,
         }
     }
@@ -158,21 +164,24 @@ impl Name {
     ) -> Result<&'a [u8], Fault> {
         let raw = &body[self.from..self.to];
         let bytes = if self.escaped {
-            unescape(raw, element, scratch);
-            if scratch.last() == Some(&b'\\') {
-                return Err(Fault::Backslash);
+            if !unescape(raw, element, scratch) {
+                return Err(Fault::Backslash { at: self.to - 1 });
             }
             scratch.as_slice()
         } else {
             raw
         };
         let bytes_max = if element == Element::TagValue { TAG_VALUE_BYTES_MAX } else { NAME_BYTES_MAX };
-        if bytes.len() > bytes_max { Err(Fault::NameSize) } else { Ok(bytes) }
+        if bytes.len() > bytes_max {
+            return Err(Fault::NameSize { at: self.from, element, bytes: bytes.len() });
+        }
+        Ok(bytes)
     }
 }
 
-/// Resolves the escapes of a name; a backslash before any other character stays, and so does that character.
-fn unescape(raw: &[u8], element: Element, out: &mut Vec<u8>) {
+/// Resolves the escapes of a name; a backslash before any other character stays, and so does that character. False if the
+/// last backslash stands before nothing, which is the end of the line.
+fn unescape(raw: &[u8], element: Element, out: &mut Vec<u8>) -> bool {
     out.clear();
     let mut at = 0;
     while at < raw.len() {
@@ -187,11 +196,14 @@ fn unescape(raw: &[u8], element: Element, out: &mut Vec<u8>) {
             }
             out.push(raw[at + 1]);
             at += 2;
+        } else if raw[at] == b'\\' {
+            return false;
         } else {
             out.push(raw[at]);
             at += 1;
         }
     }
+    true
 }
 
 /// A field's value; a string is where its text stands.
@@ -235,7 +247,7 @@ fn boolean(rest: &[u8]) -> Option<(bool, usize)> {
 fn string(body: &[u8], from: usize, end: &mut usize) -> Result<Option<(Value, usize)>, Fault> {
     let Some((to, pairs)) = closing_quote(body, from) else { return Ok(None) };
     if to - from - pairs > STRING_FIELD_BYTES_MAX {
-        return Err(Fault::StringSize);
+        return Err(Fault::StringSize { at: from - 1, bytes: to - from - pairs });
     }
     if to >= *end {
         *end = physical_end(body, to).0;

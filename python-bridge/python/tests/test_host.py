@@ -108,7 +108,8 @@ def test_results_that_cannot_be_written_are_an_error_of_the_run(saltus_host: Hos
     run = load(saltus_host, raw="m f=2i").process_writes("m f=1 1", check=False)
     assert run.error == (
         "error running wal plugin: error writing back lines to test: Cannot write: line protocol parse failed: invalid "
-        "column type for column 'f', expected iox::column_type::field::float, got iox::column_type::field::integer (line 1)"
+        "column type for column 'f', expected iox::column_type::field::float, got iox::column_type::field::integer (line 1): "
+        "`m f=2i`"
     )
     run = load(saltus_host, write_to="not a name").process_scheduled_call(check=False)
     assert (

@@ -37,10 +37,10 @@ def test_names_and_texts_have_limits() -> None:
         ("m " + "n" * 65536 + "=1", "String is greater than 64KB"),
         ('m f="' + "n" * (1 << 20) + '"', None),
         ('m f="' + "n" * ((1 << 20) + 1) + '"', "String is greater than 1MB"),
-        ("m f=" + "9" * 5000 + "i", f"Unable to parse integer value `{'9' * 5000}`"),
+        ("m f=" + "9" * 5000 + "i", f"Unable to parse integer value `{'9' * 64}...`"),
     ]:
         _, refused = read(body)
-        assert [error.message for error in refused] == ([] if message is None else [message])
+        assert [error.message.partition(":")[0] for error in refused] == ([] if message is None else [message])
 
 
 def test_a_precision_scales_and_auto_guesses() -> None:
@@ -54,7 +54,9 @@ def test_a_precision_scales_and_auto_guesses() -> None:
     assert time("5000000000", "auto") == 5000000000 * 10**6
     assert time("5000000000000", "auto") == 5000000000000 * 10**3
     assert time("5000000000000000", "auto") == 5000000000000000
-    assert time("9223372036854775807", "s") == "timestamp, 9223372036854775807, out of range for precision: Second"
+    assert str(time("9223372036854775807", "s")).startswith(
+        "timestamp, 9223372036854775807, out of range for precision: Second: in this unit timestamps are -9223372036 to"
+    )
     with pytest.raises(ValueError, match="precision must be"):
         read("m f=1", "h")
 
@@ -80,7 +82,9 @@ def test_a_table_has_no_more_columns_than_the_limit() -> None:
     full = "m " + ",".join(f"f{at}=1i" for at in range(4096))
     _, refused = read(f"{full}\nm g=1\nm f7=1i\n{full},g=1\nn g=1")
     assert [error.number for error in refused] == [2, 4]
-    assert refused[0].message == "Update to schema would exceed number of columns per table limit of 4096 columns"
+    assert refused[0].message == (
+        "Update to schema would exceed number of columns per table limit of 4096 columns: table `m` would have 4097"
+    )
 
 
 def test_a_write_is_taken_whole_or_not_at_all() -> None:

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use saltus_core::ids::{EventId, ShardId};
 use saltus_core::limits::RUN_OUTPUT_BYTES_MAX;
+use saltus_core::line_protocol::{Text, look_at};
 use saltus_core::names::INTERNAL_DB;
 use saltus_core::ports::{LogLevel, QueuedWrite, RunEvent, RunRequest, ScheduledCall};
 use saltus_core::request::PluginRequest;
@@ -27,13 +28,24 @@ use crate::ffi::{Object, Py, PyResult, Raised};
 pub struct Local {
     /// The run.
     pub info: Rc<RunInfo>,
-    writes: RefCell<Vec<QueuedWrite>>,
+    writes: RefCell<Vec<Queued>>,
     /// Bytes of what is written; beyond the limit once the run wanted more than it may have.
     written_bytes: Cell<usize>,
     /// Lines of it.
     written_rows: Cell<u64>,
     event: EventInfo,
 }
+
+/// Lines for one database.
+struct Queued {
+    write: QueuedWrite,
+    /// It ends in a string that does not end, which would swallow what was put behind it.
+    open: bool,
+}
+
+/// What is said of a write that has no line.
+const NO_LINE: &str =
+    "write(): there is no line in what build() gave, it is empty, blank or a comment; nothing is written of it";
 
 /// What a run is for, as far as a plugin may ask.
 pub struct EventInfo {
@@ -83,7 +95,7 @@ impl Local {
     /// `LimitError` if the run wanted to queue more than it may, whether or not the plugin caught it then.
     pub fn take_writes(&self, py: Py) -> PyResult<Vec<QueuedWrite>> {
         self.check_limit(py)?;
-        Ok(self.writes.take())
+        Ok(self.writes.take().into_iter().map(|queued| queued.write).collect())
     }
 
     fn check_limit(&self, py: Py) -> PyResult<()> {
@@ -136,17 +148,32 @@ impl Local {
     fn queue(&self, py: Py, db: &str, line_builder: &Object) -> PyResult {
         self.info.alive(py)?;
         let lines = self.build(py, db, line_builder)?;
+        let Text { lines: count, open } = text_of(&lines);
+        if count == 0 {
+            self.info.log(LogLevel::Warn, NO_LINE.to_owned());
+            return Ok(Object::none(py));
+        }
         let mut writes = self.writes.borrow_mut();
         // A test shows each call by itself.
         let merge = !self.info.trigger_id.is_test();
-        match writes.iter_mut().find(|w| merge && w.db.as_ref() == db) {
-            Some(write) => {
-                write.lines.push('\n');
-                write.lines.push_str(&lines);
+        match writes.iter_mut().rev().find(|queued| merge && queued.write.db.as_ref() == db) {
+            Some(queued) if !queued.open => {
+                queued.write.lines.push('\n');
+                queued.write.lines.push_str(&lines);
+                queued.open = open;
             }
-            None => writes.push(QueuedWrite { db: db.into(), lines, no_sync: false }),
+            _ => writes.push(Queued { write: QueuedWrite { db: db.into(), lines, no_sync: false }, open }),
         }
         Ok(Object::none(py))
+    }
+}
+
+/// Looks at what is to be joined with other lines. Most of it is a line without a quote, of which there is nothing to see.
+fn text_of(lines: &str) -> Text {
+    let plain = lines.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+    match plain && memchr::memchr(b'"', lines.as_bytes()).is_none() {
+        true => Text { lines: 1, open: false },
+        false => look_at(lines.as_bytes()),
     }
 }
 

@@ -177,11 +177,20 @@ impl Measured for Writes {
 /// So many requests over one connection, each sent when the one before is answered.
 pub(super) fn writes(requests: usize) -> Box<dyn Measured> {
     let dir = tempfile::tempdir().expect("a directory for the catalog");
-    let options =
-        HttpOptions { request_bytes_max: 1 << 20, idle_timeout: Duration::from_secs(75), trigger_kinds: None };
+    let options = HttpOptions {
+        request_bytes_max: 1 << 20,
+        idle_timeout: Duration::from_secs(75),
+        request_timeout: Duration::from_secs(60),
+        shutdown_timeout: Duration::from_secs(30),
+        trigger_kinds: None,
+    };
     let parts = HttpParts {
         options,
-        registry: Registry::open(dir.path(), None).expect("the catalog opens"),
+        registry: Registry::open(
+            &mut saltus_shards::data_dir::DataDir::open(dir.path(), false).expect("it is new"),
+            None,
+        )
+        .expect("the catalog opens"),
         query: Arc::new(Nothing),
         tests: Arc::new(Nothing),
         logs: Arc::new(PluginLogs::new()),

@@ -104,6 +104,7 @@ pub(super) fn planning(queries: usize) -> Box<dyn Measured> {
         threads: one,
         memory_bytes: 1 << 30,
         max_concurrent: one,
+        timeout: std::time::Duration::from_secs(60),
         query_log_entries: 1,
         shard_cpus: Vec::new(),
     };

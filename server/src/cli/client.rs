@@ -114,9 +114,14 @@ impl Client {
 }
 
 impl Answer {
-    /// The error that this answer is.
+    /// The error that this answer is: its text, where it is JSON that has nothing else.
     pub(crate) fn error(&self) -> CliError {
-        let text = String::from_utf8_lossy(&self.body);
+        let object: Option<serde_json::Map<String, Value>> = serde_json::from_slice(&self.body).ok();
+        let text = object.filter(|object| object.len() == 1).and_then(|object| match object.get("error") {
+            Some(Value::String(text)) => Some(text.clone()),
+            _ => None,
+        });
+        let text = text.unwrap_or_else(|| String::from_utf8_lossy(&self.body).trim_end().to_owned());
         CliError(format!("server responded with error [{}]: {text}", self.status))
     }
 }
@@ -136,5 +141,12 @@ mod tests {
     fn errors_carry_the_status_and_the_body() {
         let answer = Answer { status: StatusCode::CONFLICT, retry_after: None, body: b"exists".to_vec() };
         assert_eq!(answer.error().0, "server responded with error [409 Conflict]: exists");
+        let answer = Answer { body: br#"{"error":"say \"why\""}"#.to_vec(), ..answer };
+        assert_eq!(answer.error().0, "server responded with error [409 Conflict]: say \"why\"");
+        let answer = Answer { body: br#"{"error":"partial","data":[1]}"#.to_vec(), ..answer };
+        assert_eq!(
+            answer.error().0,
+            "server responded with error [409 Conflict]: {\"error\":\"partial\",\"data\":[1]}"
+        );
     }
 }

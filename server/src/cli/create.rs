@@ -1,6 +1,7 @@
 //! `saltus create database|table|trigger`.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -8,7 +9,7 @@ use saltus_core::trigger::TriggerSpec;
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
-use super::options::{DatabaseOption, ServerOptions, key_value, required_database};
+use super::options::{DatabaseOption, Pairs, ServerOptions, json_pairs, key_value, pairs_of, required_database};
 use super::{CliError, say};
 use crate::config::env::Env;
 
@@ -20,7 +21,7 @@ pub(crate) enum Create {
     /// Create an empty table
     Table(CreateTable),
     /// Create a trigger: a plugin and what starts it
-    Trigger(CreateTrigger),
+    Trigger(Box<CreateTrigger>),
 }
 
 impl Create {
@@ -65,12 +66,12 @@ pub(crate) struct CreateTable {
     server: ServerOptions,
     #[command(flatten)]
     database: DatabaseOption,
-    /// Names of the tags, in the order of the series key
-    #[arg(long, value_delimiter = ',', value_name = "TAG")]
-    tags: Vec<String>,
-    /// Fields as name:type; types are int64, uint64, float64, utf8, bool
-    #[arg(short = 'f', long, value_delimiter = ',', value_name = "NAME:TYPE", value_parser = field)]
-    fields: Vec<(String, String)>,
+    /// Names of the tags, in the order of the series key, separated by commas; or, for names with commas, a JSON list
+    #[arg(long, value_name = "TAG,...|JSON")]
+    tags: Vec<Tags>,
+    /// Fields as name:type, separated by commas, or a JSON object, {"name": "type"}; types are int64, uint64, float64, utf8, bool
+    #[arg(short = 'f', long, value_name = "NAME:TYPE,...|JSON")]
+    fields: Vec<Fields>,
     /// Name of the table
     table: String,
 }
@@ -78,20 +79,57 @@ pub(crate) struct CreateTable {
 impl CreateTable {
     fn run(self, env: &Env) -> Result<(), CliError> {
         let db = self.database.required(env)?;
-        let fields: Vec<Value> = self.fields.iter().map(|(n, t)| json!({ "name": n, "type": t })).collect();
-        let body = json!({ "db": db, "table": self.table, "tags": self.tags, "fields": fields });
+        let fields = self.fields.into_iter().flat_map(|fields| fields.0);
+        let fields: Vec<Value> = fields.map(|(name, kind)| json!({ "name": name, "type": kind })).collect();
+        let tags: Vec<String> = self.tags.into_iter().flat_map(|tags| tags.0).collect();
+        let body = json!({ "db": db, "table": self.table, "tags": tags, "fields": fields });
         self.server.client(env, &[])?.json(Method::POST, "/api/v3/configure/table", &body)?;
         say(&format!("Table \"{db}\".\"{}\" created successfully", self.table));
         Ok(())
     }
 }
 
-fn field(text: &str) -> Result<(String, String), String> {
-    let (name, kind) = text.rsplit_once(':').ok_or_else(|| format!("'{text}' is not of the form name:type"))?;
-    match kind {
-        "int64" | "uint64" | "float64" | "utf8" | "bool" => Ok((name.to_owned(), kind.to_owned())),
-        other => Err(format!("'{other}' is none of int64, uint64, float64, utf8, bool")),
+/// The tags of one `--tags`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tags(Vec<String>);
+
+impl FromStr for Tags {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim_start().starts_with('[') {
+            return serde_json::from_str(text).map(Tags).map_err(|error| format!("is no JSON list of texts: {error}"));
+        }
+        Ok(Tags(text.split(',').map(str::to_owned).collect()))
     }
+}
+
+/// The fields of one `--fields`, with their types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fields(Vec<(String, String)>);
+
+impl FromStr for Fields {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fields = match text.trim_start().starts_with('{') {
+            true => json_pairs(text)?,
+            false => text.split(',').map(field).collect::<Result<_, _>>()?,
+        };
+        for (name, kind) in &fields {
+            if !["int64", "uint64", "float64", "utf8", "bool"].contains(&kind.as_str()) {
+                return Err(format!("'{name}': '{kind}' is none of int64, uint64, float64, utf8, bool"));
+            }
+        }
+        Ok(Fields(fields))
+    }
+}
+
+fn field(text: &str) -> Result<(String, String), String> {
+    let (name, kind) = text
+        .rsplit_once(':')
+        .ok_or_else(|| format!("'{text}' is not of the form name:type; a name with a comma is given as JSON"))?;
+    Ok((name.to_owned(), kind.to_owned()))
 }
 
 /// `create trigger`.
@@ -107,9 +145,14 @@ pub(crate) struct CreateTrigger {
     /// What starts it: table:TABLE, all_tables, every:DURATION, cron:EXPRESSION or request:PATH
     #[arg(long, value_name = "SPEC")]
     trigger_spec: String,
-    /// What the plugin gets as args: key=value, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE", value_parser = key_value)]
-    trigger_arguments: Vec<(String, String)>,
+    /// What the plugin gets as args: key=value, separated by commas, or a JSON object of texts. A comma always ends a value here: for a
+    /// value with commas see --trigger-argument
+    #[arg(long, value_name = "KEY=VALUE,...|JSON")]
+    trigger_arguments: Vec<Pairs>,
+    /// One of the args, its value as it stands, commas, equals signs and line ends included; may be repeated, for instance
+    /// --trigger-argument 'sql=SELECT a, b FROM t' --trigger-argument 'empty='
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    trigger_argument: Vec<(String, String)>,
     /// Create it without running it
     #[arg(long)]
     disabled: bool,
@@ -129,8 +172,8 @@ pub(crate) struct CreateTrigger {
     isolation: Option<String>,
     /// What it may use: run_time, memory, output_rows, log_lines_per_second, queue_size, concurrency, cpu_share,
     /// inline_budget, for instance run_time=5s,memory=256mb [default: the server's]
-    #[arg(long, value_delimiter = ',', value_name = "LIMIT=VALUE", value_parser = key_value)]
-    limits: Vec<(String, String)>,
+    #[arg(long, value_name = "LIMIT=VALUE,...")]
+    limits: Vec<Pairs>,
     /// The time zone of its schedule, for instance Europe/Berlin: that of cron expressions, and of the time that the plugin is
     /// told [default: UTC, and the server's]
     #[arg(long, value_name = "ZONE")]
@@ -161,9 +204,9 @@ impl CreateTrigger {
             TriggerSpec::parse(&self.trigger_spec).map_err(|error| CliError(format!("{error}{}", error.remedy())))?;
         let client = self.server.client(env, &[])?;
         let filename = if self.upload { upload(&client, Path::new(&self.path))? } else { self.path };
-        let arguments: Map<String, Value> = self.trigger_arguments.into_iter().map(|(k, v)| (k, v.into())).collect();
+        let arguments = pairs_of("trigger-arguments", self.trigger_arguments, self.trigger_argument)?;
         let limits: Map<String, Value> =
-            self.limits.into_iter().map(|(k, v)| (k.replace('-', "_"), v.into())).collect();
+            pairs_of("limits", self.limits, Vec::new())?.into_iter().map(|(k, v)| (k.replace('-', "_"), v)).collect();
         let settings = json!({
             // Not said is not the same as no: the plugin's manifest may say yes.
             "run_async": self.run_asynchronous.then_some(true),
@@ -232,4 +275,29 @@ fn python_files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_lists_or_json() {
+        let texts = |list: &[&str]| Tags(list.iter().map(|text| (*text).to_owned()).collect());
+        assert_eq!("a,b c".parse(), Ok(texts(&["a", "b c"])));
+        assert_eq!(r#"["a,b", "c"]"#.parse(), Ok(texts(&["a,b", "c"])));
+        assert!("[1]".parse::<Tags>().is_err());
+        let pair = |name: &str, kind: &str| (name.to_owned(), kind.to_owned());
+        assert_eq!("a:b:int64,c:bool".parse(), Ok(Fields(vec![pair("a:b", "int64"), pair("c", "bool")])));
+        assert_eq!(r#"{"a,b": "utf8"}"#.parse(), Ok(Fields(vec![pair("a,b", "utf8")])));
+        for (text, why) in [
+            ("a,b:int64", "'a' is not of the form name:type; a name with a comma is given as JSON"),
+            ("a:int32", "'a': 'int32' is none of int64"),
+            (r#"{"a": "int32"}"#, "'a': 'int32' is none of int64"),
+            (r#"{"a": 1}"#, "'a' must be a text"),
+        ] {
+            let error = text.parse::<Fields>().unwrap_err();
+            assert!(error.starts_with(why), "{error}");
+        }
+    }
 }

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use http::Method;
+use saltus_core::text::without_mark;
 use serde_json::{Value, json};
 
 use super::CliError;
 use super::client::Client;
 use super::options::{DatabaseOption, ServerOptions};
+use super::write::is_standard_input;
 use crate::config::env::{Env, QUERY_HOST_URL};
 
 /// `query`.
@@ -31,10 +33,10 @@ pub(crate) struct QueryArgs {
     /// Write the result to a file (needed for parquet)
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Read the query from a file
+    /// Read the query from a file; `-` is standard input
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The query; read from standard input if neither it nor --file is given
+    /// The query; read from standard input if neither it nor --file is given, or if it is `-`
     sql: Vec<String>,
 }
 
@@ -61,18 +63,19 @@ impl QueryArgs {
 }
 
 fn text_of(words: Vec<String>, file: Option<PathBuf>) -> Result<String, CliError> {
-    if !words.is_empty() {
+    if !words.is_empty() && words != ["-"] {
         return Ok(words.join(" "));
     }
-    if let Some(path) = file {
-        return std::fs::read_to_string(&path).map_err(|error| CliError::file(&path, error));
+    if let Some(path) = file.as_deref().filter(|path| !is_standard_input(path)) {
+        let text = std::fs::read_to_string(path).map_err(|error| CliError::file(path, error))?;
+        return Ok(without_mark(&text).to_owned());
     }
-    if std::io::stdin().is_terminal() {
+    if words.is_empty() && file.is_none() && std::io::stdin().is_terminal() {
         return Err(CliError("no query given: use the argument <SQL>, --file or standard input".to_owned()));
     }
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).map_err(|error| CliError(format!("standard input: {error}")))?;
-    Ok(text)
+    Ok(without_mark(&text).to_owned())
 }
 
 /// Runs a query given as the endpoint's JSON.

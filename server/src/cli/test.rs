@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::options::{DatabaseOption, ServerOptions, key_value};
+use super::options::{DatabaseOption, Pairs, ServerOptions, key_value, pairs_of};
 use super::{CliError, say};
 use crate::config::env::Env;
 
@@ -43,9 +43,14 @@ struct Common {
     server: ServerOptions,
     #[command(flatten)]
     database: DatabaseOption,
-    /// What the plugin gets as args: key=value, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE", value_parser = key_value)]
-    input_arguments: Vec<(String, String)>,
+    /// What the plugin gets as args: key=value, separated by commas, or a JSON object of texts. A comma always ends a value here: for a
+    /// value with commas see --input-argument
+    #[arg(long, value_name = "KEY=VALUE,...|JSON")]
+    input_arguments: Vec<Pairs>,
+    /// One of the args, its value as it stands, commas, equals signs and line ends included; may be repeated, for instance
+    /// --input-argument 'sql=SELECT a, b FROM t' --input-argument 'empty='
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    input_argument: Vec<(String, String)>,
     /// Tests of the same name share a cache [default: one for all]
     #[arg(long, value_name = "NAME")]
     cache_name: Option<String>,
@@ -62,9 +67,8 @@ impl Common {
         if let Some(name) = self.cache_name {
             body.insert("cache_name".to_owned(), name.into());
         }
-        if !self.input_arguments.is_empty() {
-            let arguments: Map<String, Value> =
-                self.input_arguments.into_iter().map(|(key, value)| (key, value.into())).collect();
+        if !self.input_arguments.is_empty() || !self.input_argument.is_empty() {
+            let arguments = pairs_of("input-arguments", self.input_arguments, self.input_argument)?;
             body.insert("input_arguments".to_owned(), arguments.into());
         }
         let path = format!("/api/v3/plugin_test/{kind}");

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::Client;
 use super::create::upload_as;
-use super::options::{DatabaseOption, ServerOptions, key_value};
+use super::options::{DatabaseOption, Pairs, ServerOptions, key_value, pairs_of};
 use super::{CliError, say};
 use crate::config::env::Env;
 
@@ -45,11 +45,16 @@ pub(crate) struct UpdateTrigger {
     /// What starts it, of the kind that it has
     #[arg(long, value_name = "SPEC")]
     trigger_spec: Option<String>,
-    /// What the plugin gets as args, all of it: key=value, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE", value_parser = key_value)]
-    trigger_arguments: Vec<(String, String)>,
+    /// What the plugin gets as args, all of it: key=value, separated by commas, or a JSON object of texts. A comma always ends a value here: for a
+    /// value with commas see --trigger-argument
+    #[arg(long, value_name = "KEY=VALUE,...|JSON")]
+    trigger_arguments: Vec<Pairs>,
+    /// One of the args, its value as it stands, commas, equals signs and line ends included; may be repeated, for instance
+    /// --trigger-argument 'sql=SELECT a, b FROM t' --trigger-argument 'empty='
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    trigger_argument: Vec<(String, String)>,
     /// The plugin gets no args any more
-    #[arg(long, conflicts_with = "trigger_arguments")]
+    #[arg(long, conflicts_with_all = ["trigger_arguments", "trigger_argument"])]
     no_trigger_arguments: bool,
     /// Disable or enable it
     #[arg(long, value_name = "true|false")]
@@ -67,8 +72,8 @@ pub(crate) struct UpdateTrigger {
     #[arg(long, value_parser = ["auto", "interpreter", "process", "default"])]
     isolation: Option<String>,
     /// What it may use, for instance run_time=5s,memory=default
-    #[arg(long, value_delimiter = ',', value_name = "LIMIT=VALUE", value_parser = key_value)]
-    limits: Vec<(String, String)>,
+    #[arg(long, value_name = "LIMIT=VALUE,...")]
+    limits: Vec<Pairs>,
     /// The zone of its schedule, for instance Europe/Berlin
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
@@ -93,15 +98,17 @@ impl UpdateTrigger {
             let spec = TriggerSpec::parse(&text).map_err(|error| CliError(format!("{error}{}", error.remedy())))?;
             body.insert("trigger_specification".to_owned(), spec.to_string().into());
         }
-        if !self.trigger_arguments.is_empty() || self.no_trigger_arguments {
-            let arguments: Map<String, Value> =
-                self.trigger_arguments.into_iter().map(|(k, v)| (k, v.into())).collect();
+        let given = !self.trigger_arguments.is_empty() || !self.trigger_argument.is_empty();
+        if given || self.no_trigger_arguments {
+            let arguments = pairs_of("trigger-arguments", self.trigger_arguments, self.trigger_argument)?;
             let arguments = if arguments.is_empty() { Value::Null } else { arguments.into() };
             body.insert("trigger_arguments".to_owned(), arguments);
         }
         let mut settings = Map::new();
-        let limits: Map<String, Value> =
-            self.limits.into_iter().map(|(name, value)| (name.replace('-', "_"), setting(value))).collect();
+        let limits: Map<String, Value> = pairs_of("limits", self.limits, Vec::new())?
+            .into_iter()
+            .map(|(name, value)| (name.replace('-', "_"), if value == "default" { Value::Null } else { value }))
+            .collect();
         for (name, value) in [
             ("run_async", self.run_asynchronous.map(Value::from)),
             ("error_behavior", self.error_behavior.map(|behavior| setting(behavior.to_lowercase()))),

@@ -2,12 +2,11 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::{Duration, SystemTime};
 
 use arrow::array::RecordBatch;
 use futures_lite::StreamExt as _;
+use futures_util::future::{Either, select};
 use saltus_core::ids::ShardId;
 use saltus_core::limits::PLUGIN_QUERY_BYTES_MAX;
 use saltus_core::line_protocol::Precision;
@@ -21,13 +20,13 @@ use saltus_shards::engine::mono_now;
 use super::LateEngine;
 use crate::logs::PluginLogs;
 use crate::quarantine::{Entry, Quarantine};
-use crate::query::{QueryEngine, QueryError, QueryKind, QueryRequest, ScalarParam};
+use crate::query::{QueryEngine, QueryError, QueryKind, QueryRequest, ScalarParam, require_distinct};
 use crate::registry::Registry;
 use crate::runs::RunRecords;
 use crate::traces::Tracer;
 
-/// How often whoever waits for a query is asked whether it still does.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often it is asked whether a plugin still waits for its query.
+const WANTED_LOOK: Duration = Duration::from_millis(50);
 
 /// The plugins' host.
 pub(crate) struct Host {
@@ -75,6 +74,10 @@ impl Host {
 }
 
 impl PluginHost for Host {
+    fn was_created(&self, db: &str) -> bool {
+        self.registry.catalog().databases.contains_key(db)
+    }
+
     fn log(&self, line: LogLine) {
         self.logs.log(line);
     }
@@ -140,8 +143,19 @@ impl PluginHost for Host {
         }
         let params = params.iter().map(|(name, value)| (name.clone(), scalar(value))).collect();
         let request = QueryRequest { db: Some(db.to_owned()), sql: sql.to_owned(), params, kind: QueryKind::Plugin };
-        let result = block_on_while(bounded(self.query.execute(request)), wanted);
-        let result = result.ok_or_else(|| format!("error: the run is over executing query on {db}: {sql}"))?;
+        let mut whole = Box::pin(bounded(self.query.execute(request)));
+        let result = futures_lite::future::block_on(async {
+            loop {
+                match select(whole.as_mut(), pin!(self.query.pause(WANTED_LOOK))).await {
+                    Either::Left((result, _)) => return result,
+                    Either::Right(_) if wanted() => {}
+                    // Dropped with this, the query ends.
+                    Either::Right(_) => {
+                        return Err(QueryError::Execution("the run is over".into()));
+                    }
+                }
+            }
+        });
         result.map_err(|error| error.plugin_text(db, sql))
     }
 
@@ -183,41 +197,19 @@ fn scalar(value: &QueryParam) -> ScalarParam {
     }
 }
 
-/// Waits for a future as long as that is wanted; `None` if it is not any more, and the future is dropped, which ends its query.
-fn block_on_while<T>(future: impl Future<Output = T>, wanted: &dyn Fn() -> bool) -> Option<T> {
-    struct Unpark(Thread);
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(done) = future.as_mut().poll(&mut context) {
-            return Some(done);
-        }
-        std::thread::park_timeout(LOOK);
-        if !wanted() {
-            return None;
-        }
-    }
-}
-
 /// The whole result, if it is not too large for a plugin.
 async fn bounded(
     started: impl Future<Output = Result<crate::query::QueryStream, QueryError>>,
 ) -> Result<Vec<RecordBatch>, QueryError> {
     let mut stream = started.await?;
+    // A row is a dict.
+    require_distinct(&stream.schema())?;
     let (mut batches, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = stream.next().await {
         let batch = batch?;
         bytes += batch.get_array_memory_size();
         if bytes > PLUGIN_QUERY_BYTES_MAX {
-            return Err(QueryError::ResourcesExhausted(format!(
+            return Err(QueryError::TooLarge(format!(
                 "the result has more than {PLUGIN_QUERY_BYTES_MAX} bytes: ask for fewer columns, aggregate, or add a LIMIT"
             )));
         }

@@ -387,7 +387,7 @@ fn shard_row(stats: &ShardStats) -> ShardRow {
         turn_p99_us: stats.turn_ns.value_at_quantile(0.99) as f64 / 1000.0,
         turn_max_us: stats.turn_ns.max() as f64 / 1000.0,
         stalls: stats.stalls,
-        healthy: stats.poisoned.is_none(),
-        reason: stats.poisoned.clone(),
+        healthy: stats.poisoned.is_none() && stats.short.is_none(),
+        reason: stats.poisoned.clone().or_else(|| stats.short.clone()),
     }
 }

@@ -28,7 +28,9 @@ use saltus_core::query_param::QueryParam;
 use saltus_core::request::{PluginRequest, PluginResponse};
 use saltus_core::schedule::Schedule;
 use saltus_core::schema::TableSchema;
-use saltus_core::trigger::{ApiSettings, ErrorBehavior, Execution, Isolation, Limits, Timing, TriggerDef, TriggerSpec};
+use saltus_core::trigger::{
+    ApiSettings, ErrorBehavior, Execution, Isolation, Limits, Timing, TriggerDef, TriggerKind, TriggerSpec,
+};
 use saltus_shards::cursors::Pending;
 use saltus_shards::engine::EngineHandle;
 use serde_json::{Map, Value, json};
@@ -335,12 +337,19 @@ fn spec_of(schedule: Option<&str>) -> Result<TriggerSpec, HttpError> {
         || EVERY_SECOND.to_owned(),
         |given| if given.contains(':') { given.to_owned() } else { format!("cron:{given}") },
     );
-    TriggerSpec::parse(&text).map_err(|error| HttpError::field("schedule", format!("{error}{}", error.remedy())))
+    let refuse = |why: String| HttpError::field("schedule", why);
+    let spec = TriggerSpec::parse(&text).map_err(|error| refuse(format!("{error}{}", error.remedy())))?;
+    if spec.kind() != TriggerKind::Schedule {
+        return Err(refuse(format!("'{text}' is no schedule: expected a cron expression or every:DURATION")));
+    }
+    Ok(spec)
 }
 
 /// The next time of a schedule, and what its zone is ahead of UTC then.
 fn next_time(schedule: Option<&str>, zone: Option<&str>) -> Result<(i64, Option<i32>), HttpError> {
     let spec = spec_of(schedule)?;
+    // The schedule itself first, so that an error names the field that it is in.
+    Schedule::new(&spec, None).map_err(|error| HttpError::field("schedule", error))?;
     let schedule = Schedule::new(&spec, zone).map_err(|error| HttpError::field("time_zone", error))?;
     let next = schedule.and_then(|schedule| {
         let next = schedule.next_after(wall_clock_ns())?;

@@ -17,6 +17,18 @@ pub const QUERY_HOST_URL: &[&str] = &["SALTUS_QUERY_HOST_URL", "INFLUXDB3_QUERY_
 /// The configuration file of `serve`.
 pub const CONFIG_FILE: &[&str] = &["SALTUS_CONFIG"];
 
+/// Variables that mean something besides those of settings and of flags of InfluxDB 3: those above, those that plugins are given, and those
+/// that InfluxDB 3 has for its client commands.
+pub const OTHERS: &[&[&str]] = &[
+    HOST_URL,
+    AUTH_TOKEN,
+    DATABASE_NAME,
+    WRITE_HOST_URL,
+    QUERY_HOST_URL,
+    CONFIG_FILE,
+    &["INFLUXDB3_TLS_CA", "INFLUXDB3_TLS_NO_VERIFY", "INFLUXDB3_PLUGIN_DIR"],
+];
+
 /// Variables by name.
 #[derive(Clone, Debug, Default)]
 pub struct Env(HashMap<String, String>);
@@ -34,6 +46,14 @@ impl Env {
     /// The first of these names that is set to something, with its name.
     pub fn first<'a>(&'a self, names: &[&'static str]) -> Option<(&'static str, &'a str)> {
         names.iter().find_map(|&name| Some((name, self.get(name)?)))
+    }
+
+    /// The names of all variables that are set to something, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let set = self.0.iter().filter(|(_, value)| !value.is_empty());
+        let mut names: Vec<&str> = set.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// A variable that is set to something.

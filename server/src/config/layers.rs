@@ -1,11 +1,12 @@
 //! Settings as text, in layers: flags over environment over file over defaults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::ConfigError;
-use super::env::Env;
+use super::env::{self, Env};
 use super::settings::{FOREIGN, REFUSED, SETTINGS, Setting, foreign_env};
+use saltus_core::nearest::nearest;
 
 /// The documentation and every default.
 pub const DEFAULTS: &str = include_str!("../../config.toml");
@@ -90,6 +91,24 @@ pub fn foreign_env_notes(env: &Env) -> Result<Vec<String>, ConfigError> {
     Ok(set.map(|flag| foreign_note(&format!("variable {}", foreign_env(flag.name)), flag.instead)).collect())
 }
 
+/// Notes on variables that look like settings and are none. A warning and no error: the variables of a whole system are not always the
+/// server's own.
+pub fn unknown_env_notes(env: &Env) -> Vec<String> {
+    let ours = SETTINGS.iter().flat_map(|setting| setting.env).chain(env::OTHERS.iter().copied().flatten());
+    let known: BTreeSet<String> = ours
+        .map(|name| (*name).to_owned())
+        .chain(FOREIGN.iter().map(|flag| foreign_env(flag.name)))
+        .chain(REFUSED.iter().map(|(flag, _)| foreign_env(flag)))
+        .collect();
+    let looks_like_one = |name: &&str| name.starts_with("SALTUS_") || name.starts_with("INFLUXDB3_");
+    let unknown = env.names().into_iter().filter(looks_like_one).filter(|name| !known.contains(*name));
+    let note = |name: &str| match nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => format!("variable {name} is no setting and is ignored; did you mean {near}?"),
+        None => format!("variable {name} is no setting and is ignored; `saltus serve --help` lists all of them"),
+    };
+    unknown.map(note).collect()
+}
+
 /// The note on something of InfluxDB 3 that is taken and not followed.
 pub fn foreign_note(what: &str, instead: &str) -> String {
     match instead {
@@ -99,27 +118,11 @@ pub fn foreign_note(what: &str, instead: &str) -> String {
 }
 
 fn unknown_key(key: &str, origin: &str) -> ConfigError {
-    let nearest = SETTINGS.iter().map(|s| (distance(key, s.key), s.key)).min();
-    let hint = match nearest {
-        Some((edits, known)) if edits <= 3 => format!("; did you mean '{known}'?"),
-        _ => "; the shipped config.toml lists all settings".to_owned(),
+    let hint = match nearest(key, SETTINGS.iter().map(|setting| setting.key)) {
+        Some(known) => format!("; did you mean '{known}'?"),
+        None => "; the shipped config.toml lists all settings".to_owned(),
     };
     ConfigError(format!("{origin}: unknown setting '{key}'{hint}"))
-}
-
-/// Edit distance, of names that are a few bytes long.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let replace = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// The comment above each key of `config.toml`, in one line: the help of its flag.
@@ -176,6 +179,27 @@ mod tests {
             assert!(!ours(flag.name), "{}", flag.name);
             assert!(flag.instead.is_empty() || ours(flag.instead), "{}", flag.instead);
         }
+    }
+
+    #[test]
+    fn misspelt_variables_are_noted_with_a_suggestion() {
+        let env = Env::from([
+            ("SALTUS_HTTP_BIND", "x"),
+            ("SALTUS_HTTP_BIND_ADDR", "x"),
+            ("INFLUXDB3_HOST_URL", "x"),
+            ("INFLUXDB3_GEN1_DURATION", "x"),
+            ("INFLUXDB3_PLUGINDIR", "x"),
+            ("SALTUS_COLOUR", "x"),
+            ("PATH", "x"),
+        ]);
+        assert_eq!(
+            unknown_env_notes(&env),
+            [
+                "variable INFLUXDB3_PLUGINDIR is no setting and is ignored; did you mean INFLUXDB3_PLUGIN_DIR?",
+                "variable SALTUS_COLOUR is no setting and is ignored; `saltus serve --help` lists all of them",
+                "variable SALTUS_HTTP_BIND is no setting and is ignored; did you mean SALTUS_HTTP_BIND_ADDR?",
+            ]
+        );
     }
 
     #[test]

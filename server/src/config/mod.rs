@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use saltus_core::limits::WAL_RECORD_BYTES_MAX;
+use saltus_core::limits::{QUERIES_AT_ONCE_LIMIT, WAL_RECORD_BYTES_MAX};
 use saltus_core::trigger::Limits;
 use saltus_shards::api::EngineConfig;
 
@@ -63,6 +63,8 @@ pub struct Config {
     pub http_request_bytes_max: usize,
     /// How long a peer may do nothing.
     pub http_idle_timeout: Duration,
+    /// How long a client may take to send a request.
+    pub http_request_timeout: Duration,
     /// One shard each; `None` leaves it unpinned.
     pub cpus: Vec<Option<usize>>,
     /// Cores that all threads of the process keep to; `None` is all that it may use.
@@ -107,6 +109,10 @@ pub struct Config {
     pub query_threads: usize,
     /// Bytes that queries may use.
     pub query_memory_bytes: u64,
+    /// How long a query may take.
+    pub query_timeout: Duration,
+    /// Queries at once.
+    pub query_concurrency: usize,
     /// How long a stop may take.
     pub shutdown_timeout: Duration,
     /// Traces of writes, if they are exported.
@@ -179,7 +185,8 @@ impl Config {
         let defaults = layers::defaults();
         let given = merged.iter().filter(|(key, text)| defaults.get(*key) != Some(text));
         let given = given.map(|(key, text)| (*key, text.value.clone())).collect();
-        let notes = layers::foreign_env_notes(env)?;
+        let mut notes = layers::foreign_env_notes(env)?;
+        notes.extend(layers::unknown_env_notes(env));
         Reader { layer: merged, env, machine, given, notes }.config()
     }
 
@@ -228,6 +235,7 @@ impl Reader<'_> {
             http_bind,
             http_request_bytes_max,
             http_idle_timeout: self.positive_time("http-idle-timeout")?,
+            http_request_timeout: self.positive_time("http-request-timeout")?,
             cpus,
             process_cpus,
             busy_poll,
@@ -250,6 +258,8 @@ impl Reader<'_> {
             trigger_kinds: self.trigger_kinds()?,
             query_threads: self.query_threads()?,
             query_memory_bytes: self.read("query-memory", |t| parse::size_or_share(t, self.machine.memory_bytes))?,
+            query_timeout: self.positive_time("query-timeout")?,
+            query_concurrency: self.query_concurrency()?,
             shutdown_timeout: self.read("shutdown-timeout", parse::duration)?,
             traces: self.traces()?,
             log_filter: self.text("log-filter").value.clone(),
@@ -514,6 +524,16 @@ impl Reader<'_> {
         }
     }
 
+    fn query_concurrency(&self) -> Result<usize, ConfigError> {
+        match self.at_least_one("query-concurrency")? {
+            number if number > QUERIES_AT_ONCE_LIMIT => Err(self.error(
+                "query-concurrency",
+                format_args!("must be at most {QUERIES_AT_ONCE_LIMIT}: each has a thread"),
+            )),
+            number => Ok(number),
+        }
+    }
+
     fn traces(&self) -> Result<Option<TraceOptions>, ConfigError> {
         let ratio = self.read("trace-sample-ratio", parse::ratio)?;
         let endpoint = self.text("otlp-endpoint").value.trim().trim_end_matches('/');
@@ -595,6 +615,8 @@ mod tests {
         assert_eq!(config.mailbox_bytes, limits::MAILBOX_BYTES_MAX);
         assert_eq!(config.wal_segment_bytes, limits::WAL_SEGMENT_BYTES);
         assert_eq!(config.run_rows_max, limits::RUN_ROWS_MAX);
+        assert_eq!(config.query_timeout, Duration::from_secs(limits::QUERY_SECS_MAX));
+        assert_eq!(config.query_concurrency, limits::QUERIES_AT_ONCE_MAX);
         assert_eq!(config.inline_deadline, Duration::from_millis(limits::INLINE_DEADLINE_MS));
         assert_eq!(config.limits, Limits::default());
     }

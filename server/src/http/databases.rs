@@ -13,16 +13,17 @@ use serde_json::{Value, json};
 
 use super::port::ShardPort;
 use super::query::{QueryFormat, QueryHttpRequest};
-use super::request::{QueryParams, json_fields, query_or_empty};
+use super::request::{QueryParams, json_fields};
 use super::response::{HttpBody, HttpError, HttpResult, empty, reply};
 use super::router::Ctx;
+use super::strict::params_of;
 use crate::text_table::TextTable;
 
 const NAME_COLUMN: &str = "iox::database";
 
 /// `GET`: the names, in the format asked for.
 pub(crate) async fn list<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
-    let params = query_or_empty(parts);
+    let params = params_of(parts, &["format", "show_deleted"])?;
     let format = params.required("format")?;
     let format = QueryFormat::from_name(format).ok_or_else(|| {
         HttpError::field(
@@ -83,7 +84,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = json_fields(parts, body, ctx.body_limit()).await?;
+    let fields = json_fields(parts, body, ctx.body_limit(), &["db", "retention_period"]).await?;
     let db = fields.text("db")?;
     let retention = retention("retention_period", fields.text_opt("retention_period")?)?;
     ctx.shared.parts.registry.create_database(db, retention).await?;
@@ -98,7 +99,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = json_fields(parts, body, ctx.body_limit()).await?;
+    let fields = json_fields(parts, body, ctx.body_limit(), &["db", "retention_period"]).await?;
     let retention = retention("retention_period", fields.text_opt("retention_period")?)?;
     put_retention(ctx, fields.text("db")?, retention).await?;
     Ok(empty(StatusCode::OK))
@@ -106,7 +107,7 @@ where
 
 /// `POST database/retention_period`.
 pub(crate) async fn set_retention<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
-    let params = query_or_empty(parts);
+    let params = params_of(parts, &["db", "duration"])?;
     let retention = retention("duration", Some(params.required("duration")?))?;
     put_retention(ctx, params.required("db")?, retention).await?;
     Ok(empty(StatusCode::NO_CONTENT))
@@ -114,7 +115,7 @@ pub(crate) async fn set_retention<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts)
 
 /// `DELETE database/retention_period`.
 pub(crate) async fn clear_retention<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
-    put_retention(ctx, query_or_empty(parts).required("db")?, None).await?;
+    put_retention(ctx, params_of(parts, &["db"])?.required("db")?, None).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
@@ -126,7 +127,7 @@ async fn put_retention<P: ShardPort>(ctx: &Ctx<'_, P>, db: &str, retention: Opti
 
 /// `DELETE`: the database with its tables and triggers, at once.
 pub(crate) async fn delete<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
-    let params = query_or_empty(parts);
+    let params = params_of(parts, &["db", "hard_delete_at"])?;
     let db = params.required("db")?;
     check_hard_delete(&params, "database", db)?;
     ctx.shared.parts.registry.delete_database(db).await?;

@@ -18,6 +18,9 @@ use super::response::{HttpBody, HttpError, HttpResult, JSON, reply};
 use super::router::Ctx;
 use crate::registry::RegistryError;
 
+/// Which letters.
+const FIELDS: [&str; 3] = ["db", "trigger_name", "ids"];
+
 /// `POST .../replay`.
 pub(crate) async fn replay<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> HttpResult
 where
@@ -25,7 +28,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = query_or_json(parts, body, ctx.body_limit()).await?;
+    let fields = query_or_json(parts, body, ctx.body_limit(), &FIELDS).await?;
     let mut by_trigger: BTreeMap<TriggerId, HashSet<EventId>> = BTreeMap::new();
     for letter in wanted(ctx, &fields).await? {
         by_trigger.entry(letter.trigger).or_default().insert(letter.id);
@@ -58,7 +61,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = query_or_json(parts, body, ctx.body_limit()).await?;
+    let fields = query_or_json(parts, body, ctx.body_limit(), &FIELDS).await?;
     let ids = wanted(ctx, &fields).await?.iter().map(|letter| letter.id).collect();
     Ok(answer("discarded", ctx.port.discard_dead_letters(ids).await?))
 }

@@ -18,8 +18,9 @@ use saltus_core::request::{PluginRequest, RequestError, ResponseHead};
 use saltus_shards::answer::Answer;
 use saltus_shards::engine::Routed;
 
+use super::paths;
 use super::port::ShardPort;
-use super::request::read_body;
+use super::request::read_any_body;
 use super::response::{HttpBody, HttpError, HttpResult, RETRY_AFTER_DEFAULT};
 use super::router::Ctx;
 
@@ -36,19 +37,36 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
-    let (target, route, tail) = match ctx.port.route(parts.method.as_str(), path) {
+    let mut method = parts.method.as_str();
+    let mut routed = ctx.port.route(method, path);
+    if method == "HEAD" && matches!(routed, Routed::OtherMethods(_)) {
+        // Who answers GET answers HEAD: hyper leaves the body out.
+        let as_get = ctx.port.route("GET", path);
+        if matches!(as_get, Routed::To { .. }) {
+            (method, routed) = ("GET", as_get);
+        }
+    }
+    let (target, route, tail) = match routed {
         Routed::To { target, route, tail } => (target, route, tail),
         Routed::OtherMethods(methods) => {
-            let text = format!("not found: '{path}' answers {methods}, not {}", parts.method);
+            let listed: Vec<&str> = methods.split(", ").filter(|method| *method != "HEAD").collect();
+            let mut allowed = paths::allowed(&listed);
+            if methods.contains("HEAD") && !allowed.contains("HEAD") {
+                allowed = format!("HEAD, {allowed}");
+            }
+            let text = format!("Method not allowed: '{path}' answers {methods}, not {method}");
+            return Err(HttpError::method_not_allowed(text, allowed));
+        }
+        Routed::Nothing => {
+            let text = format!("not found: no enabled trigger answers {PREFIX}{path}");
             return Err(HttpError::json(StatusCode::NOT_FOUND, text));
         }
-        Routed::Nothing => return Err(HttpError::json(StatusCode::NOT_FOUND, "not found")),
     };
-    let body = read_body(&parts.headers, body, ctx.body_limit()).await?;
+    let body = read_any_body(&parts.headers, body, ctx.body_limit()).await?;
     let received = ctx.port.now();
     let query_string = parts.uri.query().unwrap_or_default();
     let request = PluginRequest {
-        method: parts.method.as_str().to_owned(),
+        method: method.to_owned(),
         path: route.into(),
         tail,
         query_string: query_string.to_owned(),
@@ -58,7 +76,10 @@ where
         peer: parts.extensions.get::<SocketAddr>().copied(),
         answer: None,
     };
-    match ctx.port.ask_plugin(target, request, received).await {
+    ctx.activity.set_in_plugin(true);
+    let answer = ctx.port.ask_plugin(target, request, received).await;
+    ctx.activity.set_in_plugin(false);
+    match answer {
         Answer::Whole(head, body) => response(head, HttpBody::whole(body)),
         Answer::Streamed(head, pieces) => response(head, HttpBody::pieces(pieces)),
         Answer::Failed(error) => Err(failure(error)),

@@ -25,6 +25,7 @@ use super::port::ShardPort;
 use super::request::QueryParams;
 use super::response::{HttpBody, HttpError, HttpResult, TEXT, reply};
 use super::router::Ctx;
+use super::strict::params_of;
 use crate::registry::RegistryError;
 
 /// The path.
@@ -62,7 +63,7 @@ struct Wanted<'a> {
 
 /// Answers it.
 pub(crate) async fn get<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
-    let params = QueryParams::parse(parts.uri.query().unwrap_or_default());
+    let params = params_of(parts, &["db", "trigger", "shard", "stage", "format"])?;
     let wanted = Wanted::read(&params)?;
     if let Some(db) = wanted.db.filter(|db| !ctx.database_exists(db)) {
         return Err(RegistryError::DatabaseNotFound(db.to_owned()).into());

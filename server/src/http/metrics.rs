@@ -199,9 +199,15 @@ pub(crate) fn shards(text: &mut MetricsText, shards: &[ShardStats]) {
         text.sample("saltus_shard_info", MetricKind::Gauge, help, &[labels[0], ("cpu", cpu.as_str())], 1.0);
         let open = "Open connections.";
         text.sample("saltus_shard_connections", MetricKind::Gauge, open, &labels, stats.connections as f64);
-        let poisoned = "1 if the shard takes no writes, see /health.";
+        let poisoned = "1 if the log of the shard has failed: it takes no writes until a restart, see /health.";
         let value = if stats.poisoned.is_some() { 1.0 } else { 0.0 };
         text.sample("saltus_shard_poisoned", MetricKind::Gauge, poisoned, &labels, value);
+        let full = "1 while the shard refuses writes because the disk of the data directory is full or read-only.";
+        let is_full = if stats.short.is_some() { 1.0 } else { 0.0 };
+        text.sample("saltus_shard_disk_full", MetricKind::Gauge, full, &labels, is_full);
+        let writable = "1 if the shard takes writes, see /health.";
+        let takes = if stats.short.is_none() && stats.poisoned.is_none() { 1.0 } else { 0.0 };
+        text.sample("saltus_shard_writable", MetricKind::Gauge, writable, &labels, takes);
         for (name, value) in &stats.counters {
             let name_in_full = format!("saltus_shard_{name}");
             text.sample(&name_in_full, MetricKind::Counter, help_of(SHARD_COUNTERS, name), &labels, *value as f64);
@@ -320,6 +326,7 @@ mod tests {
             cpu_time: Duration::from_millis(750),
             stalls: 1,
             poisoned: None,
+            short: None,
             tables: Vec::new(),
         }
     }

@@ -10,6 +10,7 @@ mod dead_letters;
 mod engine;
 mod histograms;
 pub mod metrics;
+mod paths;
 pub mod plugin_test;
 mod plugins;
 pub mod port;
@@ -18,6 +19,7 @@ pub mod request;
 pub mod response;
 pub mod router;
 mod status;
+mod strict;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,10 @@ pub struct HttpOptions {
     pub request_bytes_max: usize,
     /// How long a connection may neither send nor take a byte while it is its turn.
     pub idle_timeout: Duration,
+    /// How long a client may take to send a request; a long body gets more.
+    pub request_timeout: Duration,
+    /// How long a stop of the server may take.
+    pub shutdown_timeout: Duration,
     /// Trigger kinds that may be created; `None` is all.
     pub trigger_kinds: Option<Vec<TriggerKind>>,
 }

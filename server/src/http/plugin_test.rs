@@ -18,6 +18,9 @@ use super::request::{Fields, json_fields};
 use super::response::{HttpBody, HttpError, HttpResult, JSON, reply};
 use super::router::Ctx;
 
+/// The fields of every test.
+const COMMON: [&str; 4] = ["filename", "database", "input_arguments", "cache_name"];
+
 /// What is to be tested, and with what.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PluginTest {
@@ -83,7 +86,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    answer(ctx, parts, body, rows).await
+    answer(ctx, parts, body, &["input_lp", "event", "dead_letter"], rows).await
 }
 
 /// `POST .../schedule`
@@ -97,7 +100,7 @@ where
         let text = |name: &str| Ok::<_, HttpError>(fields.text_opt(name)?.map(str::to_owned));
         Ok(TestInput::Schedule { schedule: text("schedule")?, time_zone: text("time_zone")? })
     };
-    answer(ctx, parts, body, input).await
+    answer(ctx, parts, body, &["schedule", "time_zone"], input).await
 }
 
 /// `POST .../request`
@@ -107,13 +110,15 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    answer(ctx, parts, body, |fields| Ok(TestInput::Request(Box::new(test_request(fields)?)))).await
+    let own = ["method", "path", "tail", "query", "headers", "body", "body_base64"];
+    answer(ctx, parts, body, &own, |fields| Ok(TestInput::Request(Box::new(test_request(fields)?)))).await
 }
 
 async fn answer<P, B>(
     ctx: &Ctx<'_, P>,
     parts: &Parts,
     body: B,
+    own: &[&'static str],
     input: impl FnOnce(&Fields) -> Result<TestInput, HttpError>,
 ) -> HttpResult
 where
@@ -121,7 +126,8 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = json_fields(parts, body, ctx.body_limit()).await?;
+    let known = [&COMMON[..], own].concat();
+    let fields = json_fields(parts, body, ctx.body_limit(), &known).await?;
     let test = PluginTest {
         filename: fields.text("filename")?.to_owned(),
         database: fields.text("database")?.to_owned(),

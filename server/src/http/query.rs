@@ -1,8 +1,11 @@
-//! `query_sql`: parameters in, a stream of bytes out (reference, 3.4). Who answers is behind [`QueryBackend`].
+//! `query_sql`: parameters in, a stream of bytes out (reference, 3.4). Who answers is behind [`QueryBackend`]; what a result is
+//! written as is said by `format`, else by the header `Accept` ([`accept`]).
+
+mod accept;
 
 use bytes::Bytes;
-use futures_channel::mpsc;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use http::header::ACCEPT;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
@@ -13,6 +16,9 @@ use super::port::ShardPort;
 use super::request::{Fields, parse_fields, query_params, read_body};
 use super::response::{HttpBody, HttpError, HttpResult, reply};
 use super::router::Ctx;
+
+/// What a question consists of.
+const FIELDS: [&str; 4] = ["db", "q", "format", "params"];
 
 /// How a result is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,19 +78,20 @@ pub struct QueryReply {
     /// What the bytes are.
     pub content_type: &'static str,
     /// The bytes; an error cuts the body off.
-    pub body: mpsc::Receiver<Result<Bytes, String>>,
+    pub body: BoxStream<'static, Result<Bytes, String>>,
 }
 
 /// Who answers queries.
 pub trait QueryBackend: Send + Sync {
     /// Plans and starts a query. The future is polled on a shard's thread and only waits there; dropping it or the
-    /// receiver ends the query.
+    /// body ends the query.
     fn query(&self, request: QueryHttpRequest) -> BoxFuture<'static, Result<QueryReply, HttpError>>;
 }
 
 /// `GET /api/v3/query_sql`.
 pub(crate) async fn get<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
     let params = query_params(parts).ok_or_else(|| HttpError::bad_request("missing query parameters 'db' and 'q'"))?;
+    params.only(&FIELDS)?;
     let values = match params.get("params") {
         None => Map::new(),
         Some(text) => match serde_json::from_str(text) {
@@ -105,8 +112,14 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
+    if let Some(name) = query_params(parts).as_ref().and_then(|params| params.names().next()) {
+        let fields = FIELDS.map(|field| format!("`{field}`")).join(", ");
+        let text = format!("unknown parameter `{name}`; with POST, {fields} are fields of the JSON body");
+        return Err(HttpError::json(StatusCode::BAD_REQUEST, text));
+    }
     let body = read_body(&parts.headers, body, ctx.body_limit()).await?;
     let fields: Fields = parse_fields(&body)?;
+    fields.only(&FIELDS)?;
     let values = fields.object_opt("params")?.cloned().unwrap_or_default();
     let format = format(&parts.headers, fields.text_opt("format")?)?;
     let (db, sql) = (fields.text("db")?.to_owned(), fields.text("q")?.to_owned());
@@ -130,26 +143,16 @@ fn scalars(params: Map<String, Value>) -> Result<Map<String, Value>, HttpError> 
     }
 }
 
-/// The format asked for. A bad `Accept` is refused even where `format` decides, as the reference does.
+/// The format asked for: `format` decides, whatever `Accept` says.
 pub(crate) fn format(headers: &HeaderMap, name: Option<&str>) -> Result<QueryFormat, HttpError> {
-    let accepted = accepted(headers)?;
-    let Some(name) = name else { return Ok(accepted) };
+    let Some(name) = name else {
+        let accepted: Vec<_> = headers.get_all(ACCEPT).iter().map(|value| value.as_bytes()).collect();
+        return accept::format(&String::from_utf8_lossy(&accepted.join(&b", "[..])));
+    };
     QueryFormat::from_name(name).ok_or_else(|| {
         HttpError::bad_request(format!(
             "serde error: unknown variant `{name}`, expected one of `json`, `json_lines`, `jsonl`, `csv`, `pretty`, \
              `parquet`"
         ))
     })
-}
-
-fn accepted(headers: &HeaderMap) -> Result<QueryFormat, HttpError> {
-    let Some(value) = headers.get(ACCEPT) else { return Ok(QueryFormat::Json) };
-    match value.to_str().unwrap_or("?") {
-        "application/vnd.apache.parquet" => Ok(QueryFormat::Parquet),
-        "text/csv" => Ok(QueryFormat::Csv),
-        "text/plain" => Ok(QueryFormat::Pretty),
-        "application/json" => Ok(QueryFormat::Json),
-        other if other.contains("text/html") || other.contains("*/*") => Ok(QueryFormat::Json),
-        other => Err(HttpError::bad_request(format!("invalid mime type ({other})"))),
-    }
 }

@@ -12,7 +12,10 @@ use hyper::body::Body;
 use serde_json::{Map, Value};
 
 use super::response::HttpError;
+use super::strict::{check_names, params_of, parse_object};
 
+/// What gzip begins with; no text does.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Bytes decompressed between two looks at what else the shard has to do.
 const GUNZIP_STEP_BYTES: usize = 128 * 1024;
 
@@ -54,6 +57,26 @@ impl QueryParams {
         }
     }
 
+    /// Refuses what is none of the parameters of a path, and what is given twice: nothing is ignored.
+    ///
+    /// # Errors
+    /// 400 with the parameter, and the one that was probably meant or all that there are.
+    pub fn only(&self, known: &[&str]) -> Result<(), HttpError> {
+        check_names(self.names(), known, "parameter", "")?;
+        let again = |(at, name): &(usize, &str)| self.names().take(*at).any(|before| before == *name);
+        match self.names().enumerate().find(again) {
+            None => Ok(()),
+            Some((_, name)) => {
+                Err(HttpError::json(StatusCode::BAD_REQUEST, format!("parameter `{name}` is given twice")))
+            }
+        }
+    }
+
+    /// The names of all parameters, in the order of the query string.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The parameters as a JSON object of strings.
     fn into_object(self) -> Map<String, Value> {
         self.0.into_iter().map(|(key, value)| (key, Value::String(value))).collect()
@@ -68,6 +91,14 @@ impl Fields {
     /// The fields of an object.
     pub fn new(object: Map<String, Value>) -> Self {
         Fields(object)
+    }
+
+    /// Refuses a field that is not one of `known`.
+    ///
+    /// # Errors
+    /// The field, and the nearest that there is.
+    pub fn only(&self, known: &[&str]) -> Result<(), HttpError> {
+        check_names(self.0.keys().map(String::as_str), known, "field", "")
     }
 
     /// A field that is there and not null.
@@ -148,55 +179,61 @@ pub fn query_params(parts: &Parts) -> Option<QueryParams> {
     parts.uri.query().map(QueryParams::parse)
 }
 
-/// The query string's parameters, or none.
-pub fn query_or_empty(parts: &Parts) -> QueryParams {
-    query_params(parts).unwrap_or_default()
-}
-
-/// The fields of the query string if there is one, else of the JSON body.
+/// The fields of the query string if there is one, else of the JSON body; no others than `known`.
 ///
 /// # Errors
 /// As [`json_fields`].
-pub async fn query_or_json<B>(parts: &Parts, body: B, limit: usize) -> Result<Fields, HttpError>
+pub async fn query_or_json<B>(parts: &Parts, body: B, limit: usize, known: &[&str]) -> Result<Fields, HttpError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    match query_params(parts) {
-        Some(params) => Ok(Fields(params.into_object())),
-        None => json_fields(parts, body, limit).await,
+    match parts.uri.query() {
+        Some(_) => Ok(Fields(params_of(parts, known)?.into_object())),
+        None => json_body(parts, body, limit, known).await,
     }
 }
 
-/// The fields of a JSON body that says that it is one.
+/// The fields of a JSON body that says that it is one; no others than `known`, and no parameters beside it.
 ///
 /// # Errors
-/// 415 without the content type, 400 for anything but an object.
-pub async fn json_fields<B>(parts: &Parts, body: B, limit: usize) -> Result<Fields, HttpError>
+/// 415 without the content type, 400 for anything but an object of known fields.
+pub async fn json_fields<B>(parts: &Parts, body: B, limit: usize, known: &[&str]) -> Result<Fields, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    if let Some(name) = query_params(parts).as_ref().and_then(|params| params.names().next()) {
+        let text = format!("unknown parameter `{name}`; this path takes the fields of a JSON body, and no parameters");
+        return Err(HttpError::json(StatusCode::BAD_REQUEST, text));
+    }
+    json_body(parts, body, limit, known).await
+}
+
+/// The fields of a JSON body, whatever stands in the query string.
+///
+/// # Errors
+/// As [`json_fields`].
+pub async fn json_body<B>(parts: &Parts, body: B, limit: usize, known: &[&str]) -> Result<Fields, HttpError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     if !is_json(&parts.headers) {
         let text = "unacceptable content-type, expected: application/json";
-        return Err(HttpError::text(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
+        return Err(HttpError::json(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
-    parse_fields(&read_body(&parts.headers, body, limit).await?)
+    let fields = parse_fields(&read_body(&parts.headers, body, limit).await?)?;
+    fields.only(known)?;
+    Ok(fields)
 }
 
 /// The fields of JSON text.
 ///
 /// # Errors
-/// 400 for anything but an object.
+/// 400 for anything but an object whose fields are there once each.
 pub fn parse_fields(body: &[u8]) -> Result<Fields, HttpError> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| HttpError::json(StatusCode::BAD_REQUEST, format!("serde json error: {error}")))?;
-    match value {
-        Value::Object(object) => Ok(Fields(object)),
-        other => {
-            Err(HttpError::json(StatusCode::BAD_REQUEST, format!("serde json error: expected an object, got {other}")))
-        }
-    }
+    parse_object(body).map(Fields)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -205,30 +242,88 @@ fn is_json(headers: &HeaderMap) -> bool {
     mime == "application/json" || (mime.starts_with("application/") && mime.ends_with("+json"))
 }
 
-/// The whole body, decompressed; bounded before and after.
+/// The whole body of a path that takes text, decompressed; bounded before and after.
 ///
 /// # Errors
-/// 413 beyond `limit`, 400 for an unknown encoding or broken compression.
+/// 413 beyond `limit`, 400 for an unknown encoding, broken compression, and a body that is compressed and does not say so.
 pub async fn read_body<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Bytes, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let (body, packed) = unpacked(headers, body, limit).await?;
+    if !packed && body.starts_with(&GZIP_MAGIC) {
+        return Err(looks_like_gzip(""));
+    }
+    Ok(body)
+}
+
+/// What [`read_body`] does on a path that takes anything: a body that is compressed and does not say so is meant to be, if its
+/// type is not one of text.
+///
+/// # Errors
+/// As [`read_body`].
+pub async fn read_any_body<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Bytes, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let (body, packed) = unpacked(headers, body, limit).await?;
+    if !packed && body.starts_with(&GZIP_MAGIC) && (is_json(headers) || !is_binary(headers)) {
+        return Err(looks_like_gzip(", or Content-Type: application/gzip if it is to stay compressed"));
+    }
+    Ok(body)
+}
+
+/// The body, and whether it was compressed.
+async fn unpacked<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<(Bytes, bool), HttpError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     let gzip = is_gzip(headers)?;
     let raw = collect(headers, body, limit).await?;
-    if gzip { gunzip(&raw, limit).await } else { Ok(raw) }
+    // An empty body is empty, whatever it is said to be.
+    if gzip && !raw.is_empty() { Ok((gunzip(&raw, limit).await?, true)) } else { Ok((raw, false)) }
 }
 
+/// Whether a body is compressed: names in any case, `x-gzip` is gzip, and nothing or `identity` is no coding (RFC 9110, 8.4.1).
 fn is_gzip(headers: &HeaderMap) -> Result<bool, HttpError> {
-    match headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?")) {
-        None | Some("identity") => Ok(false),
-        Some("gzip") => Ok(true),
-        Some(other) => Err(HttpError::bad_request(format!("unacceptable content-encoding: {other}"))),
+    let mut gzip = false;
+    for value in headers.get_all(CONTENT_ENCODING) {
+        for coding in value.to_str().unwrap_or("?").split(',').map(str::trim) {
+            match coding.to_ascii_lowercase().as_str() {
+                "" | "identity" => {}
+                "gzip" | "x-gzip" if !gzip => gzip = true,
+                _ => {
+                    let what = "send the body as it is, or once as gzip with Content-Encoding: gzip";
+                    return Err(bad_body(format!("unacceptable content-encoding: {coding}: {what}")));
+                }
+            }
+        }
     }
+    Ok(gzip)
+}
+
+/// Whether a body says that it is something else than text; a form is what clients say that do not know.
+fn is_binary(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return false };
+    let mime = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    !mime.is_empty() && !mime.starts_with("text/") && mime != "application/x-www-form-urlencoded"
+}
+
+fn looks_like_gzip(or: &str) -> HttpError {
+    bad_body(format!("the body looks like gzip, which its headers do not say: send Content-Encoding: gzip{or}"))
+}
+
+fn bad_body(text: String) -> HttpError {
+    HttpError::json(StatusCode::BAD_REQUEST, text)
 }
 
 fn too_large(limit: usize) -> HttpError {
-    HttpError::text(StatusCode::PAYLOAD_TOO_LARGE, format!("max request size ({limit} bytes) exceeded"))
+    let remedy = "send it in several, or raise --max-http-request-size";
+    let text = format!("max request size ({limit} bytes) exceeded: {remedy}");
+    HttpError::json(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
 async fn collect<B>(headers: &HeaderMap, mut body: B, limit: usize) -> Result<Bytes, HttpError>
@@ -244,7 +339,7 @@ where
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| HttpError::bad_request(format!("error reading request body: {error}")))?;
+        let frame = frame.map_err(|error| bad_body(format!("error reading request body: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + rest.len() + data.len() > limit {
             return Err(too_large(limit));
@@ -269,9 +364,7 @@ async fn gunzip(raw: &[u8], limit: usize) -> Result<Bytes, HttpError> {
     let mut step = vec![0; 16 * 1024];
     let mut since_yield = 0;
     loop {
-        let read = decoder
-            .read(&mut step)
-            .map_err(|error| HttpError::bad_request(format!("error decoding gzip stream: {error}")))?;
+        let read = decoder.read(&mut step).map_err(|error| bad_body(format!("error decoding gzip stream: {error}")))?;
         if read == 0 {
             return Ok(out.freeze());
         }
@@ -297,10 +390,9 @@ pub fn check_authorization(headers: &HeaderMap) -> Result<(), HttpError> {
     if value.to_str().is_ok_and(is_well_formed) {
         return Ok(());
     }
-    // A space after the colon, as the reference has it.
     Err(HttpError::bad_request(
-        "{\"error\": \"Authorization header was malformed, the request was not in the form of 'Authorization: \
-         <auth-scheme> <token>', supported auth-schemes are Bearer, Token and Basic\"}",
+        "Authorization header was malformed, the request was not in the form of 'Authorization: <auth-scheme> <token>', supported \
+         auth-schemes are Bearer, Token and Basic",
     ))
 }
 

@@ -5,9 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_channel::mpsc;
-use futures_util::Stream;
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, RETRY_AFTER};
+use futures_util::stream::BoxStream;
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use saltus_shards::answer::Pieces;
@@ -15,8 +14,8 @@ use saltus_shards::api::TableError;
 use serde_json::{Value, json};
 
 use super::connection::InHand;
-use crate::registry::RegistryError;
 use crate::registry::plugins::PluginFileError;
+use crate::registry::{RegistryError, StoreError};
 
 /// The content type of JSON.
 pub const JSON: &str = "application/json";
@@ -37,7 +36,7 @@ pub struct HttpBody {
 
 enum Content {
     Whole(Option<Bytes>),
-    Stream(mpsc::Receiver<Result<Bytes, String>>),
+    Stream(BoxStream<'static, Result<Bytes, String>>),
     Pieces(Pieces),
 }
 
@@ -49,7 +48,7 @@ impl HttpBody {
     }
 
     /// A body that is fed piece by piece.
-    pub fn stream(pieces: mpsc::Receiver<Result<Bytes, String>>) -> Self {
+    pub fn stream(pieces: BoxStream<'static, Result<Bytes, String>>) -> Self {
         HttpBody { content: Content::Stream(pieces), in_hand: None }
     }
 
@@ -72,7 +71,7 @@ impl Body for HttpBody {
         let this = self.get_mut();
         let piece = match &mut this.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
-            Content::Stream(pieces) => Pin::new(pieces).poll_next(cx),
+            Content::Stream(pieces) => pieces.as_mut().poll_next(cx),
             Content::Pieces(pieces) => pieces.poll_next(cx),
         };
         if let Poll::Ready(None) = piece {
@@ -123,34 +122,42 @@ pub struct HttpError {
     pub body: ErrorBody,
     /// When to come again, if that helps.
     pub retry_after: Option<Duration>,
+    /// The methods that would be taken, of a 405.
+    pub allow: Option<String>,
 }
 
 /// The body of an error.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ErrorBody {
-    /// Plain text without content type.
+    /// A text, which is sent as `{"error": text}`.
     Text(String),
     /// A JSON document.
     Json(Value),
 }
 
 impl HttpError {
-    /// Plain text.
+    /// A text; sent as [`HttpError::json`] sends it.
     pub fn text(status: StatusCode, text: impl Into<String>) -> Self {
-        HttpError { status, body: ErrorBody::Text(text.into()), retry_after: None }
+        HttpError { status, body: ErrorBody::Text(text.into()), retry_after: None, allow: None }
     }
 
     /// `{"error": text}`.
     pub fn json(status: StatusCode, text: impl Into<String>) -> Self {
-        HttpError { status, body: ErrorBody::Json(json!({ "error": text.into() })), retry_after: None }
+        HttpError { status, body: ErrorBody::Json(json!({ "error": text.into() })), retry_after: None, allow: None }
     }
 
     /// `{"error": text, "data": data}`.
     pub fn with_data(status: StatusCode, text: &str, data: Value) -> Self {
-        HttpError { status, body: ErrorBody::Json(json!({ "error": text, "data": data })), retry_after: None }
+        let body = ErrorBody::Json(json!({ "error": text, "data": data }));
+        HttpError { status, body, retry_after: None, allow: None }
     }
 
-    /// A plain 400.
+    /// A 405 that says which methods there are, as in the header `Allow`.
+    pub fn method_not_allowed(text: impl Into<String>, methods: impl Into<String>) -> Self {
+        HttpError { allow: Some(methods.into()), ..Self::json(StatusCode::METHOD_NOT_ALLOWED, text) }
+    }
+
+    /// A 400.
     pub fn bad_request(text: impl Into<String>) -> Self {
         Self::text(StatusCode::BAD_REQUEST, text)
     }
@@ -187,6 +194,7 @@ impl HttpError {
             StatusCode::UNAUTHORIZED => "unauthorized",
             StatusCode::FORBIDDEN => "forbidden",
             StatusCode::NOT_FOUND => "not found",
+            StatusCode::METHOD_NOT_ALLOWED => "method not allowed",
             StatusCode::PAYLOAD_TOO_LARGE => "request too large",
             StatusCode::UNPROCESSABLE_ENTITY => "unprocessable entity",
             StatusCode::SERVICE_UNAVAILABLE => "unavailable",
@@ -199,11 +207,18 @@ impl HttpError {
 
     /// The answer.
     pub fn into_response(self) -> Response<HttpBody> {
-        let (content_type, text) = match self.body {
-            ErrorBody::Text(text) => (None, text),
-            ErrorBody::Json(value) => (Some(JSON), value.to_string()),
+        let body = match self.body {
+            ErrorBody::Text(text) => json!({ "error": text }),
+            ErrorBody::Json(value) => value,
         };
-        let mut response = reply(self.status, content_type, HttpBody::whole(text));
+        let mut response = reply(self.status, Some(JSON), HttpBody::whole(body.to_string()));
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body is not read as a request.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(methods) = self.allow.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
+            response.headers_mut().insert(ALLOW, methods);
+        }
         if let Some(time) = self.retry_after {
             let seconds = time.as_secs_f64().ceil().max(1.0) as u64;
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -219,7 +234,7 @@ impl From<RegistryError> for HttpError {
     fn from(error: RegistryError) -> Self {
         let text = error.to_string();
         match error {
-            RegistryError::Exists | RegistryError::Running(_) => Self::text(StatusCode::CONFLICT, text),
+            RegistryError::Exists(_) | RegistryError::Running(_) => Self::text(StatusCode::CONFLICT, text),
             RegistryError::DatabaseNotFound(_) | RegistryError::TriggerNotFound(_) => {
                 Self::text(StatusCode::NOT_FOUND, text)
             }
@@ -233,6 +248,7 @@ impl From<RegistryError> for HttpError {
             | RegistryError::Upload(_) => Self::json(StatusCode::BAD_REQUEST, text),
             RegistryError::PathTaken { .. } => Self::json(StatusCode::CONFLICT, text),
             RegistryError::Limit(_) => Self::json(StatusCode::UNPROCESSABLE_ENTITY, text),
+            RegistryError::Store(StoreError::Short(_)) => Self::unavailable(text, RETRY_AFTER_DEFAULT),
             RegistryError::Store(_) => Self::json(StatusCode::INTERNAL_SERVER_ERROR, text),
             RegistryError::Engine(_) | RegistryError::Unavailable(_) => Self::unavailable(text, RETRY_AFTER_DEFAULT),
         }
@@ -243,7 +259,7 @@ impl From<TableError> for HttpError {
     fn from(error: TableError) -> Self {
         let text = error.to_string();
         match error {
-            TableError::Exists => Self::text(StatusCode::CONFLICT, text),
+            TableError::Exists { .. } => Self::text(StatusCode::CONFLICT, text),
             TableError::NotFound(_) => Self::text(StatusCode::NOT_FOUND, text),
             TableError::Invalid(_) => Self::json(StatusCode::BAD_REQUEST, text),
             TableError::Limit(_) => Self::json(StatusCode::UNPROCESSABLE_ENTITY, text),

@@ -1,13 +1,14 @@
 //! `/health`, `/ping`, `/metrics`.
 
 use futures_lite::future::yield_now;
+use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::metrics::{self, MetricsText};
 use super::port::ShardPort;
-use super::response::{HttpBody, HttpError, HttpResult, JSON, RETRY_AFTER_DEFAULT, TEXT, reply};
+use super::response::{HttpBody, HttpResult, JSON, RETRY_AFTER_DEFAULT, TEXT, reply};
 use super::router::Ctx;
 
 /// The version of the InfluxDB 3 interface that clients find here.
@@ -26,8 +27,10 @@ pub(crate) fn health<P: ShardPort>(ctx: &Ctx<'_, P>) -> HttpResult {
     if reasons.is_empty() {
         return Ok(reply(StatusCode::OK, Some(TEXT), HttpBody::whole("OK")));
     }
-    let error = HttpError::text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n"));
-    Err(HttpError { retry_after: Some(RETRY_AFTER_DEFAULT), ..error })
+    // The one path whose errors are text as its successes are: people and probes read it.
+    let mut response = reply(StatusCode::SERVICE_UNAVAILABLE, Some(TEXT), HttpBody::whole(reasons.join("\n")));
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_DEFAULT.as_secs()));
+    Ok(response)
 }
 
 /// Who answers here, for clients that look for the version.

@@ -10,9 +10,10 @@ use serde_json::Value;
 
 use super::databases::check_hard_delete;
 use super::port::ShardPort;
-use super::request::{Fields, json_fields, query_or_empty};
+use super::request::{Fields, json_fields};
 use super::response::{HttpError, HttpResult, empty};
 use super::router::Ctx;
+use super::strict::{check_names, params_of};
 use crate::registry::RegistryError;
 
 /// `POST`: an empty table; makes the database if needed.
@@ -22,22 +23,19 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = json_fields(parts, body, ctx.body_limit()).await?;
+    let fields = json_fields(parts, body, ctx.body_limit(), &["db", "table", "tags", "fields"]).await?;
     let (db, table) = (fields.text("db")?, fields.text("table")?);
     if db == INTERNAL_DB {
         return Err(RegistryError::Internal.into());
     }
     check_db_name(db).map_err(|error| HttpError::json(StatusCode::BAD_REQUEST, error.to_string()))?;
-    if table.is_empty() {
-        return Err(HttpError::field("table", "must not be empty"));
-    }
     ctx.port.create_table(db, table, columns(&fields)?).await?;
     Ok(empty(StatusCode::OK))
 }
 
 /// `DELETE`: the table with its rows, at once.
 pub(crate) async fn delete<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
-    let params = query_or_empty(parts);
+    let params = params_of(parts, &["db", "table", "hard_delete_at"])?;
     let (db, table) = (params.required("db")?, params.required("table")?);
     check_hard_delete(&params, "table", table)?;
     if !ctx.database_exists(db) {
@@ -68,20 +66,27 @@ fn columns(fields: &Fields) -> Result<Vec<ColumnDef>, HttpError> {
 }
 
 fn field_column(field: &Value) -> Result<ColumnDef, HttpError> {
-    let (Some(name), Some(kind)) = (field["name"].as_str(), field["type"].as_str()) else {
-        let message = format_args!("expected {{\"name\", \"type\"}}, got {field}").to_string();
-        return Err(HttpError::field("fields", message));
+    let refuse = |message: String| Err(HttpError::field("fields", message));
+    let Value::Object(object) = field else {
+        return refuse(format!("expected {{\"name\": ..., \"type\": ...}}, got {field}"));
     };
-    let kind = match kind {
-        "utf8" => ColumnKind::String,
-        "int64" => ColumnKind::Integer,
-        "uint64" => ColumnKind::UInteger,
-        "float64" => ColumnKind::Float,
-        "bool" => ColumnKind::Boolean,
-        other => {
-            let message = format!("'{name}': unknown type '{other}', expected utf8, int64, uint64, float64 or bool");
-            return Err(HttpError::field("fields", message));
+    check_names(object.keys().map(String::as_str), &["name", "type"], "field", " in `fields`")?;
+    let Some(Value::String(name)) = object.get("name") else {
+        return refuse(format!("expected a name, as in {{\"name\": \"v\", \"type\": \"float64\"}}, got {field}"));
+    };
+    let kind = match object.get("type").map(|kind| kind.as_str().unwrap_or_default()) {
+        Some("utf8") => ColumnKind::String,
+        Some("int64") => ColumnKind::Integer,
+        Some("uint64") => ColumnKind::UInteger,
+        Some("float64") => ColumnKind::Float,
+        Some("bool") => ColumnKind::Boolean,
+        _ => {
+            let given = object.get("type").map_or("no type".to_owned(), |kind| match kind {
+                Value::String(text) => format!("unknown type '{text}'"),
+                other => format!("unknown type {other}"),
+            });
+            return refuse(format!("'{name}': {given}, expected utf8, int64, uint64, float64 or bool"));
         }
     };
-    Ok(ColumnDef { name: name.into(), kind })
+    Ok(ColumnDef { name: name.as_str().into(), kind })
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_channel::mpsc;
 use futures_lite::future::block_on;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
@@ -29,7 +28,7 @@ use super::plugin_test::{PluginTest, PluginTests};
 use super::port::ShardPort;
 use super::query::{QueryBackend, QueryFormat, QueryHttpRequest, QueryReply};
 use super::response::{HttpBody, HttpError};
-use super::{HttpOptions, HttpParts, Shared, router};
+use super::{HttpOptions, HttpParts, Shared, paths, router};
 use crate::logs::PluginLogs;
 use crate::registry::tests::{FakeEngine, open};
 
@@ -53,6 +52,7 @@ impl ShardPort for FakeShard {
         self.engine.databases.lock().clone()
     }
     async fn create_table(&self, db: &str, name: &str, columns: Vec<ColumnDef>) -> Result<TableInfo, TableError> {
+        saltus_core::names::check_new_table(name, &columns)?;
         let id = TableId::new(Epoch(1), ShardId(0), 1);
         let schema = Arc::new(TableSchema::new(columns, 1));
         Ok(TableInfo { id, db: db.into(), name: name.into(), schema })
@@ -107,10 +107,9 @@ struct Echo;
 impl QueryBackend for Echo {
     fn query(&self, request: QueryHttpRequest) -> BoxFuture<'static, Result<QueryReply, HttpError>> {
         Box::pin(async move {
-            let (mut pieces, body) = mpsc::channel(2);
             let text = format!("{}|{}|{}", request.db, request.sql, Value::Object(request.params));
-            pieces.try_send(Ok(Bytes::from(text))).expect("there is room");
-            Ok(QueryReply { content_type: request.format.content_type(), body })
+            let body = futures_util::stream::iter([Ok(Bytes::from(text))]);
+            Ok(QueryReply { content_type: request.format.content_type(), body: Box::pin(body) })
         })
     }
 }
@@ -131,8 +130,13 @@ impl Server {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (registry, engine) = open(dir.path());
-        let options =
-            HttpOptions { request_bytes_max: 1000, idle_timeout: Duration::from_secs(75), trigger_kinds: None };
+        let options = HttpOptions {
+            request_bytes_max: 1000,
+            idle_timeout: Duration::from_secs(75),
+            request_timeout: Duration::from_secs(60),
+            shutdown_timeout: Duration::from_secs(30),
+            trigger_kinds: None,
+        };
         let logs = Arc::new(PluginLogs::new());
         let parts = HttpParts {
             options,
@@ -202,35 +206,249 @@ fn compressed_bodies_are_bounded_on_both_sides() {
     let encoded = [("content-encoding", "gzip")];
     assert_eq!(server.call("POST", WRITE, &encoded, gzip(b"m f=1")).0, 204);
     assert_eq!(&*server.shard.writes.borrow()[0].body, b"m f=1");
-    let too_large = (413, "max request size (1000 bytes) exceeded".to_owned());
+    let remedy = "send it in several, or raise --max-http-request-size";
+    let too_large = (413, error(&format!("max request size (1000 bytes) exceeded: {remedy}")));
     assert_eq!(server.call("POST", WRITE, &encoded, gzip(&[b'x'; 1001])), too_large);
     assert_eq!(server.call("POST", WRITE, &[], vec![b'x'; 1001]), too_large);
     assert_eq!(server.call("POST", WRITE, &[], vec![b'x'; 1000]).0, 204);
     let (status, text) = server.call("POST", WRITE, &encoded, "no gzip");
-    assert_eq!((status, text.starts_with("error decoding gzip stream: ")), (400, true));
-    let other = server.call("POST", WRITE, &[("content-encoding", "br")], "x");
-    assert_eq!(other, (400, "unacceptable content-encoding: br".to_owned()));
+    assert_eq!((status, text.contains("error decoding gzip stream: ")), (400, true));
+    let (status, text) = server.call("POST", WRITE, &[("content-encoding", "br")], "x");
+    assert_eq!((status, text.contains("unacceptable content-encoding: br")), (400, true));
 }
 
 #[test]
-fn bodies_that_are_not_utf8_and_bad_names_are_400() {
+fn codings_are_read_as_http_has_them_and_others_are_named() {
     let server = Server::new();
-    assert_eq!(server.call("POST", WRITE, &[], vec![0xff]).0, 400);
+    let packed = gzip(b"m f=1");
+    for coding in ["gzip", "GZIP", "x-gzip", "X-GZip", " gzip ", "identity, gzip", "gzip,"] {
+        let answer = server.call("POST", WRITE, &[("content-encoding", coding)], packed.clone());
+        assert_eq!(answer, (204, String::new()), "{coding:?}");
+        assert_eq!(&*server.shard.writes.borrow_mut().pop().unwrap().body, b"m f=1", "{coding:?}");
+    }
+    for coding in ["", "identity", "Identity", ","] {
+        assert_eq!(server.call("POST", WRITE, &[("content-encoding", coding)], "m f=1").0, 204, "{coding:?}");
+    }
+    for (coding, named) in [("br", "br"), ("deflate", "deflate"), ("gzip, zstd", "zstd"), ("gzip, gzip", "gzip")] {
+        let (status, text) = server.call("POST", WRITE, &[("content-encoding", coding)], "x");
+        let begin = format!("{{\"error\":\"unacceptable content-encoding: {named}: send the body");
+        assert!(status == 400 && text.starts_with(&begin), "{coding}: {text}");
+    }
+    // What is compressed and does not say so; a plugin may want it like that.
+    for path in [WRITE, "/api/v3/query_sql", "/api/v3/engine/echo", "/write?db=a", "/api/v2/write?bucket=a"] {
+        let (status, text) = server.call("POST", path, &[], packed.clone());
+        assert!(status == 400 && text.contains("the body looks like gzip"), "{path}: {status} {text}");
+    }
+    let file = [("content-type", "application/gzip")];
+    assert_eq!(server.call("POST", "/api/v3/engine/echo", &file, packed.clone()).0, 201);
+    assert_eq!(server.call("POST", WRITE, &[("content-encoding", "gzip")], "").0, 204, "an empty body is empty");
+}
+
+#[test]
+fn bad_names_are_400() {
+    let server = Server::new();
     let name = server.call("POST", "/api/v3/write_lp?db=_x", &[], "m f=1");
     assert_eq!(name, (400, r#"{"error":"db name did not start with a number or letter"}"#.to_owned()));
     let v2 = server.call("POST", "/api/v2/write?bucket=_x", &[], "m f=1");
     assert_eq!(v2, (400, r#"{"code":"invalid","message":"db name did not start with a number or letter"}"#.to_owned()));
-    assert_eq!(server.call("POST", "/api/v3/write_lp", &[], ""), (400, "missing query parameter 'db'".to_owned()));
+    assert_eq!(server.call("POST", "/api/v3/write_lp", &[], ""), (400, error("missing query parameter 'db'")));
+}
+
+/// An error as it is sent.
+fn error(text: &str) -> String {
+    json!({ "error": text }).to_string()
 }
 
 #[test]
-fn unknown_routes_and_methods_are_not_found() {
+fn unknown_paths_are_404_and_other_methods_405_with_those_that_there_are() {
     let server = Server::new();
-    for (method, path) in [("GET", "/nope"), ("GET", "/write"), ("PUT", "/api/v3/query_sql")] {
-        assert_eq!(server.call(method, path, &[], ""), (404, "Not found".to_owned()), "{method} {path}");
+    for path in ["/nope", "/query", "/api/v3/query_influxql", "/", "/api/v3/configure/last_cache"] {
+        for method in ["GET", "HEAD", "POST", "DELETE", "TRACE"] {
+            let (status, text) = server.call(method, path, &[], "");
+            assert_eq!((status, text.starts_with(r#"{"error":"Not found: "#)), (404, true), "{method} {path}: {text}");
+        }
+    }
+    for (path, methods, _) in paths::PATHS {
+        let allowed = paths::allowed(methods);
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE", "FOO"] {
+            let request = Request::builder().method(method).uri(path).body(Full::default()).unwrap();
+            let response = server.send(request);
+            let is_405 = response.status() == StatusCode::METHOD_NOT_ALLOWED;
+            assert_eq!(is_405, !allowed.split(", ").any(|one| one == method), "{method} {path}");
+            assert_ne!(response.status(), StatusCode::NOT_FOUND, "{method} {path}");
+            if is_405 {
+                assert_eq!(response.headers()["allow"], allowed.as_str(), "{method} {path}");
+                assert_eq!(response.headers()["content-type"], "application/json");
+            }
+        }
+        let options = server.send(Request::builder().method("OPTIONS").uri(path).body(Full::default()).unwrap());
+        assert_eq!(
+            (options.status(), options.headers()["allow"].to_str().unwrap()),
+            (StatusCode::NO_CONTENT, &*allowed)
+        );
     }
     let token = server.call("POST", "/api/v3/configure/token/admin", &[], "");
-    assert_eq!(token, (405, "endpoint disabled, started without auth".to_owned()));
+    assert_eq!(token, (405, error("endpoint disabled, started without auth")));
+    let v2 = server.call("GET", "/api/v2/write", &[], "");
+    assert!(v2.1.starts_with(r#"{"code":"method not allowed","message":"Method not allowed: "#), "{v2:?}");
+}
+
+#[test]
+fn names_that_a_path_does_not_have_are_refused_everywhere() {
+    const DATABASE: &str = "/api/v3/configure/database";
+    const TRIGGER: &str = "/api/v3/configure/processing_engine_trigger";
+    let server = Server::new();
+    server.shard.engine.databases.lock().push("db".into());
+    let trigger =
+        json!({"db": "db", "plugin_filename": "p.py", "trigger_name": "t", "trigger_specification": "table:x"});
+    let with = |name: &str, value: Value| {
+        let mut body = trigger.clone();
+        body[name] = value;
+        body
+    };
+    for (method, path, body, text) in [
+        (
+            "POST",
+            DATABASE,
+            json!({"db": "a", "retention": "1d"}),
+            "unknown field `retention`; did you mean `retention_period`?",
+        ),
+        (
+            "PUT",
+            DATABASE,
+            json!({"db": "a", "retentionPeriod": "1d"}),
+            "unknown field `retentionPeriod`; did you mean `retention_period`?",
+        ),
+        (
+            "POST",
+            "/api/v3/configure/database?db=a",
+            json!({"db": "a"}),
+            "unknown parameter `db`; this path takes the fields of a JSON body",
+        ),
+        (
+            "POST",
+            "/api/v3/configure/table",
+            json!({"db": "a", "table": "t", "tags": [], "field": []}),
+            "unknown field `field`; did you mean `fields`?",
+        ),
+        (
+            "POST",
+            "/api/v3/configure/table",
+            json!({"db": "a", "table": "t", "tags": [], "fields": [{"name": "f", "kind": "int64"}]}),
+            "unknown field `kind` in `fields`; there are `name`, `type`",
+        ),
+        (
+            "POST",
+            TRIGGER,
+            with("trigger_setings", json!({})),
+            "unknown field `trigger_setings`; did you mean `trigger_settings`?",
+        ),
+        (
+            "POST",
+            TRIGGER,
+            with("trigger_settings", json!({"errorBehavior": "disable"})),
+            "unknown field `errorBehavior` in `trigger_settings`; did you mean `error_behavior`?",
+        ),
+        ("POST", TRIGGER, with("trigger_settings", json!({"limits": {"memry": "1gb"}})), "limits: 'memry' is no limit"),
+        ("POST", TRIGGER, with("timezone", json!("UTC")), "unknown field `timezone`; did you mean `time_zone`?"),
+        ("PUT", TRIGGER, json!({"db": "db", "trigger_name": "t", "enabled": true}), "unknown field `enabled`; "),
+        (
+            "PUT",
+            TRIGGER,
+            json!({"db": "db", "trigger_name": "t", "trigger_settings": {"Execution": "inline"}}),
+            "unknown field `Execution` in `trigger_settings`; did you mean `execution`?",
+        ),
+        (
+            "DELETE",
+            TRIGGER,
+            json!({"db": "db", "trigger_name": "t", "forced": true}),
+            "unknown field `forced`; did you mean `force`?",
+        ),
+        ("POST", "/api/v3/configure/dead_letters/replay", json!({"db": "db", "id": []}), "unknown field `id`; "),
+        (
+            "POST",
+            "/api/v3/plugins/files",
+            json!({"plugin_name": "x.py", "contents": ""}),
+            "unknown field `contents`; did you mean `content`?",
+        ),
+        (
+            "POST",
+            "/api/v3/plugin_test/wal",
+            json!({"filename": "p", "database": "db", "input_lines": ""}),
+            "unknown field `input_lines`; ",
+        ),
+        (
+            "POST",
+            "/api/v3/plugin_test/schedule",
+            json!({"filename": "p", "database": "db", "input_lp": ""}),
+            "unknown field `input_lp`; ",
+        ),
+        (
+            "POST",
+            "/api/v3/plugin_test/request",
+            json!({"filename": "p", "database": "db", "header": {}}),
+            "unknown field `header`; did you mean `headers`?",
+        ),
+    ] {
+        let (status, answer) = server.json(method, path, &body);
+        assert!(status == 400 && answer.contains(text), "{method} {path} {body}: {status} {answer}");
+    }
+    for (method, uri, text) in [
+        (
+            "GET",
+            "/api/v3/configure/database?format=json&showDeleted=true",
+            "unknown parameter `showDeleted`; did you mean `show_deleted`?",
+        ),
+        ("DELETE", "/api/v3/configure/database?db=a&data_only=true", "unknown parameter `data_only`; "),
+        ("DELETE", "/api/v3/configure/database?db=a&db=b", "parameter `db` is given twice"),
+        ("POST", "/api/v3/configure/database/retention_period?db=a&period=1d", "unknown parameter `period`; "),
+        (
+            "DELETE",
+            "/api/v3/configure/database/retention_period?db=a&duration=1d",
+            "unknown parameter `duration`; there is `db` only",
+        ),
+        (
+            "DELETE",
+            "/api/v3/configure/table?db=a&table_name=t",
+            "unknown parameter `table_name`; did you mean `table`?",
+        ),
+        ("GET", "/api/v3/configure/processing_engine_trigger?database=a", "unknown parameter `database`; "),
+        (
+            "DELETE",
+            "/api/v3/configure/processing_engine_trigger?db=a&name=t",
+            "unknown parameter `name`; did you mean `trigger_name`?",
+        ),
+        (
+            "POST",
+            "/api/v3/configure/processing_engine_trigger/disable?db=a&trigger=t",
+            "unknown parameter `trigger`; did you mean `trigger_name`?",
+        ),
+        ("GET", "/api/v3/debug/histograms?trigger_name=t", "unknown parameter `trigger_name`; did you mean `trigger`?"),
+        (
+            "GET",
+            "/api/v3/configure/processing_engine_trigger?db=%ff",
+            "parameter `db` of the query string is not UTF-8",
+        ),
+        ("GET", "/api/v3/query_sql?db=a&q=50%", "parameter `q` of the query string has a `%`"),
+    ] {
+        let (status, answer) = server.call(method, uri, &[], "");
+        assert!(status == 400 && answer.contains(text), "{method} {uri}: {status} {answer}");
+    }
+    let list = server.call("GET", "/api/v3/configure/database?format=csv", &[], "");
+    assert_eq!(list.1, "iox::database\n_internal\ndb\n", "nothing was made");
+    // What clients of InfluxDB 3 send is taken.
+    assert_eq!(server.json("POST", TRIGGER, &with("node_spec", json!("all"))).0, 200);
+    let file = json!({"plugin_name": "x.py", "content": ""});
+    assert_eq!(server.json("POST", "/api/v3/plugins/files?db=db", &file).0, 200);
+}
+
+#[test]
+fn json_bodies_have_every_name_once() {
+    let server = Server::new();
+    let header = [("content-type", "application/json")];
+    let text = r#"{"db": "a", "db": "b"}"#;
+    let answer = server.call("POST", "/api/v3/configure/database", &header, text);
+    assert_eq!(answer, (400, error("serde json error: duplicate field `db` at line 1 column 16")));
 }
 
 #[test]
@@ -243,12 +461,19 @@ fn plugins_get_the_whole_request_and_unknown_paths_are_json() {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!text.contains("secret"), "{text}");
-    let not_found = (404, r#"{"error":"not found"}"#.to_owned());
-    assert_eq!(server.call("GET", "/api/v3/engine/nope", &[], ""), not_found);
-    assert_eq!(server.call("PUT", "/api/v3/engine/", &[], ""), not_found);
-    let (status, text) = server.call("PUT", "/api/v3/engine/echo", &[], "");
-    assert_eq!((status, text.contains("'echo' answers GET, POST, not PUT")), (404, true));
-    let too_large = (413, "max request size (1000 bytes) exceeded".to_owned());
+    for (method, path) in [("GET", "nope"), ("PUT", ""), ("HEAD", "nope")] {
+        let (status, text) = server.call(method, &format!("/api/v3/engine/{path}"), &[], "");
+        let expected = error(&format!("not found: no enabled trigger answers /api/v3/engine/{path}"));
+        assert_eq!((status, text), (404, expected));
+    }
+    let put = server.send(Request::builder().method("PUT").uri("/api/v3/engine/echo").body(Full::default()).unwrap());
+    assert_eq!(put.headers()["allow"], "GET, HEAD, POST, OPTIONS");
+    let (status, text) = text_of(put);
+    assert_eq!((status, text.contains("'echo' answers GET, POST, not PUT")), (405, true));
+    let (status, text) = server.call("HEAD", "/api/v3/engine/echo", &[], "");
+    assert_eq!((status, text.contains("method: \"GET\"")), (201, true), "{text}");
+    let remedy = "send it in several, or raise --max-http-request-size";
+    let too_large = (413, error(&format!("max request size (1000 bytes) exceeded: {remedy}")));
     assert_eq!(server.call("POST", "/api/v3/engine/echo", &[], vec![b'x'; 1001]), too_large);
 }
 
@@ -258,7 +483,8 @@ fn tests_of_plugins_name_what_they_lack() {
     let test = |kind: &str, body: &Value| server.json("POST", &format!("/api/v3/plugin_test/{kind}"), body);
     let body = json!({"filename": "p.py", "database": "db", "input_lp": "m f=1", "input_arguments": {"k": "v"}});
     assert!(test("wal", &body).1.contains("Lines"));
-    assert!(test("schedule", &body).1.contains("Schedule { schedule: None, time_zone: None }"));
+    let body = json!({"filename": "p.py", "database": "db", "input_arguments": {"k": "v"}});
+    assert!(test("schedule", &body).1.contains("Schedule(None)"));
     assert!(test("request", &body).1.contains("GET"));
     let error = |body| test("wal", &body);
     assert_eq!(
@@ -300,7 +526,7 @@ fn authorization_headers_are_checked_for_their_shape_only() {
         assert_eq!(status(bad), 400, "{bad}");
     }
     let (_, text) = server.call("GET", "/ping", &[("authorization", "x")], "");
-    assert!(text.starts_with("{\"error\": \"Authorization header was malformed"));
+    assert!(text.starts_with("{\"error\":\"Authorization header was malformed"));
 }
 
 #[test]
@@ -321,8 +547,25 @@ fn queries_are_passed_on_with_format_and_parameters() {
     assert_eq!(server.call("POST", "/api/v3/query_sql", &[], body), (200, r#"db|SELECT $n|{"n":1}"#.to_owned()));
     let uri = "/api/v3/query_sql?db=db&q=SELECT+1&params=%7B%22a%22%3A%5B1%5D%7D";
     assert_eq!(server.call("GET", uri, &[], "").0, 400);
+    for (uri, body, what) in [
+        ("/api/v3/query_sql?db=db&q=SELECT+1&fromat=csv", None, "unknown parameter `fromat`; did you mean `format`?"),
+        ("/api/v3/query_sql?db=db", Some("{}"), "unknown parameter `db`; with POST, `db`, `q`"),
+        (
+            "/api/v3/query_sql",
+            Some(r#"{"db":"db","q":"SELECT 1","parms":{}}"#),
+            "unknown field `parms`; did you mean `params`?",
+        ),
+        (
+            "/api/v3/query_sql",
+            Some(r#"{"db":"db","sql":"SELECT 1"}"#),
+            "unknown field `sql`; there are `db`, `q`, `format`",
+        ),
+    ] {
+        let (status, text) = server.call(body.map_or("GET", |_| "POST"), uri, &[], body.unwrap_or_default());
+        assert_eq!((status, text.contains(what)), (400, true), "{uri}: {text}");
+    }
     let none = server.call("GET", "/api/v3/query_sql", &[], "");
-    assert_eq!(none, (400, "missing query parameters 'db' and 'q'".to_owned()));
+    assert_eq!(none, (400, error("missing query parameters 'db' and 'q'")));
 }
 
 #[test]
@@ -336,8 +579,9 @@ fn the_accept_header_decides_where_format_does_not() {
     assert_eq!(format(Some("text/csv"), None), Ok(QueryFormat::Csv));
     assert_eq!(format(Some("text/html,application/xml"), None), Ok(QueryFormat::Json));
     assert_eq!(format(Some("*/*"), Some("json_lines")), Ok(QueryFormat::JsonLines));
-    let refused = "invalid mime type (application/jsonl)".to_owned();
-    assert_eq!(format(Some("application/jsonl"), Some("json")), Err(refused));
+    assert_eq!(format(Some("image/png"), Some("csv")), Ok(QueryFormat::Csv));
+    assert!(format(Some("image/png"), None).unwrap_err().starts_with("invalid mime type (image/png)"));
+    assert!(format(None, Some("xml")).unwrap_err().starts_with("serde error: unknown variant `xml`"));
 }
 
 #[test]
@@ -346,14 +590,14 @@ fn databases_are_created_listed_and_deleted() {
     let path = "/api/v3/configure/database";
     assert_eq!(server.json("POST", path, &json!({"db": "a", "retention_period": "30d"})), (200, String::new()));
     let again = server.json("POST", path, &json!({"db": "a"}));
-    assert_eq!(again, (409, "attempted to create a resource that already exists".to_owned()));
+    assert_eq!(again, (409, error("attempted to create a resource that already exists: database 'a'")));
     let list = server.call("GET", &format!("{path}?format=json"), &[], "");
     assert_eq!(list, (200, r#"[{"iox::database":"_internal"},{"iox::database":"a"}]"#.to_owned()));
     assert_eq!(server.call("GET", path, &[], "").0, 400);
     assert_eq!(server.call("POST", &format!("{path}/retention_period?db=a&duration=1d"), &[], "").0, 204);
     assert_eq!(server.call("DELETE", &format!("{path}?db=a&hard_delete_at=2030-01-01"), &[], "").0, 400);
     assert_eq!(server.call("DELETE", &format!("{path}?db=a"), &[], "").0, 200);
-    assert_eq!(server.call("DELETE", &format!("{path}?db=a"), &[], ""), (404, "Database not found a".to_owned()));
+    assert_eq!(server.call("DELETE", &format!("{path}?db=a"), &[], ""), (404, error("Database not found a")));
     assert_eq!(server.call("POST", path, &[], "{}").0, 415);
 }
 
@@ -366,9 +610,12 @@ fn tables_have_typed_columns() {
     let body = json!({"db": "a", "table": "t", "tags": [], "fields": [{"name": "f", "type": "int32"}]});
     let (status, text) = server.json("POST", path, &body);
     assert_eq!((status, text.contains("unknown type 'int32'")), (400, true));
+    let body = json!({"db": "a", "table": "t", "tags": ["time"], "fields": []});
+    let (status, text) = server.json("POST", path, &body);
+    assert_eq!((status, text.contains("tags: 'time' is a reserved column")), (400, true));
     server.shard.engine.databases.lock().push("a".into());
     let gone = server.call("DELETE", &format!("{path}?db=a&table=t"), &[], "");
-    assert_eq!(gone, (404, "Table not found t".to_owned()));
+    assert_eq!(gone, (404, error("Table not found t")));
 }
 
 #[test]
@@ -394,7 +641,7 @@ fn triggers_live_through_their_endpoints() {
     assert_eq!(server.call("POST", &format!("{path}/enable?db=db&trigger_name=t"), &[], "").0, 200);
     assert_eq!(server.call("DELETE", &format!("{path}?db=db&trigger_name=t&force=true"), &[], "").0, 200);
     let gone = server.call("POST", &format!("{path}/enable?db=db&trigger_name=t"), &[], "");
-    assert_eq!(gone, (404, "the requested resource was not found: t".to_owned()));
+    assert_eq!(gone, (404, error("the requested resource was not found: t")));
 }
 
 #[test]

@@ -17,18 +17,39 @@ use saltus_core::trigger::{TriggerDef, TriggerSpec};
 use serde_json::{Map, Value, json};
 
 use super::port::ShardPort;
-use super::request::{Fields, query_or_empty, query_or_json};
+use super::request::{Fields, query_or_json};
 use super::response::{HttpBody, HttpError, HttpResult, JSON, empty, reply};
 use super::router::Ctx;
+use super::strict::{check_names, params_of};
 use crate::config::TriggerKind;
 use crate::logs::wall_clock_ns;
-use crate::registry::settings::{SettingError, Settings, SettingsChange, limits_json};
+use crate::registry::settings::{NAMES as SETTINGS, SettingError, Settings, SettingsChange, limits_json};
 use crate::registry::{NewTrigger, RegistryError, TriggerChange, Warnings};
 
 const WARNING: HeaderName = HeaderName::from_static("saltus-warning");
 /// Settings that may stand in the body as well: the reference's clients put theirs beside the reference's own.
 const OURS: [&str; 7] =
     ["execution", "isolation", "limits", "time_zone", "missed_runs", "missing_columns", "restore_cache"];
+
+/// What a trigger is made of and what of it can be changed: the reference's fields, `node_spec`, which clusters of InfluxDB 3 have and
+/// which says nothing here, and [`OURS`].
+const FIELDS: [&str; 15] = [
+    "db",
+    "plugin_filename",
+    "trigger_name",
+    "trigger_settings",
+    "trigger_specification",
+    "trigger_arguments",
+    "disabled",
+    "node_spec",
+    OURS[0],
+    OURS[1],
+    OURS[2],
+    OURS[3],
+    OURS[4],
+    OURS[5],
+    OURS[6],
+];
 
 /// `POST`: creates a trigger.
 pub(crate) async fn create<P, B>(ctx: &Ctx<'_, P>, parts: &Parts, body: B) -> HttpResult
@@ -37,7 +58,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = query_or_json(parts, body, ctx.body_limit()).await?;
+    let fields = query_or_json(parts, body, ctx.body_limit(), &FIELDS).await?;
     let new = new_trigger(&fields, ctx.shared.parts.options.trigger_kinds.as_deref())?;
     let (db, name) = (new.db.clone(), new.name.clone());
     let warnings = ctx.shared.parts.registry.create_trigger(new).await?;
@@ -51,7 +72,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = query_or_json(parts, body, ctx.body_limit()).await?;
+    let fields = query_or_json(parts, body, ctx.body_limit(), &FIELDS).await?;
     let change = change_of(&fields, ctx.shared.parts.options.trigger_kinds.as_deref())?;
     let (db, name) = (change.db.clone(), change.name.clone());
     let warnings = ctx.shared.parts.registry.update_trigger(change).await?;
@@ -79,7 +100,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let fields = query_or_json(parts, body, ctx.body_limit()).await?;
+    let fields = query_or_json(parts, body, ctx.body_limit(), &["db", "trigger_name", "force"]).await?;
     let (db, name, force) = (fields.text("db")?, fields.text("trigger_name")?, fields.flag("force", false)?);
     ctx.shared.parts.registry.delete_trigger(db, name, force).await?;
     Ok(empty(StatusCode::OK))
@@ -87,7 +108,7 @@ where
 
 /// `POST .../enable` and `.../disable`.
 pub(crate) async fn set_enabled<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts, enabled: bool) -> HttpResult {
-    let params = query_or_empty(parts);
+    let params = params_of(parts, &["db", "trigger_name"])?;
     let (db, name) = (params.required("db")?, params.required("trigger_name")?);
     ctx.shared.parts.registry.set_trigger_enabled(db, name, enabled).await?;
     Ok(empty(StatusCode::OK))
@@ -95,7 +116,7 @@ pub(crate) async fn set_enabled<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts, e
 
 /// `GET`: the triggers of a database, or of all.
 pub(crate) fn list<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts) -> HttpResult {
-    let params = query_or_empty(parts);
+    let params = params_of(parts, &["db"])?;
     let db = params.get("db");
     if let Some(db) = db.filter(|db| !ctx.database_exists(db)) {
         return Err(RegistryError::DatabaseNotFound(db.to_owned()).into());
@@ -168,7 +189,11 @@ fn change_of(fields: &Fields, kinds: Option<&[TriggerKind]>) -> Result<TriggerCh
 /// All settings of a body.
 fn settings_of(fields: &Fields) -> Result<Map<String, Value>, HttpError> {
     let mut settings = fields.object_opt("trigger_settings")?.cloned().unwrap_or_default();
+    check_names(settings.keys().map(String::as_str), &SETTINGS, "field", " in `trigger_settings`")?;
     for name in OURS.into_iter().filter(|name| fields.has(name)) {
+        if settings.contains_key(name) {
+            return Err(HttpError::field(name, "is given twice: beside `trigger_settings` and in it"));
+        }
         settings.insert(name.to_owned(), fields.get(name).cloned().unwrap_or_default());
     }
     Ok(settings)
@@ -178,6 +203,9 @@ fn checked_spec(text: &str, kinds: Option<&[TriggerKind]>) -> Result<TriggerSpec
     let spec = TriggerSpec::parse(text).map_err(|error| {
         let remedy = error.remedy();
         HttpError::field("trigger_specification", format_args!("{error}{remedy}"))
+    })?;
+    spec.check().map_err(|why| {
+        HttpError::field("trigger_specification", format_args!("failed to parse trigger from {text}: {why}"))
     })?;
     let (kind, name) = match spec {
         TriggerSpec::Table(_) | TriggerSpec::AllTables => (TriggerKind::Wal, "WalRows"),

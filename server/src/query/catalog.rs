@@ -12,6 +12,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, MemTable, SchemaProvider, TableProvider};
 use datafusion::error::{DataFusionError, Result};
 use futures_util::future::BoxFuture;
+use saltus_core::catalog::TableInfo;
 
 use super::QueryError;
 use super::information_schema::InformationSchema;
@@ -43,6 +44,13 @@ impl Sources {
     /// Whether a query may name the database.
     pub(super) fn database_exists(&self, db: &str) -> bool {
         db == INTERNAL_DB || self.tables.database_exists(db)
+    }
+
+    /// The names of a database's tables, the user's first.
+    pub(super) fn table_names(&self, db: Option<&str>) -> Vec<String> {
+        let Some(db) = db else { return Vec::new() };
+        let own = self.tables.tables(db).into_iter().map(|table| table.name.to_string());
+        own.chain(self.system_tables(db).into_iter().map(|(name, _)| name.to_owned())).collect()
     }
 
     /// The system tables of a database, sorted by name.
@@ -169,6 +177,18 @@ struct UserTables {
     rows_hint: AtomicUsize,
 }
 
+/// Earlier versions made a table with a column `time` of its own, if they were asked to. Every other table can be read.
+fn check_readable(info: &TableInfo) -> Result<(), QueryError> {
+    match info.schema.has_own_time() {
+        false => Ok(()),
+        true => Err(QueryError::Planning(format!(
+            "Error during planning: table '{0}' cannot be read: it was made with a column 'time' of its own beside the times of its rows, \
+             which is refused now; delete it: saltus delete table -d {1} '{0}'",
+            info.name, info.db
+        ))),
+    }
+}
+
 impl UserTables {
     fn new(sources: Sources, db: Option<Arc<str>>) -> Self {
         UserTables { sources, db, taken: Mutex::default(), rows_hint: AtomicUsize::new(0) }
@@ -179,6 +199,7 @@ impl UserTables {
             return Ok(Some(taken.clone()));
         }
         let Some(info) = self.db.as_ref().and_then(|db| self.sources.tables.table(db, name)) else { return Ok(None) };
+        check_readable(&info)?;
         let scan = self.sources.tables.snapshot(&info).await?;
         self.rows_hint.fetch_add(scan.rows_hint().unwrap_or(0), Ordering::Relaxed);
         let table: Arc<dyn TableProvider> = Arc::new(SnapshotTable::new(info.name, scan));
@@ -253,5 +274,28 @@ impl SchemaProvider for SystemTables {
 
     fn table_exist(&self, name: &str) -> bool {
         self.table_names().iter().any(|own| own == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use saltus_core::schema::ColumnKind;
+
+    use super::super::QueryError;
+    use super::super::tests::{fixture, table};
+
+    #[test]
+    fn a_table_with_a_time_of_its_own_says_so_and_all_others_can_be_read() {
+        let fixture = fixture();
+        fixture.memory.add(table("db", "old", &[("time", ColumnKind::Tag), ("v", ColumnKind::Float)], Vec::new()));
+        for sql in ["SELECT v FROM old", "SELECT * FROM old", "SELECT cpu.usage FROM cpu JOIN old ON cpu.usage = old.v"]
+        {
+            let QueryError::Planning(text) = fixture.error(sql) else { panic!("{sql}") };
+            assert!(text.contains("table 'old' cannot be read: it was made with a column 'time' of its own"), "{text}");
+            assert!(text.contains("saltus delete table -d db 'old'"), "{text}");
+        }
+        assert_eq!(fixture.rows("SELECT count(*) FROM cpu"), "5");
+        let sql = "SELECT count(*) FROM information_schema.columns WHERE table_name IN ('old', 'cpu')";
+        assert_eq!(fixture.rows(sql), "7");
     }
 }

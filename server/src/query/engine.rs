@@ -1,58 +1,55 @@
-//! The query runtime: its threads, its memory, its queue.
+//! The query engine: who may run a query, and when.
 //!
-//! - Threads are named `saltus-query-N` and run on CPUs that no shard is pinned to, if there are any, and at nice 10: where they share
-//!   one with a shard, the shard goes first.
-//! - All queries together have `memory_bytes` for what operators keep (sorts, hash tables). Nothing is spilled to disk; a
-//!   query that gets no memory fails. Snapshots are not counted: their memory is the tables'.
-//! - At most `max_concurrent` queries run, from planning until their last row is taken; others wait in order.
+//! - At most `max_concurrent` queries run, from planning until their last row is taken ([`super::run`]), each on a thread of its
+//!   own; one that reads many rows has several. Others wait, in order and not for long; what comes beyond them is refused.
+//! - All queries together have `memory_bytes` for what operators keep (sorts, hash tables) and what functions make. Nothing is
+//!   spilled to disk; a query that gets no memory fails. Snapshots are not counted: their memory is the tables'.
+//! - A query may take `timeout`, and ends when whoever asked has gone ([`super::guard`]).
 
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use futures_channel::oneshot;
-use futures_util::{StreamExt, TryStreamExt};
-use rustix::thread::CpuSet;
+use futures_util::TryStreamExt;
+use futures_util::future::{Either, select};
+use saltus_core::limits::{QUERIES_PARALLEL_MAX, QUERIES_WAITING_MAX, QUERY_GRACE_MS, QUERY_WAIT_MS};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
 use super::QueryError;
 use super::catalog::{CATALOG, IOX, Sources};
-use super::error::Phase;
+use super::counts::QueryCounts;
 use super::format::{Encoder, Format};
-use super::log::{QueryLog, RunningQuery};
-use super::plan::{Planned, plan};
-use super::request::QueryRequest;
-use super::source::{SystemSource, TableSource};
-use super::stream::{
-    AbortOnDrop, Batches, Message, Output, QueryBytes, QueryStream, ResultSender, ResultStream, Started,
+use super::guard::{
+    AllMemory, BoundedFunctions, Checkpoints, Closing, Guard, QueryMemory, THREAD_STACK_BYTES, ThreadPlace, Threads,
 };
-
-/// Room for the recursion of planners and optimisers.
-const THREAD_STACK_BYTES: usize = 8 << 20;
-
-/// How much below the shards query threads stand.
-const THREAD_NICE: i32 = 10;
+use super::log::QueryLog;
+use super::plan::plan;
+use super::request::QueryRequest;
+use super::run::Task;
+use super::source::{SystemSource, TableSource};
+use super::stream::{Batches, CancelOnDrop, Output, QueryBytes, QueryStream, ResultStream};
 
 /// The engine's bounds.
 #[derive(Clone, Debug)]
 pub struct QueryConfig {
-    /// Threads of the runtime, and the most that one large query uses.
+    /// Threads that one large query uses.
     pub threads: NonZeroUsize,
-    /// What the operators of all queries together may keep.
+    /// What all queries together may hold.
     pub memory_bytes: usize,
     /// Queries that run at a time.
     pub max_concurrent: NonZeroUsize,
+    /// How long a query may take.
+    pub timeout: Duration,
     /// Queries that `system.queries` remembers.
     pub query_log_entries: usize,
     /// The CPU of each shard, `None` if it is not pinned: the threads run on others if there are any.
@@ -62,35 +59,65 @@ pub struct QueryConfig {
 /// Answers queries on its own threads.
 pub struct QueryEngine {
     shared: Arc<Shared>,
-    /// `None` only while the engine is dropped.
+    /// For queries that wait for their turn. `None` only while the engine is dropped.
     runtime: Option<Runtime>,
 }
 
-/// What every query's task holds.
-struct Shared {
-    sources: Sources,
+/// What every query holds.
+pub(super) struct Shared {
+    pub(super) sources: Sources,
     /// Functions and settings; copied for each query.
-    base: SessionState,
+    pub(super) base: SessionState,
+    /// For queries that use several threads.
+    pub(super) several: Arc<Semaphore>,
+    pub(super) threads_each: usize,
+    pub(super) place: ThreadPlace,
+    pub(super) counts: Arc<QueryCounts>,
+    memory: Arc<AllMemory>,
+    timeout: Duration,
+    max_concurrent: usize,
     permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    threads: Threads,
+    closing: Arc<Closing>,
 }
 
 impl QueryEngine {
-    /// Starts the threads.
+    /// Starts what queries need.
     ///
     /// # Errors
-    /// If the system gives no threads, or DataFusion refuses its configuration.
+    /// If the system gives no thread, or DataFusion refuses its configuration.
     pub fn new(
         tables: Arc<dyn TableSource>,
         system: Arc<dyn SystemSource>,
         config: &QueryConfig,
     ) -> std::io::Result<QueryEngine> {
         let log = Arc::new(QueryLog::new(config.query_log_entries));
+        let place = ThreadPlace::beside(&config.shard_cpus);
         let shared = Shared {
             sources: Sources { tables, system, log },
             base: base_session(config).map_err(std::io::Error::other)?,
+            several: Arc::new(Semaphore::new(QUERIES_PARALLEL_MAX)),
+            threads_each: config.threads.get(),
+            place: place.clone(),
+            counts: Arc::default(),
+            memory: AllMemory::new(config.memory_bytes),
+            timeout: config.timeout,
+            max_concurrent: config.max_concurrent.get(),
             permits: Arc::new(Semaphore::new(config.max_concurrent.get())),
+            waiting: AtomicUsize::new(0),
+            threads: Threads::new(place.clone()),
+            closing: Arc::default(),
         };
-        Ok(QueryEngine { shared: Arc::new(shared), runtime: Some(runtime(config)?) })
+        let name = place.clone();
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name_fn(move || name.name())
+            .thread_stack_size(THREAD_STACK_BYTES)
+            .on_thread_start(move || place.take())
+            .enable_time()
+            .build()?;
+        Ok(QueryEngine { shared: Arc::new(shared), runtime: Some(runtime) })
     }
 
     /// Answers with record batches. Can be awaited on any executor; the answer comes when the first rows are there, so that
@@ -102,10 +129,10 @@ impl QueryEngine {
         &self,
         request: QueryRequest,
     ) -> impl Future<Output = Result<QueryStream, QueryError>> + Send + 'static + use<> {
-        self.start(request, |_| Batches)
+        self.start(request, |_| Ok(Batches::default()))
     }
 
-    /// Answers in a format. As [`QueryEngine::execute`], with the encoding done on the query runtime too.
+    /// Answers in a format. As [`QueryEngine::execute`], with the encoding done on the query's thread too.
     ///
     /// # Errors
     /// Why there is no result.
@@ -117,7 +144,7 @@ impl QueryEngine {
         self.start(request, move |schema| Encoder::new(format, schema))
     }
 
-    /// Waits for the whole result. For threads that may block, never for a shard's or the runtime's own.
+    /// Waits for the whole result. For threads that may block, never for a shard's.
     ///
     /// # Errors
     /// Why there is no result.
@@ -131,20 +158,41 @@ impl QueryEngine {
     /// # Errors
     /// Why there is no plan.
     pub async fn plan(&self, request: &QueryRequest) -> Result<(), QueryError> {
-        plan(&self.shared.base, &self.shared.sources, request).await.map(|_| ())
+        plan(&self.shared.base, &self.shared.sources, request, &self.shared.several).await.map(|_| ())
     }
 
-    /// Runs a task beside the queries: the way of a result to whoever reads it.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.runtime {
-            drop(runtime.spawn(task));
+    /// Waits, on any executor.
+    pub fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let timer = self.runtime.as_ref().map(|runtime| {
+            let _entered = runtime.enter();
+            tokio::time::sleep(time)
+        });
+        async move {
+            if let Some(timer) = timer {
+                timer.await;
+            }
         }
     }
 
-    /// Ends all queries and waits for the threads, at most `within`.
+    /// What became of queries.
+    pub fn counts(&self) -> &Arc<QueryCounts> {
+        &self.shared.counts
+    }
+
+    /// Queries that run, queries that wait to run, and bytes that queries hold.
+    pub fn load(&self) -> (usize, usize, usize) {
+        let running = self.shared.max_concurrent.saturating_sub(self.shared.permits.available_permits());
+        (running, self.shared.waiting.load(Ordering::Relaxed), self.shared.memory.used())
+    }
+
+    /// Ends all queries and waits for them, at most `within`.
     pub fn shutdown(mut self, within: Duration) {
+        self.shared.closing.close();
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(within);
+            let all = u32::try_from(self.shared.max_concurrent).unwrap_or(u32::MAX);
+            let ended = async { tokio::time::timeout(within, self.shared.permits.acquire_many(all)).await.is_ok() };
+            let _ = runtime.block_on(ended);
+            runtime.shutdown_background();
         }
     }
 
@@ -155,18 +203,73 @@ impl QueryEngine {
     ) -> impl Future<Output = Result<ResultStream<O::Item>, QueryError>> + Send + 'static + use<O, F>
     where
         O: Output,
-        F: FnOnce(SchemaRef) -> O + Send + 'static,
+        F: FnOnce(SchemaRef) -> Result<O, QueryError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let running = self.shared.sources.log.begin(&request);
-        let task = self.runtime.as_ref().map(|runtime| {
-            let task = runtime.spawn(run(self.shared.clone(), request, running, output, answer));
-            AbortOnDrop(task.abort_handle())
-        });
+        let shared = self.shared.clone();
+        let guard = Guard::new(shared.timeout, QueryMemory::new(&shared.memory), shared.closing.clone());
+        let running = shared.sources.log.begin(&request);
+        let query = CancelOnDrop(guard.clone());
+        // A query that works for long without looking up does not say that its time is over.
+        let late = self.pause(shared.timeout + Duration::from_millis(QUERY_GRACE_MS));
+        self.admit(Task { shared, request, running, output, answer, guard });
         async move {
-            let task = task.ok_or_else(super::error::aborted)?;
-            let started = answered.await.map_err(|_| super::error::aborted())??;
-            Ok(ResultStream::new(started, task))
+            match select(answered, pin!(late)).await {
+                Either::Left((answer, _)) => {
+                    let started = answer.map_err(|_| super::error::aborted())??;
+                    Ok(ResultStream::new(started, query))
+                }
+                Either::Right(_) => Err(query.0.late()),
+            }
+        }
+    }
+
+    /// Lets a query run now, or wait, or refuses it. Does not block.
+    fn admit<O: Output, F: FnOnce(SchemaRef) -> Result<O, QueryError> + Send + 'static>(&self, task: Task<O, F>) {
+        let Some(runtime) = &self.runtime else { return };
+        let shared = self.shared.clone();
+        match shared.permits.clone().try_acquire_owned() {
+            Ok(permit) => {
+                let job = Box::new(move || task.work(permit));
+                // A thread that waits takes it at once; a new one is started by somebody who may block.
+                if let Err(job) = shared.threads.give(job) {
+                    drop(runtime.spawn(async move { shared.thread(job) }));
+                }
+            }
+            Err(_) if shared.waiting.fetch_add(1, Ordering::Relaxed) >= QUERIES_WAITING_MAX => {
+                shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                task.refuse(format!("{QUERIES_WAITING_MAX} queries wait already, and {} run", shared.max_concurrent));
+            }
+            Err(_) => drop(runtime.spawn(wait(shared, task))),
+        }
+    }
+}
+
+/// Waits for a turn.
+async fn wait<O: Output, F: FnOnce(SchemaRef) -> Result<O, QueryError> + Send + 'static>(
+    shared: Arc<Shared>,
+    task: Task<O, F>,
+) {
+    let permit = tokio::select! {
+        permit = shared.permits.clone().acquire_owned() => permit.ok(),
+        _gone = task.guard.over() => None,
+        () = tokio::time::sleep(Duration::from_millis(QUERY_WAIT_MS)) => None,
+    };
+    shared.waiting.fetch_sub(1, Ordering::Relaxed);
+    match permit {
+        Some(permit) => shared.thread(Box::new(move || task.work(permit))),
+        None if task.guard.is_cancelled() => task.cancel(),
+        None => {
+            let at_once = shared.max_concurrent;
+            task.refuse(format!("{at_once} queries run, and none ended within {} seconds", QUERY_WAIT_MS / 1000));
+        }
+    }
+}
+
+impl Shared {
+    fn thread(&self, job: super::guard::Job) {
+        if let Err(error) = self.threads.run(job) {
+            tracing::error!(%error, "no thread for a query: it is aborted");
         }
     }
 }
@@ -174,139 +277,25 @@ impl QueryEngine {
 impl Drop for QueryEngine {
     /// Does not wait: the last owner may be a thread of some executor.
     fn drop(&mut self) {
+        self.shared.closing.close();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-type Answer<T> = oneshot::Sender<Result<Started<T>, QueryError>>;
-
-/// One query's life. Ends early when the task is aborted; `running` then notes the cancellation.
-async fn run<O: Output>(
-    shared: Arc<Shared>,
-    request: QueryRequest,
-    mut running: RunningQuery,
-    output: impl FnOnce(SchemaRef) -> O,
-    answer: Answer<O::Item>,
-) {
-    let Ok(_permit) = shared.permits.acquire().await else { return };
-    running.permitted();
-    match begin(&shared, &request, &mut running).await {
-        Err(error) => {
-            running.fail();
-            let _ = answer.send(Err(error));
-        }
-        Ok((first, rest)) => {
-            let (mut sender, started) = ResultSender::open(rest.schema());
-            let mut output = output(rest.schema());
-            if answer.send(Ok(started)).is_ok() {
-                deliver(first, rest, &mut output, &mut sender, running).await;
-            }
-        }
-    }
-}
-
-/// Plans, and computes the first batch.
-async fn begin(
-    shared: &Shared,
-    request: &QueryRequest,
-    running: &mut RunningQuery,
-) -> Result<(Option<RecordBatch>, SendableRecordBatchStream), QueryError> {
-    let Planned { plan, session } = plan(&shared.base, &shared.sources, request).await?;
-    running.planned();
-    let failed = |error| Phase::Execution.error(&error);
-    let mut batches = execute_stream(plan, session.task_ctx()).map_err(failed)?;
-    let first = batches.next().await.transpose().map_err(failed)?;
-    Ok((first, batches))
-}
-
-/// Sends the rest, and notes how it ended.
-async fn deliver<O: Output>(
-    first: Option<RecordBatch>,
-    rest: SendableRecordBatchStream,
-    output: &mut O,
-    sender: &mut ResultSender<O::Item>,
-    running: RunningQuery,
-) {
-    match send_all(first, rest, output, sender).await {
-        Ok(Ok(())) => {
-            // Noted before the end is said, so that whoever has seen the end finds it in the log.
-            running.succeed();
-            let _ = sender.send(Message::End).await;
-        }
-        Ok(Err(error)) => {
-            running.fail();
-            let _ = sender.send(Message::Failed(error)).await;
-        }
-        Err(super::stream::Gone) => drop(running),
-    }
-}
-
-/// The outer result says whether somebody still listens, the inner one whether the query is well.
-async fn send_all<O: Output>(
-    first: Option<RecordBatch>,
-    mut rest: SendableRecordBatchStream,
-    output: &mut O,
-    sender: &mut ResultSender<O::Item>,
-) -> Result<Result<(), QueryError>, super::stream::Gone> {
-    let mut next = first.map(Ok);
-    while let Some(batch) = next {
-        let item = batch.map_err(|error| Phase::Execution.error(&error)).and_then(|batch| output.batch(batch));
-        match item {
-            Ok(Some(item)) => sender.send(Message::Item(item)).await?,
-            Ok(None) => {}
-            Err(error) => return Ok(Err(error)),
-        }
-        next = rest.next().await;
-    }
-    match output.end() {
-        Ok(Some(item)) => sender.send(Message::Item(item)).await.map(Ok),
-        Ok(None) => Ok(Ok(())),
-        Err(error) => Ok(Err(error)),
-    }
-}
-
-/// The CPUs that no shard is pinned to; `None` if there are none, or nobody knows.
-fn other_cpus(shards: &[Option<usize>]) -> Option<CpuSet> {
-    let mut others = rustix::thread::sched_getaffinity(None).ok()?;
-    for cpu in shards {
-        others.unset((*cpu)?);
-    }
-    (others.count() > 0).then_some(others)
-}
-
-fn runtime(config: &QueryConfig) -> std::io::Result<Runtime> {
-    let count = AtomicUsize::new(0);
-    let cpus = other_cpus(&config.shard_cpus);
-    Builder::new_multi_thread()
-        .worker_threads(config.threads.get())
-        .thread_name_fn(move || format!("saltus-query-{}", count.fetch_add(1, Ordering::Relaxed)))
-        .thread_stack_size(THREAD_STACK_BYTES)
-        .on_thread_start(move || {
-            // Refused only where even that is forbidden; queries are then where shards are, or as urgent.
-            if let Some(cpus) = &cpus {
-                let _ = rustix::thread::sched_setaffinity(None, cpus);
-            }
-            let _ = rustix::process::nice(THREAD_NICE);
-        })
-        .enable_time()
-        .build()
-}
-
 fn base_session(config: &QueryConfig) -> datafusion::error::Result<SessionState> {
     let mut disk = DiskManagerBuilder::default();
     disk.set_mode(DiskManagerMode::Disabled);
-    let environment = RuntimeEnvBuilder::new()
-        .with_disk_manager_builder(disk)
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(config.memory_bytes)))
-        .build_arc()?;
-    let mut session = SessionStateBuilder::new()
+    let environment = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()?;
+    let builder = SessionStateBuilder::new()
         .with_config(session_config(config))
         .with_runtime_env(environment)
-        .with_default_features()
-        .build();
+        .with_default_features();
+    let mut session = super::rules::register(builder).with_physical_optimizer_rule(Arc::new(Checkpoints)).build();
     super::functions::register(&mut session)?;
+    // The last one: it puts bounds around the functions that the rules before it leave.
+    session.add_analyzer_rule(Arc::new(BoundedFunctions::default()));
     Ok(session)
 }
 
@@ -317,6 +306,8 @@ fn session_config(config: &QueryConfig) -> SessionConfig {
         .with_create_default_catalog_and_schema(false)
         // The catalog brings its own.
         .with_information_schema(false);
+    // It knows neither of NULLs that are skipped nor of windows that run backwards, and leaves out rows they look at.
+    session.options_mut().optimizer.enable_window_limits = false;
     let parser = &mut session.options_mut().sql_parser;
     // As InfluxDB 3: `SELECT * FROM Foo` asks for `Foo`.
     parser.enable_ident_normalization = false;

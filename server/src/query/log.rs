@@ -115,13 +115,18 @@ impl RunningQuery {
     }
 
     /// The last row was taken.
-    pub(super) fn succeed(mut self) {
+    pub(super) fn succeed(&mut self) {
         self.end("success", |row| row.success = true);
     }
 
     /// It ended with an error.
-    pub(super) fn fail(mut self) {
+    pub(super) fn fail(&mut self) {
         self.end("fail", |_| {});
+    }
+
+    /// Whether nobody has said yet how it ended.
+    pub(super) fn is_open(&self) -> bool {
+        !self.over
     }
 
     fn next_stage(&mut self) -> DurationNs {
@@ -132,6 +137,9 @@ impl RunningQuery {
     }
 
     fn end(&mut self, phase: &str, change: impl FnOnce(&mut QueryRow)) {
+        if self.over {
+            return;
+        }
         let took = self.next_stage();
         let all = DurationNs(nanoseconds(self.begun.elapsed()));
         self.over = true;
@@ -167,7 +175,7 @@ mod tests {
     #[test]
     fn the_ring_keeps_the_last_and_a_forgotten_query_may_still_end() {
         let log = Arc::new(QueryLog::new(2));
-        let first = log.begin(&request("1"));
+        let mut first = log.begin(&request("1"));
         log.begin(&request("2")).fail();
         drop(log.begin(&request("3")));
         first.succeed();

@@ -1,10 +1,11 @@
 //! The way of a result from the query runtime to whoever asked: a bounded channel that can be awaited on any executor.
 //!
 //! The end is a message of its own, so that a query that vanished (a panic, a runtime that was shut down) is an error and
-//! not a short result. Dropping the stream aborts the query's task at its next await.
+//! not a short result. Dropping the stream cancels the query: it ends at its next look at its guard.
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
@@ -12,10 +13,10 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures_channel::mpsc;
 use futures_util::Stream;
-use tokio::task::AbortHandle;
 
 use super::QueryError;
 use super::format::Encoder;
+use super::guard::Guard;
 
 /// How many items wait in a channel: the query works on the next while the caller takes one.
 const CHANNEL_ITEMS_MAX: usize = 2;
@@ -31,12 +32,12 @@ pub struct ResultStream<T> {
     schema: SchemaRef,
     receiver: mpsc::Receiver<Message<T>>,
     over: bool,
-    _task: AbortOnDrop,
+    _query: CancelOnDrop,
 }
 
 impl<T> ResultStream<T> {
-    pub(super) fn new(started: Started<T>, task: AbortOnDrop) -> Self {
-        ResultStream { schema: started.schema, receiver: started.receiver, over: false, _task: task }
+    pub(super) fn new(started: Started<T>, query: CancelOnDrop) -> Self {
+        ResultStream { schema: started.schema, receiver: started.receiver, over: false, _query: query }
     }
 
     /// The columns of the result.
@@ -115,25 +116,34 @@ impl<T> ResultSender<T> {
 pub(super) trait Output: Send + 'static {
     type Item: Send + 'static;
 
-    /// The item of a batch, if it makes one.
-    fn batch(&mut self, batch: RecordBatch) -> Result<Option<Self::Item>, QueryError>;
+    /// Takes a batch, once all items of those before are taken.
+    fn push(&mut self, batch: RecordBatch) -> Result<(), QueryError>;
 
-    /// What follows the last batch.
-    fn end(&mut self) -> Result<Option<Self::Item>, QueryError>;
+    /// There are no more batches.
+    fn finish(&mut self) -> Result<(), QueryError>;
+
+    /// The next item, if there is one now.
+    fn item(&mut self) -> Result<Option<Self::Item>, QueryError>;
 }
 
 /// Batches as they are.
-pub(super) struct Batches;
+#[derive(Default)]
+pub(super) struct Batches(Option<RecordBatch>);
 
 impl Output for Batches {
     type Item = RecordBatch;
 
-    fn batch(&mut self, batch: RecordBatch) -> Result<Option<RecordBatch>, QueryError> {
-        Ok((batch.num_rows() > 0).then_some(batch))
+    fn push(&mut self, batch: RecordBatch) -> Result<(), QueryError> {
+        self.0 = (batch.num_rows() > 0).then_some(batch);
+        Ok(())
     }
 
-    fn end(&mut self) -> Result<Option<RecordBatch>, QueryError> {
-        Ok(None)
+    fn finish(&mut self) -> Result<(), QueryError> {
+        Ok(())
+    }
+
+    fn item(&mut self) -> Result<Option<RecordBatch>, QueryError> {
+        Ok(self.0.take())
     }
 }
 
@@ -141,24 +151,24 @@ impl Output for Batches {
 impl Output for Encoder {
     type Item = Bytes;
 
-    fn batch(&mut self, batch: RecordBatch) -> Result<Option<Bytes>, QueryError> {
-        Encoder::batch(self, &batch).map(not_empty)
+    fn push(&mut self, batch: RecordBatch) -> Result<(), QueryError> {
+        Encoder::push(self, batch)
     }
 
-    fn end(&mut self) -> Result<Option<Bytes>, QueryError> {
-        self.finish().map(not_empty)
+    fn finish(&mut self) -> Result<(), QueryError> {
+        Encoder::finish(self)
+    }
+
+    fn item(&mut self) -> Result<Option<Bytes>, QueryError> {
+        self.piece().map(|piece| (!piece.is_empty()).then_some(piece))
     }
 }
 
-fn not_empty(bytes: Bytes) -> Option<Bytes> {
-    (!bytes.is_empty()).then_some(bytes)
-}
+/// Ends a query when it is dropped.
+pub(super) struct CancelOnDrop(pub(super) Arc<Guard>);
 
-/// Ends a task of the query runtime when it is dropped.
-pub(super) struct AbortOnDrop(pub(super) AbortHandle);
-
-impl Drop for AbortOnDrop {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.cancel();
     }
 }

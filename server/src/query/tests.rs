@@ -174,18 +174,19 @@ fn cpu() -> MemoryTable {
     table("db", "cpu", &CPU, vec![first, second])
 }
 
-fn config() -> QueryConfig {
+pub(super) fn config() -> QueryConfig {
     QueryConfig {
         threads: NonZeroUsize::new(2).unwrap(),
         memory_bytes: 64 << 20,
         max_concurrent: NonZeroUsize::new(2).unwrap(),
+        timeout: Duration::from_secs(60),
         query_log_entries: 10,
         shard_cpus: Vec::new(),
     }
 }
 
 pub(super) struct Fixture {
-    engine: QueryEngine,
+    pub(super) engine: QueryEngine,
     pub(super) memory: Arc<Memory>,
     cpu: Arc<MemoryTable>,
 }
@@ -194,7 +195,7 @@ pub(super) fn fixture() -> Fixture {
     fixture_with(config(), cpu())
 }
 
-fn fixture_with(config: QueryConfig, cpu: MemoryTable) -> Fixture {
+pub(super) fn fixture_with(config: QueryConfig, cpu: MemoryTable) -> Fixture {
     let memory = Arc::new(Memory::default());
     let cpu = memory.add(cpu);
     let engine = QueryEngine::new(memory.clone(), Arc::new(System), &config).unwrap();
@@ -206,7 +207,7 @@ pub(super) fn request(sql: &str) -> QueryRequest {
 }
 
 impl Fixture {
-    fn csv_of(&self, request: QueryRequest) -> Result<String, QueryError> {
+    pub(super) fn csv_of(&self, request: QueryRequest) -> Result<String, QueryError> {
         let bytes =
             block_on(async { self.engine.execute_bytes(request, Format::Csv).await?.try_collect::<Vec<_>>().await })?;
         Ok(String::from_utf8(bytes.concat()).unwrap())
@@ -222,7 +223,7 @@ impl Fixture {
         self.csv_of(request(sql)).unwrap_err()
     }
 
-    fn with_params(&self, sql: &str, params: &[(&str, ScalarParam)]) -> Result<String, QueryError> {
+    pub(super) fn with_params(&self, sql: &str, params: &[(&str, ScalarParam)]) -> Result<String, QueryError> {
         let params = params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let csv = self.csv_of(QueryRequest { params, ..request(sql) })?;
         Ok(csv.lines().skip(1).collect::<Vec<_>>().join(" "))
@@ -418,7 +419,8 @@ fn names_keep_their_case() {
     assert_eq!(it.rows("SELECT Value FROM Foo WHERE Host = 'x'"), "9.0");
     assert_eq!(it.rows("select \"Value\" from \"My Table\""), "9.0");
     assert_eq!(it.rows("SELECT COUNT(Value), Max(Value) FROM public.iox.Foo"), "1,9.0");
-    assert_eq!(it.error("SELECT * FROM foo").to_string(), "Error during planning: table 'public.iox.foo' not found");
+    let missing = "Error during planning: table 'public.iox.foo' not found; there is a table \"Foo\"";
+    assert!(it.error("SELECT * FROM foo").to_string().starts_with(missing), "{}", it.error("SELECT * FROM foo"));
 }
 
 #[test]
@@ -480,7 +482,7 @@ fn errors_have_a_kind_and_a_text_for_users() {
     assert!(planning("SELEC 1").contains("SQL error"));
     assert!(planning("SELECT usage FROM cpu WHERE time > 'yesterday'").contains("yesterday"));
     assert!(planning("").contains("No SQL statements"));
-    assert!(matches!(it.error("SELECT 1 / (count - 1) FROM cpu"), QueryError::Execution(_)));
+    assert!(matches!(it.error("SELECT 1 / (count - 1) FROM cpu"), QueryError::Invalid(_)));
     let text = it.error("SELECT foo FROM not_here").plugin_text("foo", "SELECT foo FROM not_here");
     let expected = "error: error while planning query: Error during planning: table 'public.iox.not_here' not found \
                     executing query on foo: SELECT foo FROM not_here";
@@ -532,7 +534,7 @@ fn a_request_without_a_database_can_calculate() {
 }
 
 /// Rows enough for several threads and many batches.
-fn large() -> MemoryTable {
+pub(super) fn large() -> MemoryTable {
     let rows = 400_000;
     let seconds: Vec<i64> = (0..rows).collect();
     let hosts: Vec<&str> = (0..rows).map(|row| if row % 2 == 0 { "a" } else { "b" }).collect();
@@ -561,12 +563,12 @@ fn a_large_table_is_read_by_several_threads_and_every_row_once() {
 fn a_query_that_wants_too_much_memory_fails_and_the_next_one_works() {
     let it = fixture_with(QueryConfig { memory_bytes: 1 << 20, ..config() }, large());
     let error = it.error("SELECT * FROM cpu ORDER BY usage DESC, host");
-    assert!(matches!(error, QueryError::ResourcesExhausted(_)), "{error:?}");
+    assert!(matches!(error, QueryError::TooLarge(_)), "{error:?}");
     assert_eq!(it.rows("SELECT max(usage) FROM cpu"), "399999.0");
 }
 
 /// Waits until `done`, at most ten seconds.
-fn eventually(what: &str, done: impl Fn() -> bool) {
+pub(super) fn eventually(what: &str, done: impl Fn() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < Duration::from_secs(10), "{what}");

@@ -31,12 +31,14 @@ use saltus_core::trigger::{
     ApiSettings, ErrorBehavior, Execution, Isolation, Timing, TriggerDef, TriggerLimits, TriggerSpec,
 };
 use saltus_shards::api::TableError;
+use saltus_shards::data_dir::DataDir;
 use saltus_shards::engine::EngineHandle;
 use uuid::Uuid;
 
 use plugins::{PluginFileError, PluginShelf, PluginWatcher, VersionCheck};
 use settings::{SettingError, Settings, SettingsChange};
-use store::{Store, StoreError};
+use store::Store;
+pub use store::StoreError;
 
 /// Changes that wait for the catalog's thread.
 const COMMANDS_MAX: usize = 1024;
@@ -120,9 +122,9 @@ pub type SourceCheck = Box<dyn Fn(&str, &str) -> Result<Vec<String>, PluginError
 /// Why the catalog was not changed. The kinds are what a client should do; the texts are the reference's.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// The name is taken.
-    #[error("attempted to create a resource that already exists")]
-    Exists,
+    /// The name is taken; whose it is.
+    #[error("attempted to create a resource that already exists: {0}")]
+    Exists(String),
     /// No such database.
     #[error("Database not found {0}")]
     DatabaseNotFound(String),
@@ -193,6 +195,12 @@ pub trait EngineControl: Send {
     fn end_state(&self, trigger: TriggerId);
     /// There are no triggers but these: others have no state.
     fn retain_states(&self, triggers: &BTreeSet<TriggerId>);
+    /// The number of this life, if the manifest has it.
+    fn epoch(&self) -> Option<u32> {
+        None
+    }
+    /// The catalog was changed, and has this generation now.
+    fn note_catalog(&self, _generation: u64) {}
 }
 
 impl EngineControl for EngineHandle {
@@ -221,6 +229,14 @@ impl EngineControl for EngineHandle {
     fn retain_states(&self, triggers: &BTreeSet<TriggerId>) {
         EngineHandle::retain_states(self, |trigger| triggers.contains(&trigger));
     }
+
+    fn epoch(&self) -> Option<u32> {
+        self.noted_epoch().map(|epoch| epoch.0)
+    }
+
+    fn note_catalog(&self, generation: u64) {
+        EngineHandle::note_catalog(self, generation);
+    }
 }
 
 type Command = Box<dyn FnOnce(&mut Keeper) + Send>;
@@ -247,9 +263,9 @@ impl Registry {
     ///
     /// # Errors
     /// The store or the plugin directory cannot be used; the text names the path.
-    pub fn open(data_dir: &Path, plugin_dir: Option<&Path>) -> Result<Self, RegistryError> {
-        let store = Store::open(data_dir)?;
-        let catalog = Arc::new(ArcSwap::from_pointee(store.load()?));
+    pub fn open(directory: &mut DataDir, plugin_dir: Option<&Path>) -> Result<Self, RegistryError> {
+        let store = Store::open(directory)?;
+        let catalog = Arc::new(ArcSwap::from_pointee(store.load()));
         let shelf = Arc::new(PluginShelf::open(plugin_dir).map_err(RegistryError::Plugin)?);
         let no_thread = |_| RegistryError::Unavailable("the system gave no thread");
         let watcher = shelf.watch().map_err(no_thread)?;
@@ -293,6 +309,11 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         self.ask(move |keeper| {
             engine.retain_states(&keeper.catalog.load().triggers.values().map(|def| def.id).collect());
+            if let Some(epoch) = engine.epoch()
+                && let Err(error) = keeper.store.note_life(epoch)
+            {
+                tracing::warn!(%error, "the catalog does not know of this start");
+            }
             (keeper.engine, keeper.check) = (Some(engine), check);
             keeper.put_in_force();
             Ok(())
@@ -491,7 +512,7 @@ impl Keeper {
 
     fn create_database(&mut self, name: Arc<str>, retention: Option<Duration>) -> Result<(), RegistryError> {
         if self.database_exists(&name)? {
-            return Err(RegistryError::Exists);
+            return Err(RegistryError::Exists(format!("database '{name}'")));
         }
         let mut next = self.next();
         if next.databases.len() >= DATABASES_MAX {
@@ -573,7 +594,7 @@ impl Keeper {
         let mut next = self.next();
         let key: (Arc<str>, Arc<str>) = (new.db.as_str().into(), new.name.as_str().into());
         if next.triggers.contains_key(&key) {
-            return Err(RegistryError::Exists);
+            return Err(RegistryError::Exists(format!("trigger '{}' of database '{}'", new.name, new.db)));
         }
         if next.triggers.len() >= TRIGGERS_MAX {
             return Err(RegistryError::Limit(format!("there are {TRIGGERS_MAX} triggers already")));
@@ -671,19 +692,21 @@ impl Keeper {
 
     /// What will go wrong with the plugin's code as it is. It may still be changed, so the trigger is taken, as in InfluxDB 3.
     fn warnings(&self, def: &TriggerDef) -> Warnings {
-        let Some(check) = &self.check else { return Vec::new() };
+        let doubt = def.spec.doubt().map(|doubt| format!("trigger_specification: {doubt}"));
+        doubt.into_iter().chain(self.code_warning(def)).collect()
+    }
+
+    fn code_warning(&self, def: &TriggerDef) -> Option<String> {
+        let check = self.check.as_ref()?;
         let read = (self.shelf.source(&def.plugin_filename), self.shelf.as_it_is(&def.plugin_filename));
         // It was there a moment ago.
-        let (Ok(counts), Ok(code)) = read else { return Vec::new() };
+        let (Ok(counts), Ok(code)) = read else { return None };
         let (counts, code) = (counts.current(), code.current());
         let kind = def.spec.kind();
         let wrong = match check(&code.source, &def.plugin_filename) {
             Err(error) => error.message,
             Ok(names) if names.iter().any(|name| name == kind.entry() || name == "*") => {
-                match self.shelf.wrong_with(&def.plugin_filename, &code) {
-                    None => return Vec::new(),
-                    Some(error) => error.message,
-                }
+                self.shelf.wrong_with(&def.plugin_filename, &code)?.message
             }
             Ok(_) => kind.entry_missing().to_owned(),
         };
@@ -692,7 +715,7 @@ impl Keeper {
             true => "runs will fail until the file is mended",
             false => "the last good version goes on until it is mended",
         };
-        vec![format!("plugin_filename: '{}': {wrong}; {until}", def.plugin_filename)]
+        Some(format!("plugin_filename: '{}': {wrong}; {until}", def.plugin_filename))
     }
 
     fn delete_trigger(&mut self, db: &str, name: &str, force: bool) -> Result<(), RegistryError> {
@@ -766,6 +789,9 @@ impl Keeper {
 
     fn publish(&self, next: Catalog) {
         self.catalog.store(Arc::new(next));
+        if let Some(engine) = &self.engine {
+            engine.note_catalog(self.store.generation());
+        }
     }
 
     /// Hands the enabled triggers to the engine. One whose file cannot be read stays in force and fails its runs.
@@ -795,7 +821,10 @@ fn check_trigger_name(name: &str) -> Result<(), RegistryError> {
         bytes if bytes > TRIGGER_NAME_BYTES_MAX => {
             format!("has {bytes} bytes: at most {TRIGGER_NAME_BYTES_MAX} are allowed")
         }
-        _ => return Ok(()),
+        _ => match name.chars().find(|c| c.is_control()) {
+            Some(c) => format!("has the control character U+{:04X}", u32::from(c)),
+            None => return Ok(()),
+        },
     };
     Err(RegistryError::Invalid { field: "trigger_name", message })
 }
@@ -873,7 +902,7 @@ pub(crate) mod tests {
         let plugins = dir.join("plugins");
         std::fs::create_dir_all(&plugins).unwrap();
         std::fs::write(plugins.join("p.py"), "def process_writes(a, b, c): pass\n").unwrap();
-        let registry = Registry::open(dir, Some(&plugins)).unwrap();
+        let registry = Registry::open(&mut DataDir::open(dir, false).unwrap(), Some(&plugins)).unwrap();
         let engine = FakeEngine::default();
         block_on(registry.connect(Box::new(engine.clone()), None)).unwrap();
         (registry, engine)
@@ -956,7 +985,7 @@ pub(crate) mod tests {
         block_on(registry.create_database("db", None)).unwrap();
         assert_eq!(
             text(block_on(registry.create_database("db", None))),
-            "attempted to create a resource that already exists"
+            "attempted to create a resource that already exists: database 'db'"
         );
         assert_eq!(text(block_on(registry.create_database("_internal", None))), "cannot modify internal db");
         assert_eq!(

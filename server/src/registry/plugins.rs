@@ -29,6 +29,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use saltus_core::limits::{PLUGIN_BYTES_MAX, PLUGIN_FILES_MAX, PLUGIN_LOOK_AGAIN_MS, PLUGIN_LOOK_MS, PLUGIN_QUIET_MS};
 use saltus_core::ports::{CodeSource, PluginCode, PluginError, PluginFolder};
+use saltus_core::text::without_mark;
 use saltus_core::trigger::TriggerKind;
 
 /// A change younger than this may be followed by another one with the same time stamp.
@@ -65,6 +66,14 @@ pub enum PluginFileError {
     /// `gh:` and other sources that are fetched.
     #[error("'{0}' is to be fetched, which this version does not do: put the file into the plugin directory")]
     Fetched(String),
+    /// No file can have that name.
+    #[error("this cannot be the name of a plugin's file: {:?}: {error}", .path)]
+    NoName {
+        /// What would be its path.
+        path: PathBuf,
+        /// What the file system said.
+        error: io::Error,
+    },
     /// The file system said no.
     #[error("{}: {error}", .path.display())]
     Io {
@@ -76,10 +85,14 @@ pub enum PluginFileError {
 }
 
 impl PluginFileError {
+    /// Who is to blame: a name that no file can have is the user's, everything else is not.
     fn io(path: &Path, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => PluginFileError::NotFound(path.to_owned()),
             io::ErrorKind::InvalidData => PluginFileError::NotText(path.to_owned()),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory => {
+                PluginFileError::NoName { path: path.to_owned(), error }
+            }
             _ => PluginFileError::Io { path: path.to_owned(), error },
         }
     }
@@ -159,7 +172,7 @@ impl PluginShelf {
             return Ok(None);
         }
         let text = fs::read_to_string(&path).map_err(|error| PluginFileError::io(&path, error))?;
-        Ok(Some((path, text)))
+        Ok(Some((path, without_mark(&text).to_owned())))
     }
 
     /// Like [`PluginShelf::source`] for a trigger that is in the catalog already: if the file cannot be read, the runs
@@ -244,14 +257,14 @@ impl PluginShelf {
                 fs::create_dir_all(parent).map_err(|error| PluginFileError::io(parent, error))?;
                 let scratch = parent.join(format!(".{}.saltus-upload", name.to_string_lossy()));
                 ready.push((scratch.clone(), path.clone()));
-                fs::write(&scratch, content).map_err(|error| PluginFileError::Io { path, error })?;
+                fs::write(&scratch, content).map_err(|error| PluginFileError::io(&path, error))?;
             }
             Ok(())
         };
         let mut put = write();
         for (scratch, path) in &ready {
             if put.is_ok() {
-                put = fs::rename(scratch, path).map_err(|error| PluginFileError::Io { path: path.clone(), error });
+                put = fs::rename(scratch, path).map_err(|error| PluginFileError::io(path, error));
             }
             if put.is_err() {
                 let _ = fs::remove_file(scratch);

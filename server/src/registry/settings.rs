@@ -25,6 +25,7 @@ use saltus_core::trigger::{
 use serde_json::{Map, Value, json};
 
 use crate::config::parse;
+use saltus_core::nearest::nearest;
 
 /// The longest run that may be asked for: a day.
 const RUN_TIME_MAX: Duration = Duration::from_secs(86_400);
@@ -58,7 +59,7 @@ pub struct Settings {
 }
 
 /// The settings' names.
-const KNOWN: [&str; 9] = [
+pub const NAMES: [&str; 9] = [
     "run_async",
     "error_behavior",
     "execution",
@@ -69,6 +70,23 @@ const KNOWN: [&str; 9] = [
     "missing_columns",
     "restore_cache",
 ];
+
+/// The limits' names.
+const LIMIT_NAMES: [&str; 8] = [
+    "run_time",
+    "memory",
+    "output_rows",
+    "log_lines_per_second",
+    "queue_size",
+    "concurrency",
+    "cpu_share",
+    "inline_budget",
+];
+
+/// The name that was probably meant, to stand behind a message.
+fn meant(given: &str, known: &[&'static str]) -> String {
+    nearest(given, known.iter().copied()).map(|near| format!("; did you mean {near}?")).unwrap_or_default()
+}
 
 /// What a request says of the settings of a trigger that there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -171,8 +189,8 @@ impl Settings {
             Some(Value::Object(object)) => object,
             Some(other) => return Err(SettingError::new("trigger", format_args!("expected a table, got {other}"))),
         };
-        if let Some(unknown) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
-            let text = format!("'{unknown}' is no setting; there are {}", KNOWN.join(", "));
+        if let Some(unknown) = object.keys().find(|key| !NAMES.contains(&key.as_str())) {
+            let text = format!("'{unknown}' is no setting; there are {}{}", NAMES.join(", "), meant(unknown, &NAMES));
             return Err(SettingError::new("trigger", text));
         }
         Settings::read(object)
@@ -366,8 +384,12 @@ fn limits(value: &Value) -> Result<TriggerLimits, SettingError> {
             "cpu_share" => limits.cpu_share = Some(cpu_share(&text)?),
             "inline_budget" => limits.inline_budget_us = Some(inline_budget(&text)?),
             other => {
-                let known = "run_time, memory, output_rows, log_lines_per_second, queue_size, concurrency, cpu_share, inline_budget";
-                return Err(SettingError::new("limits", format_args!("'{other}' is no limit; there are {known}")));
+                let text = format!(
+                    "'{other}' is no limit; there are {}{}",
+                    LIMIT_NAMES.join(", "),
+                    meant(other, &LIMIT_NAMES)
+                );
+                return Err(SettingError::new("limits", text));
             }
         }
     }

@@ -27,6 +27,10 @@ pub struct Start {
     pub shards: usize,
     pub port: Option<u16>,
     pub extra: Vec<String>,
+    /// A command that runs the program, if it is not run as it is.
+    pub within: Vec<String>,
+    /// Where its log goes, if that is not beside its data.
+    pub log_dir: Option<PathBuf>,
 }
 
 impl Start {
@@ -39,6 +43,8 @@ impl Start {
             shards: 2,
             port: None,
             extra: vec!["--wal-segment-size".into(), "4mb".into()],
+            within: Vec::new(),
+            log_dir: None,
         }
     }
 
@@ -53,8 +59,10 @@ impl Start {
 
     /// The command, with the reference's flags.
     pub fn command(&self, port: u16) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_saltus"));
+        let words: Vec<&str> = self.within.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_saltus")]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .args(["serve", "--node-id", "n0", "--object-store", "file", "--without-auth"])
             .arg("--data-dir")
             .arg(&self.data)
@@ -69,19 +77,25 @@ impl Start {
         /// A port that was free may be another's when the server asks for it.
         const TRIES: usize = 5;
         for _ in 1..TRIES {
-            match self.try_run() {
+            match self.try_run(true) {
                 Err(text) if self.port.is_none() && text.contains("in use") => {}
                 other => return other.unwrap_or_else(|text| panic!("{text}")),
             }
         }
-        self.try_run().unwrap_or_else(|text| panic!("{text}"))
+        self.try_run(true).unwrap_or_else(|text| panic!("{text}"))
     }
 
-    fn try_run(&self) -> Result<Server, String> {
+    /// As [`Start::run`], and it need not be healthy.
+    pub fn run_ailing(&self) -> Server {
+        self.try_run(false).unwrap_or_else(|text| panic!("{text}"))
+    }
+
+    fn try_run(&self, healthy: bool) -> Result<Server, String> {
         static LIVES: AtomicU32 = AtomicU32::new(0);
         let port = self.port.unwrap_or_else(free_port);
         let life = LIVES.fetch_add(1, Ordering::Relaxed);
-        let log = self.data.with_file_name(format!("server-{port}-{life}.log"));
+        let name = format!("server-{port}-{life}.log");
+        let log = self.log_dir.as_ref().map_or_else(|| self.data.with_file_name(&name), |dir| dir.join(&name));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = self
             .command(port)
@@ -91,7 +105,7 @@ impl Start {
             .spawn()
             .expect("the server's binary starts");
         let mut server = Server { child, url: format!("http://127.0.0.1:{port}"), port, log };
-        server.wait_until_healthy().map(|()| server)
+        server.wait_until_serving(healthy).map(|()| server)
     }
 
     /// Starts one that must refuse to start; its output.
@@ -143,7 +157,7 @@ pub fn agent() -> ureq::Agent {
 
 impl Server {
     /// Not before it says itself that it serves: whoever answers at its port may be another test's.
-    fn wait_until_healthy(&mut self) -> Result<(), String> {
+    fn wait_until_serving(&mut self, healthy: bool) -> Result<(), String> {
         let end = Instant::now() + Duration::from_secs(60);
         let serving = format!("saltus is serving on {}", self.url);
         while Instant::now() < end {
@@ -151,7 +165,7 @@ impl Server {
                 return Err(format!("the server ended at its start ({status}):\n{}", self.log_text()));
             }
             if self.log_text().contains(&serving)
-                && agent().get(format!("{}/health", self.url)).call().is_ok_and(|r| r.status() == 200)
+                && agent().get(format!("{}/health", self.url)).call().is_ok_and(|r| !healthy || r.status() == 200)
             {
                 return Ok(());
             }

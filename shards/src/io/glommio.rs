@@ -10,20 +10,23 @@
 //! The probe is a file with content on purpose: glommio decides by a read whether a device can be polled, and keeps the
 //! answer for the device; a read at the end of an empty file succeeds without having asked the device.
 
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
+use saltus_core::ids::Stream;
 use saltus_core::limits::WAL_ALIGN;
 
 use super::{Undone, WalBuffer, WalDir, WalFile, write_then_sync};
 use crate::wal::epoch::sync_dir;
+use crate::wal::keeper::ManifestKeeper;
 
 /// What tmpfs calls itself in `statfs`.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
-/// The file that [`GlommioDir::open`] makes and removes.
+/// The file that `GlommioDir::open` makes and removes.
 const PROBE_FILE: &str = ".probe";
 
 /// How the files of a directory are written.
@@ -35,34 +38,41 @@ pub enum WriteMode {
     Buffered,
 }
 
-/// A directory of segments.
-#[derive(Debug)]
+/// A directory of segments. Nothing is made before the first file.
 pub struct GlommioDir {
     path: PathBuf,
-    mode: WriteMode,
+    mode: Cell<Option<WriteMode>>,
+    /// Who is told of segments, and of which stream they are.
+    manifest: Option<(ManifestKeeper, Stream)>,
 }
 
 impl GlommioDir {
-    /// Opens `path`, which is created with its parents if missing; all their names are made durable. Blocks the
-    /// executor: for the start only.
-    ///
-    /// # Errors
-    /// What the file system says, with `path` in the message.
-    pub async fn open(path: &Path) -> io::Result<Self> {
-        create_durable(path)?;
-        let mode = probe(path).await?;
-        match mode {
-            WriteMode::Direct => tracing::info!(path = %path.display(), "log is written with O_DIRECT"),
-            WriteMode::Buffered => {
-                tracing::warn!(path = %path.display(), "log is written through the page cache: no O_DIRECT here");
-            }
-        }
-        Ok(GlommioDir { path: path.to_owned(), mode })
+    /// The directory `path`, which is made with its parents, if missing, for the first file.
+    pub fn new(path: &Path, manifest: Option<(ManifestKeeper, Stream)>) -> Self {
+        GlommioDir { path: path.to_owned(), mode: Cell::new(None), manifest }
     }
 
-    /// How its files are written.
-    pub fn mode(&self) -> WriteMode {
-        self.mode
+    /// How its files are written; `None` before the first one.
+    pub fn mode(&self) -> Option<WriteMode> {
+        self.mode.get()
+    }
+
+    /// Makes the directory, durably, and finds out how its files are written; once.
+    async fn open(&self) -> io::Result<WriteMode> {
+        if let Some(mode) = self.mode.get() {
+            return Ok(mode);
+        }
+        let path = self.path.clone();
+        glommio::executor().spawn_blocking(move || create_durable(&path)).await?;
+        let mode = probe(&self.path).await?;
+        match mode {
+            WriteMode::Direct => tracing::info!(path = %self.path.display(), "log is written with O_DIRECT"),
+            WriteMode::Buffered => {
+                tracing::warn!(path = %self.path.display(), "log is written through the page cache: no O_DIRECT here");
+            }
+        }
+        self.mode.set(Some(mode));
+        Ok(mode)
     }
 }
 
@@ -87,8 +97,15 @@ async fn probe(path: &Path) -> io::Result<WriteMode> {
         return Ok(WriteMode::Buffered);
     }
     let file = path.join(PROBE_FILE);
-    std::fs::write(&file, [0; WAL_ALIGN])?;
-    std::fs::File::open(&file)?.sync_all()?;
+    let probe = file.clone();
+    let made = glommio::executor().spawn_blocking(move || {
+        std::fs::write(&probe, [0; WAL_ALIGN])?;
+        std::fs::File::open(&probe)?.sync_all()
+    });
+    if let Err(error) = made.await {
+        let _ = std::fs::remove_file(&file);
+        return Err(error);
+    }
     let mode = match DmaFile::open(&file).await {
         Ok(opened) => {
             opened.close().await.map_err(into_io)?;
@@ -126,12 +143,20 @@ impl WalDir for GlommioDir {
         glommio::allocate_dma_buffer(len)
     }
 
+    async fn register(&self, first_id: u64, tail: &[(u32, u64)]) -> io::Result<()> {
+        match &self.manifest {
+            Some((keeper, stream)) => keeper.register(*stream, first_id, tail).await,
+            None => Ok(()),
+        }
+    }
+
     async fn create(&self, name: &str) -> io::Result<GlommioFile> {
+        let mode = self.open().await?;
         let path = self.path.join(name);
         let mut options = OpenOptions::new();
         // Readable too, for glommio's own probe of the device.
         options.read(true).write(true).create(true).truncate(true);
-        match self.mode {
+        match mode {
             WriteMode::Direct => {
                 let file = options.dma_open(&path).await.map_err(into_io)?;
                 let mut again = OpenOptions::new();

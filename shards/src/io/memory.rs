@@ -4,7 +4,7 @@
 //! - a write may fail (any error, nothing or a first part of it written), and may be short;
 //! - fdatasync may fail; what was written since the last good one is then lost at a crash, as on a real kernel that
 //!   drops dirty pages after a failed write-back;
-//! - creating a file, removing one and syncing names may fail;
+//! - creating a file, removing one, syncing names and registering a segment may fail;
 //! - [`MemoryDir::crash`] keeps what was synced under names that were synced. Of the writes since then it keeps, for
 //!   each block of 512 bytes, old or new as a seed says: a device may write blocks in any order.
 //!
@@ -35,6 +35,8 @@ pub enum Operation {
     SyncData,
     /// [`WalDir::sync_names`].
     SyncNames,
+    /// [`WalDir::register`].
+    Register,
 }
 
 /// What happens then.
@@ -54,6 +56,8 @@ struct State {
     /// How many operations of each kind were tried.
     writes: usize,
     syncs: usize,
+    /// What was registered last.
+    registered: Option<(u64, Vec<(u32, u64)>)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -84,6 +88,11 @@ impl MemoryDir {
     pub fn operations(&self) -> (usize, usize) {
         let state = self.state.borrow();
         (state.writes, state.syncs)
+    }
+
+    /// What the manifest knows: the id of the first segment, and the last segments with their lengths.
+    pub fn registered(&self) -> Option<(u64, Vec<(u32, u64)>)> {
+        self.state.borrow().registered.clone()
     }
 
     /// What a crash at this moment leaves. `seed` decides over every sector that was written and not synced.
@@ -171,6 +180,13 @@ impl WalDir for MemoryDir {
     fn allocate(&self, len: usize) -> Vec<u8> {
         // Not zero, as memory that was used before is not.
         vec![0xA5; len]
+    }
+
+    async fn register(&self, first_id: u64, tail: &[(u32, u64)]) -> io::Result<()> {
+        YieldOnce(false).await;
+        self.check(Operation::Register)?;
+        self.state.borrow_mut().registered = Some((first_id, tail.to_vec()));
+        Ok(())
     }
 
     async fn create(&self, name: &str) -> io::Result<MemoryFile> {

@@ -16,7 +16,7 @@ use futures_channel::oneshot;
 use saltus_core::batch::PendingBatch;
 use saltus_core::ids::ShardId;
 use saltus_core::limits::LINE_ERRORS_REPORTED_MAX;
-use saltus_core::line_protocol::{LineError, LineParser, ParsedWrite, Precision, SchemaSource};
+use saltus_core::line_protocol::{LineError, LineParser, ParsedWrite, Precision, RefusedBy, SchemaSource};
 use saltus_core::schema::{ColumnDef, TableSchema};
 
 use crate::api::{WriteOutcome, WriteRequest};
@@ -63,14 +63,9 @@ pub(crate) fn owners_of(directory: &Directory, db: &str, body: &bytes::Bytes) ->
     let parsed = LOOKING
         .with_borrow_mut(|parser| parser.parse(db, body, Precision::Nanosecond, false, &Published { directory, db }));
     if let Some(error) = parsed.rejected.first() {
-        return Err(refusal(error));
+        return Err(error.refusal());
     }
     Ok(parsed.batches.iter().map(|batch| directory.placement().owner(db, &batch.table)).collect())
-}
-
-/// What a plugin is told of a line that was refused.
-pub(crate) fn refusal(error: &LineError) -> String {
-    format!("line protocol parse failed: {} (line {})", error.message, error.line_number)
 }
 
 pub(super) type Rooms = Vec<(ShardId, mailbox::Room<Message>)>;
@@ -91,14 +86,15 @@ impl Shard {
         self.gather(replies, parsed.rejected, parsed.rejected_count).await
     }
 
-    /// Parses a write, and sees to it that its owners agree on new columns.
+    /// Parses a write, and sees to it that its owners agree on new columns. A request that is parsed with `accept_partial` while
+    /// the options have it not is refused by what a table refuses only.
     pub(super) async fn agreed(
         &self,
         request: &WriteRequest,
         options: WriteOptions,
     ) -> Result<ParsedWrite, WriteOutcome> {
         let mut parsed = self.parse(request);
-        if let Some(outcome) = self.without_batches(&mut parsed, options) {
+        if let Some(outcome) = self.without_batches(&mut parsed, request, options) {
             return Err(outcome);
         }
         if !options.accept_partial && needs_agreement(&parsed.batches, |b| self.owner_of(&request.db, b)) {
@@ -106,7 +102,7 @@ impl Shard {
                 return Err(WriteOutcome::Unavailable { reason });
             }
             parsed = self.parse(request);
-            if let Some(outcome) = self.without_batches(&mut parsed, options) {
+            if let Some(outcome) = self.without_batches(&mut parsed, request, options) {
                 return Err(outcome);
             }
         }
@@ -127,16 +123,21 @@ impl Shard {
     }
 
     /// The outcome of a write in which no line is left to be sent.
-    fn without_batches(&self, parsed: &mut ParsedWrite, options: WriteOptions) -> Option<WriteOutcome> {
+    fn without_batches(
+        &self,
+        parsed: &mut ParsedWrite,
+        request: &WriteRequest,
+        options: WriteOptions,
+    ) -> Option<WriteOutcome> {
         self.counters.lines_rejected.add(parsed.rejected_count as u64);
         if parsed.line_count == 0 && parsed.rejected_count == 0 {
             return Some(WriteOutcome::Empty);
         }
-        if !options.accept_partial && parsed.rejected_count > 0 {
-            return Some(match parsed.rejected.drain(..).next() {
-                Some(error) => WriteOutcome::Rejected(error),
-                None => WriteOutcome::Unavailable { reason: "the parser refused a line without saying which".into() },
-            });
+        if !options.accept_partial {
+            let refuses = |line: &LineError| !request.accept_partial || line.by == RefusedBy::Table;
+            if let Some(error) = parsed.rejected.iter().find(|line| refuses(line)) {
+                return Some(WriteOutcome::Rejected(error.clone()));
+            }
         }
         if parsed.batches.is_empty() {
             let rejected = std::mem::take(&mut parsed.rejected);

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crossbeam::channel::{self, Receiver, Sender};
 use saltus_core::ids::{EventId, Sequence, TableId, TriggerId};
 use saltus_core::limits::{CHAIN_DEPTH_MAX, CURSOR_DELAY_MS, TRIGGER_BACKLOG_BYTES_MAX};
-use saltus_core::line_protocol::{LineParser, SchemaSource};
+use saltus_core::line_protocol::{LogParser, SchemaSource};
 use saltus_core::ports::{RunEvent, TableBatch, Trigger};
 use saltus_core::schema::TableSchema;
 use saltus_core::trigger::TriggerSpec;
@@ -108,7 +108,7 @@ impl ReaderThread {
         std::thread::Builder::new().name("saltus-backlog".to_owned()).spawn(move || {
             // Behind the shards, if it shares a core with one.
             let _ = rustix::process::nice(10);
-            let mut parser = LineParser::new();
+            let mut parser = LogParser::default();
             for order in self.taken {
                 let home = order.home;
                 let chunk = read(&shared, &mut parser, order);
@@ -139,7 +139,7 @@ impl SchemaSource for Now<'_> {
     }
 }
 
-fn read(shared: &Shared, parser: &mut LineParser, order: Order) -> Chunk {
+fn read(shared: &Shared, parser: &mut LogParser, order: Order) -> Chunk {
     let Order { trigger, left: Left { part, spec }, purpose, bytes_max, .. } = order;
     let Pending { stream, after, to } = part;
     let data_dir: PathBuf = shared.config.data_dir.clone();
@@ -153,7 +153,9 @@ fn read(shared: &Shared, parser: &mut LineParser, order: Order) -> Chunk {
         Purpose::Replay(only) => only.iter().any(|part| part.after < sequence && sequence <= part.to),
     };
     let reached = read_range(&data_dir, stream, after, to, &mut |sequence, record| {
-        let Record::Write { table, precision, base_time_ns, depth, text, .. } = record else { return Next::More };
+        let Record::Write { table, parser_version, precision, base_time_ns, depth, text, .. } = record else {
+            return Next::More;
+        };
         if !asked_for(sequence) {
             return Next::More;
         }
@@ -165,13 +167,13 @@ fn read(shared: &Shared, parser: &mut LineParser, order: Order) -> Chunk {
         let Some(entry) = wanted(table) else { return Next::More };
         let body = Bytes::copy_from_slice(text);
         let schemas = Now(&entry.name, entry.schema());
-        let parsed = parser.parse(&entry.db, &body, precision, false, &schemas);
-        if let Some(line) = parsed.rejected.first() {
-            let (before, text) = (Sequence(sequence.0 - 1), &line.original_line);
-            let why = format!("the line {text:?}, accepted before, is refused now: {}", line.message);
-            lost.push((Pending { stream, after: before, to: sequence }, why));
-            return Next::More;
-        }
+        let parsed = match parser.parse(parser_version, &entry.db, &body, precision, &schemas) {
+            Ok(parsed) => parsed,
+            Err(why) => {
+                lost.push((Pending { stream, after: Sequence(sequence.0 - 1), to: sequence }, why));
+                return Next::More;
+            }
+        };
         for batch in parsed.batches {
             let batch = Arc::new(batch.freeze(base_time_ns));
             bytes += batch.bytes();
@@ -194,7 +196,7 @@ fn read(shared: &Shared, parser: &mut LineParser, order: Order) -> Chunk {
 /// # Errors
 /// A part is not durable, not there any more, or has nothing for the database; or a line is not understood any more.
 pub(crate) fn read_events(shared: &Shared, db: &Arc<str>, parts: &[Pending]) -> Result<Vec<TableBatch>, String> {
-    let mut parser = LineParser::new();
+    let mut parser = LogParser::default();
     let mut batches = Vec::new();
     for part in parts {
         let Pending { stream, after, to } = *part;
@@ -208,11 +210,18 @@ pub(crate) fn read_events(shared: &Shared, db: &Arc<str>, parts: &[Pending]) -> 
         }
         let mut lost = None;
         let read = read_range(&shared.config.data_dir, stream, after, to, &mut |sequence, record| {
-            let Record::Write { table, precision, base_time_ns, text, .. } = record else { return Next::More };
+            let Record::Write { table, parser_version, precision, base_time_ns, text, .. } = record else {
+                return Next::More;
+            };
             let Some(entry) = shared.directory.by_id(db, table) else { return Next::More };
             let (body, schemas) = (Bytes::copy_from_slice(text), Now(&entry.name, entry.schema()));
-            let parsed = parser.parse(&entry.db, &body, precision, false, &schemas);
-            lost = lost.take().or_else(|| parsed.rejected.first().map(|line| line.message.clone()));
+            let parsed = match parser.parse(parser_version, &entry.db, &body, precision, &schemas) {
+                Ok(parsed) => parsed,
+                Err(why) => {
+                    lost.get_or_insert(why);
+                    return Next::More;
+                }
+            };
             let id = EventId { stream, sequence };
             batches.extend(parsed.batches.into_iter().map(|batch| {
                 let batch = Arc::new(batch.freeze(base_time_ns));

@@ -53,11 +53,20 @@ use crate::mailbox::{Held, Mailbox};
 use crate::pulse::{Pulse, Turns};
 use crate::states::Shelf;
 use crate::table::TableSnapshot;
+use crate::wal::WrittenTo;
+use crate::wal::keeper::ManifestKeeper;
+use crate::wal::manifest::Manifest;
 
 /// What shards share: nothing here is locked on the data path.
 pub(crate) struct Shared {
     pub config: EngineConfig,
     pub epoch: Epoch,
+    /// The manifest had it at the start.
+    pub epoch_is_noted: bool,
+    /// What the log of earlier lives must hold.
+    pub known: Arc<Manifest>,
+    /// Who writes the manifest.
+    pub keeper: ManifestKeeper,
     pub directory: Directory,
     pub mailboxes: Vec<Arc<Mailbox<Message>>>,
     pub faces: Vec<Face>,
@@ -76,6 +85,10 @@ pub(crate) struct Shared {
 pub(crate) struct Face {
     /// Why it takes no writes.
     pub refuses: ArcSwapOption<String>,
+    /// What its disk lacks: it takes no writes until that is there again.
+    pub short: ArcSwapOption<String>,
+    /// Where its stream ended, at an orderly stop.
+    pub ended: ArcSwapOption<(Stream, Option<WrittenTo>)>,
     /// Which plugin's run it does not come back from.
     pub stalled: ArcSwapOption<String>,
     /// Open connections, for dealing them out.

@@ -16,8 +16,9 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 use saltus_core::batch::{Batch, LineNumbers, PendingBatch};
 use saltus_core::ids::{Epoch, MonoNs, Sequence, ShardId, TableId};
-use saltus_core::limits::{COLUMNS_PER_TABLE_MAX, TABLES_MAX};
-use saltus_core::line_protocol::{LineError, SchemaSource};
+use saltus_core::limits::{LINE_ERRORS_REPORTED_MAX, TABLES_MAX};
+use saltus_core::line_protocol::{GRAMMAR_VERSION, LineError, RefusedBy, SchemaSource, column_limit_text, line_at};
+use saltus_core::names::check_new_table;
 use saltus_core::ports::RunEvent;
 use saltus_core::schema::{ColumnDef, TableSchema};
 
@@ -66,7 +67,8 @@ pub(crate) enum Wait {
         batch: Arc<Batch>,
         options: WriteOptions,
         applied: bool,
-        reply: oneshot::Sender<Verdict>,
+        /// Gone if the writer was told that the disk is full.
+        reply: Option<oneshot::Sender<Verdict>>,
         verdict: Verdict,
     },
     /// A `no_sync` write that is applied and answered: only its activation waits for its turn.
@@ -74,9 +76,9 @@ pub(crate) enum Wait {
     /// A `no_sync` write that is done: only its room is held until it is durable.
     Room,
     /// A table was made.
-    Created { entry: Arc<TableEntry>, reply: oneshot::Sender<Result<Arc<TableEntry>, TableError>> },
+    Created { entry: Arc<TableEntry>, reply: Option<oneshot::Sender<Result<Arc<TableEntry>, TableError>>> },
     /// A table was dropped.
-    Dropped { reply: oneshot::Sender<Result<(), TableError>> },
+    Dropped { reply: Option<oneshot::Sender<Result<(), TableError>>> },
 }
 
 impl Wait {
@@ -197,6 +199,7 @@ impl Shard {
 
     /// Decides, logs; says where it is in the log.
     fn take_in(&self, db: &Arc<str>, batch: PendingBatch, options: WriteOptions) -> Result<(Taken, Verdict), Verdict> {
+        self.log.check().map_err(Verdict::Unavailable)?;
         let entry = self.entry_for(db, &batch.table).map_err(|error| refused(&batch, error, options))?;
         let mut fitted = self.fit(db, &entry, batch, options)?;
         self.counters.lines_rejected.add(fitted.rejected_count as u64);
@@ -208,7 +211,7 @@ impl Shard {
         let record = Record::Write {
             table: entry.id,
             schema_version: entry.schema().version(),
-            parser_version: super::log::PARSER_VERSION,
+            parser_version: GRAMMAR_VERSION,
             precision: fitted.batch.precision,
             base_time_ns,
             depth: options.depth,
@@ -247,7 +250,7 @@ impl Shard {
             }
             Wait::Activate { table, batch, options }
         } else {
-            Wait::Write { table, batch, options, applied: false, reply, verdict }
+            Wait::Write { table, batch, options, applied: false, reply: Some(reply), verdict }
         };
         owner.put_in_line(sequence, what, Some(held));
     }
@@ -266,12 +269,12 @@ impl Shard {
                     if !applied {
                         owner.apply(table, batch.clone());
                     }
-                    drop(reply.send(verdict));
+                    answer(reply, verdict);
                     events.push((table, batch, waiting.sequence, options));
                 }
                 Wait::Activate { table, batch, options, .. } => events.push((table, batch, waiting.sequence, options)),
-                Wait::Created { entry, reply } => drop(reply.send(Ok(entry))),
-                Wait::Dropped { reply } => drop(reply.send(Ok(()))),
+                Wait::Created { entry, reply } => answer(reply, Ok(entry)),
+                Wait::Dropped { reply } => answer(reply, Ok(())),
             }
         }
         for (table, batch, sequence, options) in events {
@@ -288,9 +291,21 @@ impl Shard {
         };
         for waiting in waiting {
             match waiting.what {
-                Wait::Write { reply, .. } => drop(reply.send(Verdict::Unavailable(reason.to_owned()))),
-                Wait::Created { reply, .. } => drop(reply.send(Err(TableError::Unavailable(reason.to_owned())))),
-                Wait::Dropped { reply } => drop(reply.send(Err(TableError::Unavailable(reason.to_owned())))),
+                Wait::Write { reply, .. } => answer(reply, Verdict::Unavailable(reason.to_owned())),
+                Wait::Created { reply, .. } => answer(reply, Err(TableError::Unavailable(reason.to_owned()))),
+                Wait::Dropped { reply } => answer(reply, Err(TableError::Unavailable(reason.to_owned()))),
+                Wait::Activate { .. } | Wait::Room => {}
+            }
+        }
+    }
+
+    /// The log waits for a full disk: whoever waits for it is answered, and everything happens when there is room all the same.
+    pub fn answer_waiting(&self, reason: &str) {
+        for waiting in &mut self.owner.borrow_mut().waiting {
+            match &mut waiting.what {
+                Wait::Write { reply, .. } => answer(reply.take(), Verdict::Unavailable(reason.to_owned())),
+                Wait::Created { reply, .. } => answer(reply.take(), Err(TableError::Unavailable(reason.to_owned()))),
+                Wait::Dropped { reply } => answer(reply.take(), Err(TableError::Unavailable(reason.to_owned()))),
                 Wait::Activate { .. } | Wait::Room => {}
             }
         }
@@ -315,7 +330,12 @@ impl Shard {
         if let Some(entry) = self.shared.directory.get(db, name) {
             return Ok(entry);
         }
-        self.make_table(db.clone(), name.clone(), &[]).map(|(entry, _)| entry)
+        let is_new = self.shared.directory.tables(db).is_empty() && !self.shared.host.was_created(db);
+        let (entry, _) = self.make_table(db.clone(), name.clone(), &[])?;
+        if is_new {
+            tracing::info!(%db, table = %name, "a write has made a database: none had this name");
+        }
+        Ok(entry)
     }
 
     fn make_table(
@@ -327,7 +347,7 @@ impl Shard {
         let tables = self.shared.directory.count_all();
         if tables >= TABLES_MAX {
             return Err(TableError::Limit(format!(
-                "Update to schema would exceed number of tables limit: attempted to create table but already have {tables} table(s) (limit: {TABLES_MAX})"
+                "Update to schema would exceed number of tables limit: attempted to create table but already have {tables} table(s) (limit: {TABLES_MAX}): table `{name}` of database `{db}` would be one too many"
             )));
         }
         let mut owner = self.owner.borrow_mut();
@@ -335,7 +355,7 @@ impl Shard {
         let mut table = Table::new(id, db.clone(), name.clone());
         let check = table.check(columns.iter().map(|c| (c.name.as_ref(), c.kind)));
         if !check.fits() {
-            return Err(TableError::Limit(columns_limit_text()));
+            return Err(TableError::Limit(column_limit_text(&name, columns.len())));
         }
         let mut sequence = self
             .log
@@ -360,8 +380,9 @@ impl Shard {
         })
     }
 
-    /// Adds columns that do not contradict the table.
+    /// Adds columns that do not contradict the table. If the log takes none now the table stays as it is.
     fn add_columns(&self, entry: &TableEntry, columns: &[ColumnDef]) -> Result<(), String> {
+        self.log.check()?;
         let mut owner = self.owner.borrow_mut();
         let Some(owned) = owner.tables.get_mut(&entry.id) else { return Err("the table was dropped".into()) };
         owned.table.add_columns(columns);
@@ -397,6 +418,14 @@ impl Shard {
         options: WriteOptions,
     ) -> Result<Fitted, Verdict> {
         let schema = entry.schema();
+        if schema.has_own_time() {
+            let text = format!(
+                "table '{0}' takes no rows: it was made with a column 'time' of its own, so that it cannot be read; delete it: saltus \
+                 delete table -d {1} '{0}'",
+                entry.name, entry.db
+            );
+            return Err(refused(&batch, TableError::Limit(text), options));
+        }
         let known = batch.schema.as_ref().is_some_and(|s| Arc::ptr_eq(s, &schema));
         if known && new_columns(&batch).is_empty() {
             return Ok(Fitted { batch, rejected: Vec::new(), rejected_count: 0 });
@@ -472,12 +501,16 @@ impl Shard {
             drop(reply.send(Err(TableError::Unavailable(reason))));
             return;
         }
+        if let Err(error) = check_new_table(&name, &columns) {
+            drop(reply.send(Err(error.into())));
+            return;
+        }
         if self.shared.directory.get(&db, &name).is_some() {
-            drop(reply.send(Err(TableError::Exists)));
+            drop(reply.send(Err(TableError::Exists { db: db.to_string(), table: name.to_string() })));
             return;
         }
         match self.make_table(db, name, &columns) {
-            Ok((entry, sequence)) => self.wait_for(sequence, Wait::Created { entry, reply }),
+            Ok((entry, sequence)) => self.wait_for(sequence, Wait::Created { entry, reply: Some(reply) }),
             Err(error) => drop(reply.send(Err(error))),
         }
     }
@@ -492,7 +525,7 @@ impl Shard {
             Ok(sequence) => {
                 self.shared.directory.remove(&entry);
                 self.owner.borrow_mut().tables.remove(&entry.id);
-                self.wait_for(sequence, Wait::Dropped { reply });
+                self.wait_for(sequence, Wait::Dropped { reply: Some(reply) });
             }
             Err(reason) => drop(reply.send(Err(TableError::Unavailable(reason)))),
         }
@@ -512,6 +545,13 @@ impl Shard {
     }
 }
 
+/// Answers, unless that was done.
+fn answer<T>(reply: Option<oneshot::Sender<T>>, with: T) {
+    if let Some(reply) = reply {
+        drop(reply.send(with));
+    }
+}
+
 /// A write that is in the log.
 struct Taken {
     table: TableId,
@@ -522,23 +562,21 @@ struct Taken {
 /// What a writer hears whose table cannot be made.
 fn refused(batch: &PendingBatch, error: TableError, options: WriteOptions) -> Verdict {
     let TableError::Limit(message) = error else { return Verdict::Unavailable(error.to_string()) };
-    let text = String::from_utf8_lossy(&batch.text);
-    let errors: Vec<LineError> = text
-        .lines()
-        .take(batch.rows())
-        .enumerate()
-        .map(|(row, line)| LineError {
-            line_number: batch.lines.line(row),
-            message: message.clone(),
-            original_line: line.to_owned(),
-        })
-        .collect();
+    let (mut from, mut errors) = (0, Vec::new());
+    while from < batch.text.len() && errors.len() < batch.rows().min(LINE_ERRORS_REPORTED_MAX) {
+        let line = line_at(&batch.text, from);
+        if line.counts {
+            errors.push(LineError {
+                line_number: batch.lines.line(errors.len()),
+                message: message.clone(),
+                original_line: String::from_utf8_lossy(&batch.text[from..line.end]).into_owned(),
+                by: RefusedBy::Table,
+            });
+        }
+        from = line.next;
+    }
     match errors.first() {
         Some(first) if !options.accept_partial => Verdict::Refused(first.clone()),
         _ => Verdict::Taken { rows: 0, rejected_count: batch.rows(), rejected: errors },
     }
-}
-
-fn columns_limit_text() -> String {
-    format!("Update to schema would exceed number of columns per table limit of {COLUMNS_PER_TABLE_MAX} columns")
 }

@@ -2,13 +2,13 @@
 //!
 //! Every shard reads every stream, oldest life first, and keeps what it owns *now*: so the number of shards may change
 //! between two starts. A table was owned by one shard in each life, so its records come in the order in which they were
-//! made. Nothing is written; the old streams stay as they are.
+//! made. Nothing is written; when all shards have recovered, the old streams are cut to what they hold (`wal::settle`).
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use saltus_core::ids::{EventId, TableId};
-use saltus_core::line_protocol::{Precision, SchemaSource};
+use saltus_core::line_protocol::{LogParser, SchemaSource};
 use saltus_core::schema::{ColumnDef, TableSchema};
 use saltus_core::trigger::TriggerSpec;
 
@@ -32,19 +32,25 @@ impl SchemaSource for Only<'_> {
 }
 
 impl Shard {
-    /// Reads the logs of all earlier lives.
+    /// Reads the logs of all earlier lives; what was found in them.
     ///
     /// # Errors
     /// A text that names file and offset of what cannot be read, and the remedy.
-    pub fn recover(&self, lock: &DataDirLock) -> Result<(), String> {
-        let options = RecoveryOptions { accept_loss: self.shared.config.accept_loss, before: Some(self.shared.epoch) };
+    pub fn recover(&self, lock: &DataDirLock) -> Result<RecoveryReport, String> {
+        let options = RecoveryOptions {
+            accept_loss: self.shared.config.accept_loss,
+            before: Some(self.shared.epoch),
+            known: Some(&self.shared.known),
+        };
         let mut owner = self.owner.borrow_mut();
         let mut states = Recovered::default();
+        let mut parser = LogParser::new(self.parser.take());
         let report = recover(lock, options, &mut |entry| {
             self.note_record(&entry, &mut states);
-            self.recover_record(&mut owner, entry.record)
-        })
-        .map_err(|error| format!("the log cannot be recovered: {error}"))?;
+            self.recover_record(&mut owner, &mut parser, entry.record)
+        });
+        self.parser.replace(parser.into_current());
+        let report = report.map_err(|error| format!("the log cannot be recovered: {error}"))?;
         for owned in owner.tables.values() {
             owned.entry.set_schema(owned.table.schema().clone());
             owned.entry.set_version(owned.table.version());
@@ -54,7 +60,7 @@ impl Shard {
             self.shared.shelf.fill(states.states());
             say(&report);
         }
-        Ok(())
+        Ok(report)
     }
 
     /// What a record says of triggers.
@@ -92,13 +98,16 @@ impl Shard {
         }
     }
 
-    fn recover_record(&self, owner: &mut Owner, record: Record<'_>) -> Result<(), VisitorError> {
+    fn recover_record(
+        &self,
+        owner: &mut Owner,
+        parser: &mut LogParser,
+        record: Record<'_>,
+    ) -> Result<(), VisitorError> {
         match record {
             Record::CreateTable { table, db, name } => self.recover_table(owner, table, db, name),
             Record::AddColumns { table, columns, .. } => recover_columns(owner, table, &columns),
-            Record::Write { table, precision, base_time_ns, text, .. } => {
-                return self.recover_rows(owner, table, precision, base_time_ns, text);
-            }
+            Record::Write { .. } => return self.recover_rows(owner, parser, record),
             Record::DropTable { table } => {
                 if let Some(owned) = owner.tables.remove(&table) {
                     self.shared.directory.remove(&owned.entry);
@@ -123,25 +132,14 @@ impl Shard {
         self.shared.directory.insert(entry);
     }
 
-    fn recover_rows(
-        &self,
-        owner: &mut Owner,
-        id: TableId,
-        precision: Precision,
-        base_time_ns: i64,
-        text: &[u8],
-    ) -> Result<(), VisitorError> {
-        let Some(owned) = owner.tables.get_mut(&id) else { return Ok(()) };
+    fn recover_rows(&self, owner: &mut Owner, parser: &mut LogParser, record: Record<'_>) -> Result<(), VisitorError> {
+        let Record::Write { table, parser_version, precision, base_time_ns, text, .. } = record else { return Ok(()) };
+        let Some(owned) = owner.tables.get_mut(&table) else { return Ok(()) };
         let body = Bytes::copy_from_slice(text);
         let schemas = Only(&owned.entry.name, owned.table.schema());
-        let parsed = self.parser.borrow_mut().parse(&owned.entry.db, &body, precision, false, &schemas);
-        if let Some(error) = parsed.rejected.first() {
-            return Err(format!(
-                "table {}: the line {:?}, accepted before, is refused now: {}; this is a bug or a log of a newer version",
-                owned.entry.name, error.original_line, error.message
-            )
-            .into());
-        }
+        let parsed = parser
+            .parse(parser_version, &owned.entry.db, &body, precision, &schemas)
+            .map_err(|why| format!("table {}: {why}", owned.entry.name))?;
         for batch in parsed.batches {
             self.counters.rows_recovered.add(batch.rows() as u64);
             owned.table.apply(Arc::new(batch.freeze(base_time_ns)));
@@ -164,6 +162,6 @@ fn say(report: &RecoveryReport) {
         tracing::warn!(?tail, "the last round of a log was not complete and is left out: it was never acknowledged");
     }
     for loss in &report.losses {
-        tracing::error!(?loss, "a damaged range of a log is left out, as --accept-loss asks");
+        tracing::error!(path = %loss.path.display(), offset = loss.offset, "--accept-loss: given up: {loss}");
     }
 }

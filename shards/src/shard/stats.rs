@@ -171,6 +171,7 @@ impl Shard {
             cpu_time: cpu_time_of_this_thread(),
             stalls: turns.stalls,
             poisoned: self.face().refuses.load().as_ref().map(|reason| reason.to_string()),
+            short: self.face().short.load().as_ref().map(|reason| reason.to_string()),
             tables,
         }
     }

@@ -3,26 +3,42 @@
 //! What a run wrote to tables of other shards is durable before the cursor is written; what it wrote to tables of its own shard, and
 //! what it changed of its trigger's state, is in the same frame as the cursor, so that a crash takes either all or none (design,
 //! "Delivery").
+//!
+//! **Refused lines.** A line takes no other with it: the rest of a run's output is written, and the line is shown in the log. If
+//! its own text is wrong, another attempt would make it again, so the run counts as successful (a request is answered with the
+//! refusal: somebody hears it). If its table refuses it, the run has failed, and the trigger's error behaviour decides; with
+//! `retry` nothing is written then, since the next attempt would write the other lines once more.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
 use saltus_core::batch::PendingBatch;
-use saltus_core::line_protocol::{LineError, Precision};
-use saltus_core::ports::{LogLevel, QueuedWrite};
+use saltus_core::limits::REFUSED_LINES_SHOWN_MAX;
+use saltus_core::line_protocol::{LineError, ParsedWrite, Precision, RefusedBy};
+use saltus_core::ports::{LogLevel, QueuedWrite, RunEvent};
 use saltus_core::request::RequestError;
 use saltus_core::state::StateChange;
+use saltus_core::trigger::ErrorBehavior;
 
 use crate::api::{WriteOutcome, WriteRequest};
 use crate::clock::mono_now;
 
-use super::arrive::{Room, refusal};
+use super::arrive::Room;
 use super::requests;
 use super::run::{Ended, Failed, State};
 use super::{Shard, Verdict, WriteOptions};
 
 type Replies = Vec<oneshot::Receiver<Verdict>>;
+
+/// Which of a run's lines are written if some are refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    /// All others.
+    Each,
+    /// None, if a table refuses one; a line whose own text is wrong does not count.
+    AllThatTablesTake,
+}
 
 /// One queued write: what of it other shards have, and what is this one's.
 struct Part {
@@ -30,8 +46,59 @@ struct Part {
     options: WriteOptions,
     own: Vec<PendingBatch>,
     others: Replies,
-    rejected: Vec<LineError>,
-    rejected_count: usize,
+}
+
+/// What could not be written of a run's output.
+#[derive(Default)]
+struct Unwritten {
+    /// The run has failed: why, each in a text of its own.
+    failures: Vec<String>,
+    /// Lines that are only shown.
+    shown: Vec<String>,
+    /// And those that are not.
+    left_out: usize,
+    /// A line that its own text refuses is a failure as well.
+    all_fail: bool,
+}
+
+impl Unwritten {
+    fn fail(&mut self, db: &str, why: &str) {
+        self.failures.push(failure(db, why));
+    }
+
+    /// Lines that were left out of a write.
+    fn lines(&mut self, db: &str, rejected: &[LineError], count: usize) {
+        for line in rejected {
+            let fails = self.all_fail || line.by == RefusedBy::Table;
+            let texts = if fails { &mut self.failures } else { &mut self.shown };
+            match texts.len() < REFUSED_LINES_SHOWN_MAX {
+                true => texts.push(failure(db, &line.refusal())),
+                false => self.left_out += 1,
+            }
+        }
+        self.left_out += count.saturating_sub(rejected.len());
+    }
+
+    /// The outcome of what was sent.
+    fn outcome(&mut self, db: &str, outcome: WriteOutcome) {
+        match outcome {
+            WriteOutcome::Partial { rejected, rejected_count, .. } => self.lines(db, &rejected, rejected_count),
+            other => {
+                if let Err(why) = verdict_of(other) {
+                    self.fail(db, &why);
+                }
+            }
+        }
+    }
+
+    /// What is said of lines that are not a failure, and of those that are too many to be shown.
+    fn take_shown(&mut self) -> Vec<String> {
+        let mut shown = std::mem::take(&mut self.shown);
+        if self.left_out > 0 {
+            shown.push(format!("{} more lines could not be written", self.left_out));
+        }
+        shown
+    }
 }
 
 impl Shard {
@@ -51,8 +118,8 @@ impl Shard {
         }
         let shard = self.clone();
         self.spawn(async move {
-            let mut failures = Vec::new();
-            let finished = shard.write_results(&state, &run, writes, changes, &mut failures).await;
+            let mut unwritten = Unwritten::default();
+            let finished = shard.write_results(&state, &run, writes, changes, &mut unwritten).await;
             {
                 let mut inner = state.borrow_mut();
                 inner.writing_back -= 1;
@@ -62,8 +129,11 @@ impl Shard {
                 shard.let_go_of_state(&mut inner);
             }
             let plugin = run.event.what.kind().plugin();
-            let failures = failures.into_iter().map(|why| format!("error running {plugin}: {why}"));
-            let mut failures: Vec<String> = failures.collect();
+            let said = |why: String| format!("error running {plugin}: {why}");
+            for text in unwritten.take_shown() {
+                shard.log_run(&run, LogLevel::Error, said(text));
+            }
+            let mut failures: Vec<String> = unwritten.failures.into_iter().map(said).collect();
             let last = failures.pop();
             for text in failures {
                 shard.log_run(&run, LogLevel::Error, text);
@@ -101,20 +171,15 @@ impl Shard {
         self.spawn(async move {
             for write in writes {
                 let db = write.db.clone();
-                let written = match shard.send_to_others(write, &run).await {
-                    Ok(None) => Ok(()),
-                    Ok(Some(mut part)) => {
-                        let mut refused = Vec::new();
-                        let own = shard.accept_own(std::slice::from_mut(&mut part), &mut refused).await;
-                        shard.log.keep_together(false);
-                        let replies = own.into_iter().flatten().chain(part.others).collect();
-                        let outcome = shard.gather(replies, part.rejected, part.rejected_count).await;
-                        verdict_of(outcome)
-                    }
-                    Err(why) => Err(why),
-                };
-                if let Err(why) = written {
-                    shard.log_run(&run, LogLevel::Error, failure(&db, &why));
+                let mut unwritten = Unwritten::default();
+                if let Some(mut part) = shard.send_to_others(write, &run, Lines::Each, &mut unwritten).await {
+                    let own = shard.accept_own(std::slice::from_mut(&mut part), &mut unwritten).await;
+                    shard.log.keep_together(false);
+                    let replies = own.into_iter().flatten().chain(part.others).collect();
+                    unwritten.outcome(&db, shard.gather(replies, Vec::new(), 0).await);
+                }
+                for why in unwritten.take_shown().into_iter().chain(unwritten.failures) {
+                    shard.log_run(&run, LogLevel::Error, why);
                 }
             }
             let mut inner = state.borrow_mut();
@@ -133,27 +198,33 @@ impl Shard {
         run: &Ended,
         writes: Vec<QueuedWrite>,
         changes: Vec<StateChange>,
-        failures: &mut Vec<String>,
+        unwritten: &mut Unwritten,
     ) -> bool {
         if state.borrow().leaving {
             // Its trigger was deleted or disabled since it ended: its tables may be gone as well.
             return true;
         }
+        let lines = match run.event.what {
+            RunEvent::Request(_) => {
+                unwritten.all_fail = true;
+                Lines::Each
+            }
+            RunEvent::Writes(_) | RunEvent::Schedule(_) => match state.borrow().trigger.def.error_behavior {
+                ErrorBehavior::Retry => Lines::AllThatTablesTake,
+                ErrorBehavior::Log | ErrorBehavior::Disable => Lines::Each,
+            },
+        };
         let mut parts = Vec::with_capacity(writes.len());
         for write in writes {
-            let db = write.db.clone();
-            match self.send_to_others(write, run).await {
-                Ok(part) => parts.extend(part),
-                Err(why) => failures.push(failure(&db, &why)),
-            }
+            parts.extend(self.send_to_others(write, run, lines, unwritten).await);
         }
         for part in &mut parts {
             let outcome = self.gather(std::mem::take(&mut part.others), Vec::new(), 0).await;
-            failures.extend(verdict_of(outcome).err().map(|why| failure(&part.db, &why)));
+            unwritten.outcome(&part.db, outcome);
         }
-        let replies = self.accept_own(&mut parts, failures).await;
+        let replies = self.accept_own(&mut parts, unwritten).await;
         // No other task of this shard has had a turn since: the cursor is in the frame of the rows.
-        let finished = failures.is_empty();
+        let finished = unwritten.failures.is_empty();
         if finished {
             let mut inner = state.borrow_mut();
             inner.state_changing -= usize::from(!changes.is_empty());
@@ -165,48 +236,75 @@ impl Shard {
         self.log.keep_together(false);
         self.runnable.notify();
         for (part, replies) in parts.into_iter().zip(replies) {
-            let outcome = self.gather(replies, part.rejected, part.rejected_count).await;
-            failures.extend(verdict_of(outcome).err().map(|why| failure(&part.db, &why)));
+            let outcome = self.gather(replies, Vec::new(), 0).await;
+            unwritten.outcome(&part.db, outcome);
         }
         finished
     }
 
-    /// Parses a write and sends what belongs to tables of other shards; `None` if there was nothing in it.
-    async fn send_to_others(self: &Rc<Self>, write: QueuedWrite, run: &Ended) -> Result<Option<Part>, String> {
-        saltus_core::names::check_db_name(&write.db).map_err(|_| format!("invalid database name: {}", write.db))?;
+    /// Parses a write and sends what belongs to tables of other shards; `None` if nothing is left of it.
+    async fn send_to_others(
+        self: &Rc<Self>,
+        write: QueuedWrite,
+        run: &Ended,
+        lines: Lines,
+        unwritten: &mut Unwritten,
+    ) -> Option<Part> {
+        if saltus_core::names::check_db_name(&write.db).is_err() {
+            unwritten.fail(&write.db, &format!("invalid database name: {}", write.db));
+            return None;
+        }
         let request = WriteRequest {
             db: write.db,
             body: write.lines.into_bytes().into(),
             precision: Precision::Nanosecond,
-            accept_partial: false,
+            accept_partial: true,
             no_sync: write.no_sync,
             received: mono_now(),
         };
-        let options = WriteOptions::of(&request, run.event.depth.saturating_add(1));
-        let parsed = match self.agreed(&request, options).await {
-            Ok(parsed) => parsed,
-            Err(outcome) => return verdict_of(outcome).map(|()| None),
-        };
+        let whole = lines == Lines::AllThatTablesTake;
+        let asked = WriteOptions::of(&request, run.event.depth.saturating_add(1));
+        let options = WriteOptions { accept_partial: !whole, ..asked };
+        match self.agreed(&request, options).await {
+            Ok(parsed) => self.send_parsed(request.db, parsed, run, options, unwritten).await,
+            Err(outcome) => {
+                unwritten.outcome(&request.db, outcome);
+                None
+            }
+        }
+    }
+
+    async fn send_parsed(
+        self: &Rc<Self>,
+        db: Arc<str>,
+        parsed: ParsedWrite,
+        run: &Ended,
+        options: WriteOptions,
+        unwritten: &mut Unwritten,
+    ) -> Option<Part> {
+        unwritten.lines(&db, &parsed.rejected, parsed.rejected_count);
         let cause = run.event.tables().first().map(|table| &table.table);
         for batch in &parsed.batches {
-            if let Some(entry) = self.shared.directory.get(&request.db, &batch.table) {
+            if let Some(entry) = self.shared.directory.get(&db, &batch.table) {
                 entry.note_link(&run.trigger.def, cause);
             }
         }
-        let is_own = |batch: &PendingBatch| self.owner_of(&request.db, batch) == self.id;
+        let is_own = |batch: &PendingBatch| self.owner_of(&db, batch) == self.id;
         let (own, others): (Vec<_>, Vec<_>) = parsed.batches.into_iter().partition(is_own);
-        let rooms = match self.reserve(&request.db, &others, Room::Wait).await {
+        let rooms = match self.reserve(&db, &others, Room::Wait).await {
             Ok(rooms) => rooms,
-            Err(outcome) => return verdict_of(outcome).map(|()| None),
+            Err(outcome) => {
+                unwritten.outcome(&db, outcome);
+                return None;
+            }
         };
-        let others = self.send(&request.db, others, rooms, options);
-        let (rejected, rejected_count) = (parsed.rejected, parsed.rejected_count);
-        Ok(Some(Part { db: request.db, options, own, others, rejected, rejected_count }))
+        let others = self.send(&db, others, rooms, options);
+        Some(Part { db, options, own, others })
     }
 
     /// Takes in what belongs to this shard, all of it in one go when there is room; what is refused at once is a failure. The
     /// caller may add to the frame that it goes into, and must end that (`keep_together`) before it waits.
-    async fn accept_own(self: &Rc<Self>, parts: &mut [Part], failures: &mut Vec<String>) -> Vec<Replies> {
+    async fn accept_own(self: &Rc<Self>, parts: &mut [Part], unwritten: &mut Unwritten) -> Vec<Replies> {
         let rooms = loop {
             let reserved: Result<Vec<_>, _> = parts.iter().map(|part| self.try_reserve(&part.db, &part.own)).collect();
             match reserved {
@@ -219,18 +317,22 @@ impl Shard {
         for (part, rooms) in parts.iter_mut().zip(rooms) {
             let mut replies = self.send(&part.db, std::mem::take(&mut part.own), rooms, part.options);
             replies.retain_mut(|reply| match reply.try_recv() {
-                // What is taken is confirmed when it is durable, not before.
-                Ok(Some(Verdict::Taken { .. }) | None) => true,
+                // What is taken is confirmed when it is durable, not before; if nothing is, it is told at once.
+                Ok(None) => true,
+                Ok(Some(Verdict::Taken { rejected, rejected_count, .. })) => {
+                    unwritten.lines(&part.db, &rejected, rejected_count);
+                    false
+                }
                 Ok(Some(Verdict::Refused(error))) => {
-                    failures.push(failure(&part.db, &refusal(&error)));
+                    unwritten.fail(&part.db, &error.refusal());
                     false
                 }
                 Ok(Some(Verdict::Unavailable(reason))) => {
-                    failures.push(failure(&part.db, &reason));
+                    unwritten.fail(&part.db, &reason);
                     false
                 }
                 Err(oneshot::Canceled) => {
-                    failures.push(failure(&part.db, "the shard went away before it answered"));
+                    unwritten.fail(&part.db, "the shard went away before it answered");
                     false
                 }
             });
@@ -247,7 +349,7 @@ fn failure(db: &str, why: &str) -> String {
 pub(crate) fn verdict_of(outcome: WriteOutcome) -> Result<(), String> {
     match outcome {
         WriteOutcome::Written { .. } | WriteOutcome::Empty => Ok(()),
-        WriteOutcome::Rejected(error) => Err(refusal(&error)),
+        WriteOutcome::Rejected(error) => Err(error.refusal()),
         WriteOutcome::Partial { rejected_count, .. } => Err(format!("{rejected_count} lines were refused")),
         WriteOutcome::Busy { what, .. } => Err(what),
         WriteOutcome::Unavailable { reason } => Err(reason),

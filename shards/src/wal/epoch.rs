@@ -3,9 +3,9 @@
 //! **Invariants**
 //! - While a [`DataDirLock`] lives, no other process that takes the lock uses the directory. The kernel gives the lock
 //!   back when the process ends, however it ends; the file stays.
-//! - An epoch is durable before [`raise_epoch`] returns it and higher than every epoch that was returned before, also
-//!   if the file that holds it was lost: the directories of the log are asked as well. A crash in between loses a
-//!   number, never repeats one.
+//! - A life's number is higher than every number before it, also if the file `epoch` is lost: the manifest and the folders of the
+//!   log are asked as well ([`crate::data_dir`]). It is durable, in the manifest, before anything is written under it. A crash
+//!   in between loses a number, never repeats one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use saltus_core::ids::Epoch;
-
-use super::recovery::{RecoveryError, list_streams};
 
 /// Name of the lock file in the data directory.
 const LOCK_FILE: &str = "lock";
@@ -33,7 +31,7 @@ pub enum EpochError {
         path: PathBuf,
     },
     /// A file operation failed.
-    #[error("cannot {operation} {path}", path = path.display())]
+    #[error("cannot {operation} {path}: {source}", path = path.display())]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -42,21 +40,12 @@ pub enum EpochError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The epoch file holds no number.
-    #[error("{path} does not hold an epoch", path = path.display())]
-    Malformed {
-        /// The epoch file.
-        path: PathBuf,
-    },
     /// Every epoch was used.
     #[error("epochs of {path} are used up", path = path.display())]
     Exhausted {
         /// The epoch file.
         path: PathBuf,
     },
-    /// The log's directory cannot be listed.
-    #[error(transparent)]
-    List(#[from] RecoveryError),
 }
 
 /// Holds the data directory for this process; dropping it gives it back.
@@ -96,34 +85,63 @@ pub fn lock_data_dir(data_dir: &Path) -> Result<DataDirLock, EpochError> {
     }
 }
 
-/// The next epoch of the data directory, durable.
+/// What the file `epoch` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredEpoch {
+    /// The last life.
+    Number(u32),
+    /// There is no file.
+    Missing,
+    /// It holds no number.
+    Malformed(&'static str),
+}
+
+impl StoredEpoch {
+    /// The number; 0 if there is none.
+    pub fn number(&self) -> u32 {
+        if let StoredEpoch::Number(number) = self { *number } else { 0 }
+    }
+}
+
+/// Reads the file `epoch`.
 ///
 /// # Errors
-/// [`EpochError`]; the epoch on disk may have been raised all the same.
-pub fn raise_epoch(lock: &DataDirLock) -> Result<Epoch, EpochError> {
-    let data_dir = lock.data_dir();
+/// [`EpochError::Io`].
+pub fn read_epoch(data_dir: &Path) -> Result<StoredEpoch, EpochError> {
     let path = data_dir.join(EPOCH_FILE);
-    let stored = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse::<u32>().map_err(|_| EpochError::Malformed { path: path.clone() })?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(io_error("read", &path)(error)),
-    };
-    let logged = list_streams(data_dir)?.iter().map(|s| s.stream.epoch.0).max().unwrap_or(0);
-    let last = stored.max(logged);
-    if last >= EPOCH_MAX {
-        return Err(EpochError::Exhausted { path });
+    match fs::read(&path) {
+        Ok(bytes) if bytes.is_empty() => Ok(StoredEpoch::Malformed("is empty")),
+        Ok(bytes) => {
+            let number = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+            let number = number.filter(|number| *number < EPOCH_MAX);
+            Ok(number.map_or(StoredEpoch::Malformed("does not hold an epoch"), StoredEpoch::Number))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StoredEpoch::Missing),
+        Err(error) => Err(io_error("read", &path)(error)),
     }
-    store_epoch(data_dir, &path, last + 1)?;
+}
+
+/// The life after `last`.
+///
+/// # Errors
+/// [`EpochError::Exhausted`].
+pub fn next_epoch(data_dir: &Path, last: u32) -> Result<Epoch, EpochError> {
+    if last >= EPOCH_MAX {
+        return Err(EpochError::Exhausted { path: data_dir.join(EPOCH_FILE) });
+    }
     Ok(Epoch(last + 1))
 }
 
 /// Temporary file, fsync, rename, fsync of the directory.
-fn store_epoch(data_dir: &Path, path: &Path, epoch: u32) -> Result<(), EpochError> {
-    let temporary = data_dir.join("epoch.new");
+///
+/// # Errors
+/// [`EpochError::Io`].
+pub(super) fn store_epoch(data_dir: &Path, epoch: u32) -> Result<(), EpochError> {
+    let (path, temporary) = (data_dir.join(EPOCH_FILE), data_dir.join("epoch.new"));
     let mut file = File::create(&temporary).map_err(io_error("create", &temporary))?;
     writeln!(file, "{epoch}").map_err(io_error("write", &temporary))?;
     file.sync_all().map_err(io_error("sync", &temporary))?;
-    fs::rename(&temporary, path).map_err(io_error("rename to", path))?;
+    fs::rename(&temporary, &path).map_err(io_error("rename to", &path))?;
     sync_dir(data_dir).map_err(io_error("sync", data_dir))
 }
 

@@ -481,6 +481,8 @@ pub struct SegmentHeader {
     pub number: u32,
     /// Shards in this life of the process.
     pub shards: u16,
+    /// Of which data directory it is ([`super::manifest::fingerprint`]); 0 in segments of older versions.
+    pub directory: u32,
 }
 
 /// Why a block is no segment header.
@@ -506,6 +508,7 @@ impl SegmentHeader {
         sink.put(&self.stream.shard.0.to_le_bytes());
         sink.put(&self.shards.to_le_bytes());
         sink.put(&self.number.to_le_bytes());
+        sink.put(&self.directory.to_le_bytes());
         let crc = crc32c::crc32c(&out_used(out)[12..]);
         out[8..12].copy_from_slice(&crc.to_le_bytes());
     }
@@ -525,6 +528,7 @@ impl SegmentHeader {
                 stream: Stream { epoch: Epoch(u32_at(used, 24)), shard: ShardId(u16_at(used, 28)) },
                 shards: u16_at(used, 30),
                 number: u32_at(used, 32),
+                directory: u32_at(used, 36),
             }),
             version => Err(SegmentHeaderError::Version(version)),
         }

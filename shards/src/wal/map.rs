@@ -26,8 +26,8 @@ impl SegmentBytes {
             return Ok(SegmentBytes { map: None });
         }
         // SAFETY: the bytes must not change and the file must not shrink while the map lives. `_lock` proves that this
-        // process alone uses the data directory, and this process writes to streams of its own epoch only and never
-        // truncates a segment; removing one leaves its maps intact.
+        // process alone uses the data directory, and this process writes to streams of its own epoch only. Files of
+        // ended lives are cut by `settle` alone, whose caller waits until every recovery, which is all that maps, is over.
         let map = unsafe { Mmap::map(&file)? };
         // The log is read once, front to back; the advice may be refused without harm.
         let _ = map.advise(memmap2::Advice::Sequential);

@@ -72,7 +72,7 @@ pub fn read_range(
 }
 
 /// The sequence that a segment begins with, if it holds a frame.
-fn first_sequence(path: &Path, stream: Stream) -> io::Result<Option<Sequence>> {
+pub(crate) fn first_sequence(path: &Path, stream: Stream) -> io::Result<Option<Sequence>> {
     let mut segment = Segment { file: File::open(path)?, stream, id: None };
     Ok(segment.header(SEGMENT_HEADER_BYTES as u64)?.map(|frame| frame.first_sequence))
 }

@@ -11,14 +11,21 @@
 //! | a sound frame whose first sequence was read already | a bug | refused always |
 //! | no frame, but the next segment goes on with the next sequence | nothing is missing | nothing |
 //! | a segment number left out | a file is missing | as above |
+//! | a stream, or its first or last segments, that the manifest knows, not there | files are missing | as above |
+//! | a last segment shorter than the manifest says, and nothing behind it | it was cut | as above |
+//! | a stream that ends before the sequence that the manifest says | frames are missing | as above |
+//! | a segment of another data directory, of another stream, or with another number | it was exchanged or renamed | as a segment that is missing |
+//! | damage that an operator has given up at an earlier start | known | nothing |
 //! | a last segment without a sound header and without frames | its preparation was interrupted | reported, nothing lost |
 //! | any other segment without a sound header | damage | refused; with `accept_loss` its frames are taken by their own headers |
 //! | a sound frame with a record that cannot be read; a newer format version | a newer writer, or a bug | refused always |
 //!
 //! What cannot be told apart: decay in the very last round, though it was acknowledged, looks like a torn round.
 //!
-//! Nothing is ever changed on disk here: a second recovery finds the same.
+//! Nothing is ever changed on disk here: a second recovery finds the same. What is done with the findings is in
+//! [`super::settle`], when every shard has recovered.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::fs;
@@ -33,6 +40,7 @@ use super::format::{
     FRAME_MAGIC, FormatError, FrameHeader, Record, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError,
     decode_record,
 };
+use super::manifest::{End, Manifest, StreamRecord, header_of};
 use super::map::SegmentBytes;
 
 /// The log's directory in the data directory.
@@ -40,7 +48,12 @@ const WAL_DIR: &str = "wal";
 
 /// Where the segments of `stream` lie.
 pub fn stream_dir(data_dir: &Path, stream: Stream) -> PathBuf {
-    data_dir.join(WAL_DIR).join(format!("{:08}-{:04}", stream.epoch.0, stream.shard.0))
+    data_dir.join(WAL_DIR).join(stream_name(stream))
+}
+
+/// The name of a stream's directory.
+pub fn stream_name(stream: Stream) -> String {
+    format!("{:08}-{:04}", stream.epoch.0, stream.shard.0)
 }
 
 /// The file name of a stream's segment.
@@ -55,6 +68,14 @@ pub struct StreamFiles {
     pub stream: Stream,
     /// Its segments' numbers and files, ascending.
     pub segments: Vec<(u32, PathBuf)>,
+}
+
+impl StreamFiles {
+    /// Of which data directory its segments say that they are ([`super::manifest::fingerprint`]); `None` if none of them does.
+    pub fn directory(&self) -> Option<u32> {
+        let headers = self.segments.iter().filter_map(|(_, path)| header_of(path).ok().flatten());
+        headers.map(|header| header.directory).find(|directory| *directory != 0)
+    }
 }
 
 /// All streams below `data_dir`, oldest epoch first, then by shard.
@@ -96,7 +117,10 @@ pub fn list_segments(dir: &Path) -> Result<Vec<(u32, PathBuf)>, RecoveryError> {
     Ok(segments)
 }
 
-/// Names and paths in a directory; none if it does not exist.
+/// What the names of files and folders end with that were given up.
+pub(super) const SET_ASIDE: &str = ".set-aside";
+
+/// Names and paths in a directory, but for what was set aside; none if it does not exist.
 fn names_in(dir: &Path) -> Result<Vec<(String, PathBuf)>, RecoveryError> {
     let io = |source| RecoveryError::Io { path: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {
@@ -105,13 +129,15 @@ fn names_in(dir: &Path) -> Result<Vec<(String, PathBuf)>, RecoveryError> {
         Err(error) => return Err(io(error)),
     };
     let named = entries.map(|e| e.map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())));
-    named.collect::<Result<_, _>>().map_err(io)
+    let used = named.filter(|entry| !entry.as_ref().is_ok_and(|(name, _)| name.ends_with(SET_ASIDE)));
+    used.collect::<Result<_, _>>().map_err(io)
 }
 
-fn parse_stream(name: &str) -> Option<Stream> {
+/// The stream that [`stream_name`] named.
+pub(super) fn parse_stream(name: &str) -> Option<Stream> {
     let (epoch, shard) = name.split_once('-')?;
     let stream = Stream { epoch: Epoch(epoch.parse().ok()?), shard: ShardId(shard.parse().ok()?) };
-    (name == format!("{:08}-{:04}", stream.epoch.0, stream.shard.0)).then_some(stream)
+    (name == stream_name(stream)).then_some(stream)
 }
 
 fn parse_segment(name: &str) -> Option<u32> {
@@ -121,11 +147,13 @@ fn parse_segment(name: &str) -> Option<u32> {
 
 /// How recovery meets damage.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RecoveryOptions {
+pub struct RecoveryOptions<'a> {
     /// Skip what is damaged and report it, instead of refusing the start.
     pub accept_loss: bool,
     /// Leave out streams of this epoch and later ones: they are being written.
     pub before: Option<Epoch>,
+    /// What must be there; without it a log is whole if nothing in it contradicts itself.
+    pub known: Option<&'a Manifest>,
 }
 
 /// A record with its place, borrowed from the mapped segment.
@@ -155,6 +183,8 @@ pub struct RecoveryReport {
     pub losses: Vec<Loss>,
     /// Segments whose preparation was interrupted.
     pub unused_segments: Vec<PathBuf>,
+    /// Segments that do not belong where they are.
+    pub strangers: Vec<PathBuf>,
 }
 
 /// One stream.
@@ -177,6 +207,12 @@ pub struct SegmentReport {
     pub path: PathBuf,
     /// First and last sequence in it; `None` if it holds no frame.
     pub sequences: Option<(Sequence, Sequence)>,
+    /// Its id; 0 if its header does not say.
+    pub id: u64,
+    /// Where its last frame ends, in bytes.
+    pub end: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
 }
 
 /// A round that a crash cut short.
@@ -207,6 +243,13 @@ pub struct Loss {
     pub last: Option<Sequence>,
 }
 
+impl Loss {
+    /// What the manifest notes of it when it is given up.
+    pub fn key(&self) -> (Stream, u64, u64) {
+        (self.stream, self.first.0, self.last.map_or(0, |last| last.0))
+    }
+}
+
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (epoch, shard) = (self.stream.epoch.0, self.stream.shard);
@@ -216,9 +259,12 @@ impl fmt::Display for Loss {
             (first, Some(last)) => write!(f, "sequences {first} to {}", last.0),
             (first, None) => write!(f, "all sequences from {first}"),
         }?;
-        write!(f, " of epoch {epoch}, shard {shard}")
+        write!(f, " of epoch {epoch}, shard {shard} (rows of its tables, and what its triggers had finished)")
     }
 }
+
+/// What an operator can do about damage; at the end of every text that tells of it.
+pub const WAY_ON: &str = "bring the files back from a backup, or start once with --accept-loss, which gives up what is named here and goes on";
 
 /// Why the log cannot be read. Every variant names the file, and the offset where there is one.
 #[derive(Debug, thiserror::Error)]
@@ -232,7 +278,7 @@ pub enum RecoveryError {
         source: io::Error,
     },
     /// Records that were durable are damaged or missing.
-    #[error("log is damaged: {what} in {path} at offset {offset}: {loss} would be lost", path = loss.path.display(), offset = loss.offset)]
+    #[error("log is damaged: {what} in {path} at offset {offset}: {loss} would be lost; {WAY_ON}", path = loss.path.display(), offset = loss.offset)]
     Damaged {
         /// What was found.
         what: &'static str,
@@ -248,7 +294,7 @@ pub enum RecoveryError {
         version: u32,
     },
     /// A sound frame that contradicts those before it, or whose records cannot be read.
-    #[error("cannot read the frame in {path} at offset {offset}: {source}", path = path.display())]
+    #[error("cannot read the frame in {path} at offset {offset}: {source}; --accept-loss does not help here: use the version of saltus that wrote it, or bring the file back from a backup", path = path.display())]
     Frame {
         /// The segment.
         path: PathBuf,
@@ -286,9 +332,6 @@ pub enum FrameError {
         /// What comes next.
         expected: u64,
     },
-    /// A segment of another place.
-    #[error("segment belongs to another stream or has another number")]
-    Misplaced,
 }
 
 /// Reads every stream of the data directory that `lock` holds, oldest epoch first, and gives each record to `visit`, in
@@ -302,9 +345,18 @@ pub fn recover(
     visit: &mut dyn FnMut(Entry<'_>) -> Result<(), VisitorError>,
 ) -> Result<RecoveryReport, RecoveryError> {
     let mut report = RecoveryReport::default();
-    for files in list_streams_before(lock.data_dir(), options.before)? {
+    let mut streams: BTreeMap<Stream, StreamFiles> =
+        list_streams_before(lock.data_dir(), options.before)?.into_iter().map(|files| (files.stream, files)).collect();
+    for stream in options.known.iter().flat_map(|known| known.streams.keys().copied()) {
+        if options.before.is_none_or(|epoch| stream.epoch < epoch) {
+            streams.entry(stream).or_insert(StreamFiles { stream, segments: Vec::new() });
+        }
+    }
+    for files in streams.into_values() {
         let mut reader = StreamReader {
             stream: files.stream,
+            record: options.known.and_then(|known| known.streams.get(&files.stream)),
+            cut: None,
             options,
             expected: None,
             gap: None,
@@ -334,7 +386,11 @@ struct Gap {
 /// One stream on its way through recovery.
 struct StreamReader<'a> {
     stream: Stream,
-    options: RecoveryOptions,
+    /// What the manifest knows of it.
+    record: Option<&'a StreamRecord>,
+    /// A segment is shorter than it was, and nothing has gone on behind it: where it ends.
+    cut: Option<(PathBuf, u64)>,
+    options: RecoveryOptions<'a>,
     /// The next sequence; `None` before the first frame of a log whose beginning was cut.
     expected: Option<u64>,
     /// Open until a sound frame (then it is damage) or the end of the stream (then it was the tail).
@@ -355,36 +411,63 @@ struct Current<'a> {
 
 impl StreamReader<'_> {
     fn read(&mut self, lock: &DataDirLock, files: &StreamFiles) -> Result<(), RecoveryError> {
-        let count = files.segments.len();
+        let dir = stream_dir(lock.data_dir(), self.stream);
+        let there: BTreeMap<u32, &PathBuf> = files.segments.iter().map(|(number, path)| (*number, path)).collect();
+        let first = there.keys().next().copied();
+        let known = self.record.map(|record| (record.first, record.last));
+        let (Some(from), Some(to)) = (
+            first.into_iter().chain(known.map(|(first, _)| first)).min(),
+            there.keys().next_back().copied().into_iter().chain(known.map(|(_, last)| last)).max(),
+        ) else {
+            return Ok(());
+        };
         // Only what lies before the first segment may have been cut.
-        if files.segments.first().is_some_and(|(number, _)| *number <= 1) {
+        if from <= 1 {
             self.expected = Some(1);
         }
-        for (at, (number, path)) in files.segments.iter().enumerate() {
-            if at > 0 && files.segments[at - 1].0 + 1 != *number {
-                self.missing_segment(path);
-            }
-            let mapped =
-                SegmentBytes::open(lock, path).map_err(|source| RecoveryError::Io { path: path.clone(), source })?;
-            self.read_segment(*number, path, mapped.as_slice(), at + 1 == count)?;
+        for number in from..=to {
+            let Some(path) = there.get(&number) else {
+                self.certain_gap(dir.join(segment_name(number)), "missing segment");
+                continue;
+            };
+            let mapped = SegmentBytes::open(lock, path)
+                .map_err(|source| RecoveryError::Io { path: path.to_path_buf(), source })?;
+            self.read_segment(number, path, mapped.as_slice(), number == to)?;
         }
-        self.end()
+        self.end(&dir)
     }
 
     fn read_segment(&mut self, number: u32, path: &Path, bytes: &[u8], is_last: bool) -> Result<(), RecoveryError> {
         let id = match SegmentHeader::decode(bytes) {
+            Ok(header) if self.options.known.is_some_and(|known| !known.is_ours(&header)) => {
+                self.certain_gap(path.to_owned(), "segment of another data directory");
+                self.report.strangers.push(path.to_owned());
+                return Ok(());
+            }
             Ok(header) if header.stream == self.stream && header.number == number => Some(header.segment_id),
-            Ok(_) => return Err(frame_error(path, 0, FrameError::Misplaced)),
+            Ok(_) => {
+                self.certain_gap(path.to_owned(), "segment of another stream or with another number");
+                self.report.strangers.push(path.to_owned());
+                return Ok(());
+            }
             Err(SegmentHeaderError::Version(version)) => {
                 return Err(RecoveryError::UnsupportedVersion { path: path.to_owned(), version });
             }
             Err(SegmentHeaderError::Invalid) => None,
         };
         let mut current = Current { number, path, bytes, id };
-        self.segments.push(SegmentReport { number, path: path.to_owned(), sequences: None });
+        self.segments.push(SegmentReport {
+            number,
+            path: path.to_owned(),
+            sequences: None,
+            id: id.unwrap_or(0),
+            end: 0,
+            bytes: bytes.len() as u64,
+        });
+        let is_known = self.record.is_some_and(|record| number <= record.last);
         if current.id.is_none() {
             let found = self.search(&current, SEGMENT_HEADER_BYTES);
-            if is_last && found.is_none() {
+            if is_last && found.is_none() && !is_known {
                 self.report.unused_segments.push(path.to_owned());
                 return Ok(());
             }
@@ -392,7 +475,11 @@ impl StreamReader<'_> {
             // Its frames speak for themselves, as long as they agree.
             current.id = found.map(|(_, frame)| frame.segment_id);
         }
-        self.read_frames(&current)
+        self.read_frames(&current)?;
+        if self.record.is_some_and(|record| (bytes.len() as u64) < record.length_of(number)) {
+            self.cut = Some((path.to_owned(), bytes.len() as u64));
+        }
+        Ok(())
     }
 
     /// Walks from frame to frame; where there is none, searches behind.
@@ -461,7 +548,10 @@ impl StreamReader<'_> {
         }
         self.visit_records(current, offset, frame, payload)?;
         self.expected = Some(frame.last_sequence().0 + 1);
+        // What goes on, or was missed above, tells how much the cut has cost.
+        self.cut = None;
         if let Some(segment) = self.segments.last_mut() {
+            segment.end = (offset + frame.frame_bytes()) as u64;
             let begin = segment.sequences.map_or(first, |(begin, _)| begin);
             segment.sequences = Some((begin, frame.last_sequence()));
         }
@@ -510,17 +600,15 @@ impl StreamReader<'_> {
         }
     }
 
-    fn missing_segment(&mut self, path: &Path) {
-        let dir = path.parent().unwrap_or(path);
-        let number = self.segments.last().map_or(1, |s| s.number + 1);
-        self.certain_gap(dir.join(segment_name(number)), "missing segment");
-    }
-
     /// An error, or a note if the caller accepts loss. `found` is where the log goes on, if it does.
     fn refuse(&mut self, gap: &Gap, found: Option<Sequence>) -> Result<(), RecoveryError> {
         let first = Sequence(self.expected.unwrap_or(0));
         let last = found.map(|found| Sequence(found.0 - 1));
         let loss = Loss { stream: self.stream, path: gap.path.clone(), offset: gap.offset, first, last };
+        if self.options.known.is_some_and(|known| known.given_up.contains(&loss.key())) {
+            tracing::debug!(%loss, "damage that was given up at an earlier start");
+            return Ok(());
+        }
         if !self.options.accept_loss {
             return Err(RecoveryError::Damaged { what: gap.what, loss: Box::new(loss) });
         }
@@ -529,18 +617,41 @@ impl StreamReader<'_> {
         Ok(())
     }
 
-    /// The stream is over: what could still have been damage was its tail.
-    fn end(&mut self) -> Result<(), RecoveryError> {
-        match self.gap.take() {
-            Some(gap) if gap.certain => self.refuse(&gap, None),
-            Some(gap) if gap.bytes > 0 => {
-                let Gap { path, offset, bytes, .. } = gap;
-                tracing::warn!(path = %path.display(), offset, bytes, "torn tail of the log is cut");
-                self.report.torn_tails.push(TornTail { stream: self.stream, path, offset, bytes });
-                Ok(())
+    /// The stream is over: what could still have been damage was its tail, unless the manifest knows of more.
+    fn end(&mut self, dir: &Path) -> Result<(), RecoveryError> {
+        let gap = self.gap.take();
+        let next = self.expected.unwrap_or(1);
+        if let Some(record) = self.record
+            && let End::At { sequence, .. } = record.end
+        {
+            if next > sequence.0 {
+                return self.tail(gap);
             }
-            _ => Ok(()),
+            let found = gap.filter(|gap| gap.certain);
+            let path = found.as_ref().map_or_else(|| dir.join(segment_name(record.last)), |gap| gap.path.clone());
+            let (what, offset) = found.map_or(("missing frames", 0), |gap| (gap.what, gap.offset));
+            let gap = Gap { path, offset, bytes: 0, what, certain: true };
+            return self.refuse(&gap, Some(Sequence(sequence.0 + 1)));
         }
+        match (gap, self.cut.take()) {
+            (Some(gap), _) if gap.certain => self.refuse(&gap, None),
+            (_, Some((path, offset))) => {
+                let gap = Gap { path, offset, bytes: 0, what: "a part is cut off", certain: true };
+                self.refuse(&gap, None)
+            }
+            (gap, None) => self.tail(gap),
+        }
+    }
+
+    /// What lies behind the last frame of a whole stream.
+    fn tail(&mut self, gap: Option<Gap>) -> Result<(), RecoveryError> {
+        if let Some(Gap { path, offset, bytes, .. }) = gap
+            && bytes > 0
+        {
+            tracing::warn!(path = %path.display(), offset, bytes, "torn tail of the log is cut");
+            self.report.torn_tails.push(TornTail { stream: self.stream, path, offset, bytes });
+        }
+        Ok(())
     }
 }
 

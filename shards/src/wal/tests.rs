@@ -17,11 +17,11 @@ use saltus_core::line_protocol::Precision;
 use saltus_core::schedule::Mark;
 use saltus_core::schema::{ColumnDef, ColumnKind};
 
-use super::epoch::EpochError;
 use super::format::{FormatError, FrameHeader, SegmentHeader, decode_record, frame_bytes};
 use super::recovery::{FrameError, segment_name, stream_dir};
 use super::writer::WalOperation;
 use super::*;
+use crate::io::Shortage;
 use crate::io::memory::{Fault, MemoryDir, Operation};
 
 const STREAM: Stream = Stream { epoch: Epoch(5), shard: ShardId(2) };
@@ -102,7 +102,7 @@ fn recover_files(files: &Files, accept_loss: bool) -> Recovered {
 fn recover_dir(data_dir: &Path, accept_loss: bool) -> Recovered {
     let lock = lock_data_dir(data_dir).unwrap();
     let mut texts = Vec::new();
-    let report = recover(&lock, RecoveryOptions { accept_loss, before: None }, &mut |entry| {
+    let report = recover(&lock, RecoveryOptions { accept_loss, ..RecoveryOptions::default() }, &mut |entry| {
         if let Record::Write { text, .. } = entry.record {
             texts.push((entry.sequence.0, text.to_vec()));
         }
@@ -406,7 +406,11 @@ fn a_segment_under_a_wrong_name_is_refused() {
     let mut files = log.dir.written();
     let third = files[&segment_name(3)].clone();
     files.insert(segment_name(4), third);
-    assert!(matches!(recover_files(&files, true), Err(RecoveryError::Frame { source: FrameError::Misplaced, .. })));
+    let error = recover_files(&files, false).unwrap_err();
+    let RecoveryError::Damaged { loss, .. } = error else { panic!("{error}") };
+    assert_eq!((loss.first, loss.last), (Sequence(10), Some(Sequence(12))));
+    assert!(loss.path.ends_with(segment_name(4)));
+    assert_eq!(recover_files(&files, true).unwrap().0, [&log.durable[..9], &log.durable[12..]].concat());
 }
 
 #[test]
@@ -528,7 +532,7 @@ fn want_of_space_at_a_write_keeps_the_round() {
     log.writer.append(&write(b"patient")).unwrap();
     let mut round = log.writer.take_round().unwrap();
     log.dir.inject(Operation::Write, 0, Fault::Error(libc::ENOSPC));
-    assert!(matches!(block_on(log.committer.commit(&mut round)), Err(WalError::NoSpace { .. })));
+    assert!(matches!(block_on(log.committer.commit(&mut round)), Err(WalError::Short { .. })));
     log.writer.append(&write(b"later")).unwrap();
     assert!(log.writer.take_round().is_none(), "the round is still out");
     block_on(log.committer.commit(&mut round)).unwrap();
@@ -539,16 +543,17 @@ fn want_of_space_at_a_write_keeps_the_round() {
 
 #[test]
 fn want_of_space_for_a_segment_is_retryable_and_nothing_is_lost() {
-    for operation in [Operation::Create, Operation::Write, Operation::SyncData, Operation::SyncNames] {
+    use Operation::*;
+    for operation in [Create, Write, SyncData, SyncNames, Register] {
         let mut log = Log::open(2 * WAL_ALIGN as u64, 1 << 20);
         log.commit(&[b"first"]).unwrap();
         // Once ahead, once when it is needed.
-        log.dir.inject(operation, 0, Fault::Error(libc::ENOSPC));
+        log.dir.inject(operation, 0, Fault::Error(libc::EROFS));
         log.dir.inject(operation, 0, Fault::Error(libc::EDQUOT));
         block_on(log.committer.prepare_next().unwrap());
         log.writer.append(&write(b"second")).unwrap();
         let mut round = log.writer.take_round().unwrap();
-        assert!(matches!(block_on(log.committer.commit(&mut round)), Err(WalError::NoSpace { .. })), "{operation:?}");
+        assert!(matches!(block_on(log.committer.commit(&mut round)), Err(WalError::Short { .. })), "{operation:?}");
         block_on(log.committer.commit(&mut round)).unwrap();
         assert_eq!(log.committer.segment(), 2);
         let (texts, _) = recover_files(&log.dir.crash(7), false).unwrap();
@@ -566,14 +571,21 @@ fn a_segment_that_cannot_be_made_for_another_reason_poisons() {
 }
 
 #[test]
-fn short_writes_are_written_again_until_they_count_as_broken() {
+fn short_writes_are_written_again_until_they_count_as_a_full_disk() {
     let mut log = Log::open(64 * 1024, 1 << 20);
     log.dir.inject(Operation::Write, 0, Fault::Short(512));
     log.dir.inject(Operation::Write, 0, Fault::Short(0));
     log.commit(&[b"whole"]).unwrap();
     assert_eq!(recover_files(&log.dir.crash(1), false).unwrap().0, log.durable);
     (0..4).for_each(|_| log.dir.inject(Operation::Write, 0, Fault::Short(10)));
-    assert!(matches!(log.commit(&[b"never"]), Err(WalError::Poisoned { operation: WalOperation::Write, .. })));
+    log.writer.append(&write(b"later")).unwrap();
+    let mut round = log.writer.take_round().unwrap();
+    assert!(matches!(
+        block_on(log.committer.commit(&mut round)),
+        Err(WalError::Short { shortage: Shortage::Space, .. })
+    ));
+    block_on(log.committer.commit(&mut round)).unwrap();
+    assert_eq!(recover_files(&log.dir.crash(1), false).unwrap().0.len(), 2);
 }
 
 #[test]
@@ -620,20 +632,6 @@ fn a_data_directory_has_one_server_at_a_time() {
     assert!(error.to_string().starts_with("another server uses this data directory"), "{error}");
     drop(lock);
     lock_data_dir(data_dir.path()).unwrap();
-}
-
-#[test]
-fn an_epoch_is_never_given_twice() {
-    let data_dir = tempfile::tempdir().unwrap();
-    let lock = lock_data_dir(data_dir.path()).unwrap();
-    assert_eq!(raise_epoch(&lock).unwrap(), Epoch(1));
-    assert_eq!(raise_epoch(&lock).unwrap(), Epoch(2));
-    // Also if the file is lost, as long as there is a log.
-    std::fs::remove_file(data_dir.path().join("epoch")).unwrap();
-    std::fs::create_dir_all(stream_dir(data_dir.path(), STREAM)).unwrap();
-    assert_eq!(raise_epoch(&lock).unwrap(), Epoch(6));
-    std::fs::write(data_dir.path().join("epoch"), "six").unwrap();
-    assert!(matches!(raise_epoch(&lock), Err(EpochError::Malformed { .. })));
 }
 
 #[test]

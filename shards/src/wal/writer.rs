@@ -9,7 +9,7 @@
 //!     let Some(mut round) = writer.take_round() else { wait for an append };
 //!     match committer.commit(&mut round).await {
 //!         Ok(committed) => ...,                            // acknowledge up to committed.last
-//!         Err(WalError::NoSpace { .. }) => ...,            // refuse new writes, wait, commit(&mut round) again
+//!         Err(WalError::Short { .. }) => ...,              // refuse new writes, wait, commit(&mut round) again
 //!         Err(poisoned) => ...,                            // refuse writes for good
 //!     }
 //!     if let Some(prepare) = committer.prepare_next() { spawn(prepare) }
@@ -20,37 +20,49 @@
 //! 1. A frame's sequences follow those of the frame before it; the frame's bytes on disk are never written again once
 //!    it is durable.
 //! 2. At most one round is out. It is written at one place, and again at the same place if the disk was full.
-//! 3. A segment is used only when its zeros, its header and its name are durable.
-//! 4. Poison is for ever: set by a failed sync, by a write that failed for any reason but want of space, and by a
+//! 3. A segment is used only when its zeros, its header and its name are durable, and then the manifest's word that it may
+//!    hold data ([`WalDir::register`]): what may hold data is missed if it is lost.
+//! 4. Poison is for ever: set by a failed sync, by a write that failed for any reason but a [`Shortage`], and by a
 //!    commit that was dropped half way (its write may land later). Both halves see it at once.
 //!
-//! **Faults that must be survived**: short writes (the same bytes are written again, a few times), ENOSPC while a
-//! segment is prepared or written (the round stays with the caller), a crash at any moment (`recovery`).
+//! **Faults that must be survived**: short writes (the same bytes are written again, a few times; then the disk counts as
+//! full), ENOSPC, EDQUOT and EROFS while a segment is made, registered or written (the round stays with the caller), a crash
+//! at any moment (`recovery`).
+//!
+//! **Sizes**: the first segment is small and each further one four times as large, up to the full size, so that a life
+//! without many writes costs little. Where the disk has no room for one, a smaller one is made.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::fmt;
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 
 use saltus_core::ids::{Sequence, Stream};
-use saltus_core::limits::{WAL_ALIGN, WAL_FRAME_BYTES_MAX, WAL_RECORD_BYTES_MAX, WAL_SEGMENT_BYTES};
+use saltus_core::limits::{
+    WAL_ALIGN, WAL_FIRST_SEGMENT_BYTES, WAL_FRAME_BYTES_MAX, WAL_RECORD_BYTES_MAX, WAL_SEGMENT_BYTES,
+};
 
 use super::format::{
     EncodeError, FRAME_HEADER_BYTES, FrameHeader, Record, SEGMENT_HEADER_BYTES, SegmentHeader, frame_bytes,
 };
 use super::recovery::segment_name;
-use crate::io::{Undone, WalBuffer, WalDir, WalFile};
+use super::slot::{Claim, Slot};
+use crate::io::{Shortage, Undone, WalBuffer, WalDir, WalFile};
 
 /// Bytes that a segment is zeroed by at a time: small, so that a round's write never queues behind much.
 const ZERO_BYTES: usize = 256 * 1024;
 /// Bytes of the first buffer of a frame.
 const BUFFER_BYTES_MIN: usize = 16 * 1024;
-/// How often a short write is tried before the device counts as broken.
+/// How often a short write is tried before the disk counts as full.
 const WRITE_ATTEMPTS_MAX: usize = 4;
+/// The next segment is made when this part of the one before it is used.
+const PREPARE_AT: u64 = 8;
+/// The last segments whose lengths the manifest keeps: the one in use, and the one that was made ahead.
+const TAIL_SEGMENTS: usize = 2;
 
 const _: () = assert!(ZERO_BYTES.is_multiple_of(WAL_ALIGN), "zeros are written past the page cache");
 const _: () = assert!(BUFFER_BYTES_MIN.is_multiple_of(WAL_ALIGN), "frames are written past the page cache");
@@ -68,12 +80,27 @@ pub struct WalOptions {
     pub segment_bytes: u64,
     /// Records' bytes in one frame, unless one record alone is larger.
     pub frame_bytes_max: usize,
+    /// Tells the segments of this data directory from those of others; 0 if that is not known.
+    pub directory: u32,
 }
 
 impl WalOptions {
     /// The options that `limits` gives for `stream`.
     pub fn new(stream: Stream, shards: u16, seed: u64) -> Self {
-        WalOptions { stream, shards, seed, segment_bytes: WAL_SEGMENT_BYTES, frame_bytes_max: WAL_FRAME_BYTES_MAX }
+        WalOptions {
+            stream,
+            shards,
+            seed,
+            segment_bytes: WAL_SEGMENT_BYTES,
+            frame_bytes_max: WAL_FRAME_BYTES_MAX,
+            directory: 0,
+        }
+    }
+
+    /// Bytes of the segment with that number, unless it must hold more.
+    fn bytes_of(&self, number: u32) -> u64 {
+        let grown = WAL_FIRST_SEGMENT_BYTES.saturating_mul(4_u64.saturating_pow(number.saturating_sub(1)));
+        grown.min(self.segment_bytes).next_multiple_of(WAL_ALIGN as u64).max(2 * WAL_ALIGN as u64)
     }
 }
 
@@ -90,17 +117,31 @@ pub enum WalOperation {
     Abandoned,
 }
 
+impl fmt::Display for WalOperation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WalOperation::PrepareSegment => "preparing",
+            WalOperation::Write | WalOperation::Abandoned => "writing to",
+            WalOperation::Sync => "syncing",
+        })
+    }
+}
+
 /// Why a record is not durable.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WalError {
-    /// No room on the disk. Nothing is lost: the same round may be committed again.
-    #[error("no space left for {path}", path = path.display())]
-    NoSpace {
+    /// No room on the disk, or it is read-only. Nothing is lost: the same round may be committed again.
+    #[error("{what} ({path})", what = shortage.text(), path = path.display())]
+    Short {
+        /// What is lacking.
+        shortage: Shortage,
         /// The segment.
         path: PathBuf,
+        /// What would do, in bytes.
+        bytes: u64,
     },
     /// The log failed and takes nothing any more until the next start.
-    #[error("log is poisoned: {operation:?} of {path} at offset {offset} failed: {source}", path = path.display())]
+    #[error("log is poisoned: {operation} {path} at offset {offset} failed: {source}", path = path.display())]
     Poisoned {
         /// What failed.
         operation: WalOperation,
@@ -123,6 +164,8 @@ struct Shared {
     durable: Cell<Sequence>,
     /// A round is out: taken, not yet durable.
     round_out: Cell<bool>,
+    /// The segment of the last durable frame, and where that ends.
+    end: Cell<(u32, u64)>,
     /// Set once, never cleared.
     poison: RefCell<Option<WalError>>,
 }
@@ -143,22 +186,39 @@ impl Shared {
     }
 }
 
-/// Begins a stream in `dir`: makes the first segment and gives the two halves.
+/// Begins a stream in `dir` with its first segment, and gives the two halves.
 ///
 /// # Errors
-/// [`WalError::NoSpace`], [`WalError::Poisoned`] for every other failure.
+/// [`WalError::Short`], [`WalError::Poisoned`] for every other failure.
 pub async fn open_stream<D: WalDir>(
     dir: Rc<D>,
     options: WalOptions,
 ) -> Result<(WalWriter<D>, WalCommitter<D>), WalError> {
-    let shared =
-        Rc::new(Shared { durable: Cell::new(Sequence(0)), round_out: Cell::new(false), poison: RefCell::new(None) });
-    let maker = Rc::new(SegmentMaker { dir: dir.clone(), options: options.clone(), shared: shared.clone() });
-    let segment = maker.make(1).await?;
+    let (writer, mut committer) = begin_stream(dir, options);
+    committer.begin().await?;
+    Ok((writer, committer))
+}
+
+/// The two halves of a stream that is not on the disk yet: [`WalCommitter::begin`], or the first commit, makes the first segment.
+pub fn begin_stream<D: WalDir>(dir: Rc<D>, options: WalOptions) -> (WalWriter<D>, WalCommitter<D>) {
+    let shared = Rc::new(Shared {
+        durable: Cell::new(Sequence(0)),
+        round_out: Cell::new(false),
+        end: Cell::new((0, 0)),
+        poison: RefCell::new(None),
+    });
+    let payload_bytes_max = options.frame_bytes_max.min(WAL_RECORD_BYTES_MAX);
+    let maker = Rc::new(SegmentMaker {
+        dir: dir.clone(),
+        options,
+        shared: shared.clone(),
+        tail: RefCell::default(),
+        was_short: Cell::new(false),
+    });
     let writer = WalWriter {
         dir,
         shared: shared.clone(),
-        payload_bytes_max: options.frame_bytes_max.min(WAL_RECORD_BYTES_MAX),
+        payload_bytes_max,
         buffer_bytes_hint: BUFFER_BYTES_MIN,
         next: Sequence(1),
         open: None,
@@ -166,8 +226,19 @@ pub async fn open_stream<D: WalDir>(
         waiting_bytes: 0,
         together: false,
     };
-    let committer = WalCommitter { maker, shared, segment, slot: Rc::new(Slot::default()) };
-    Ok((writer, committer))
+    let committer = WalCommitter { maker, shared, segment: None, slot: Rc::new(Slot::default()) };
+    (writer, committer)
+}
+
+/// Where a stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrittenTo {
+    /// The segment of its last frame.
+    pub segment: u32,
+    /// Where in it that frame ends, in bytes.
+    pub bytes: u64,
+    /// The last sequence.
+    pub sequence: Sequence,
 }
 
 /// A frame that is being filled, or waits.
@@ -275,6 +346,12 @@ impl<D: WalDir> WalWriter<D> {
         self.shared.durable.get()
     }
 
+    /// Where the durable part of the stream ends; `None` if nothing was written.
+    pub fn written_to(&self) -> Option<WrittenTo> {
+        let (segment, bytes) = self.shared.end.get();
+        (segment > 0).then_some(WrittenTo { segment, bytes, sequence: self.shared.durable.get() })
+    }
+
     /// The failure that ended this stream, if one has.
     pub fn poison(&self) -> Option<WalError> {
         self.shared.poison.borrow().clone()
@@ -343,67 +420,81 @@ struct Segment<F> {
 pub struct WalCommitter<D: WalDir> {
     maker: Rc<SegmentMaker<D>>,
     shared: Rc<Shared>,
-    segment: Segment<D::File>,
-    slot: Rc<Slot<D::File>>,
+    /// `None` until the first one is made.
+    segment: Option<Segment<D::File>>,
+    slot: Rc<Slot<Segment<D::File>>>,
 }
 
 impl<D: WalDir> WalCommitter<D> {
+    /// Makes the first segment, so that the first commit need not.
+    ///
+    /// # Errors
+    /// [`WalError::Short`]: to be tried again. [`WalError::Poisoned`].
+    pub async fn begin(&mut self) -> Result<(), WalError> {
+        self.shared.check()?;
+        if self.segment.is_some() { Ok(()) } else { self.rotate(0).await }
+    }
+
     /// Writes `round` durably: one write that is its own sync (or is followed by one), and a change of segment where it does not fit.
     ///
     /// Must not be dropped before it is done: what is under way would land unseen, so that poisons the log.
     ///
     /// # Errors
-    /// [`WalError::NoSpace`]: `round` is whole and may be committed again. [`WalError::Poisoned`].
+    /// [`WalError::Short`]: `round` is whole and may be committed again. [`WalError::Poisoned`].
     pub async fn commit(&mut self, round: &mut Round<D::Buffer>) -> Result<Committed, WalError> {
         self.shared.check()?;
         let bytes = frame_bytes(round.payload_bytes());
-        if self.segment.used + bytes as u64 > self.segment.bytes {
+        if self.segment.as_ref().is_none_or(|segment| segment.used + bytes as u64 > segment.bytes) {
             self.rotate(bytes as u64).await?;
         }
-        let offset = self.segment.used;
+        let segment = self.segment.as_mut().expect("a change of segment has made one");
+        let offset = segment.used;
         let (first, last) = round.sequences();
         assert_eq!(first.0, self.shared.durable.get().0 + 1, "rounds are committed in order");
         let mut buffer = round.buffer.take().expect("a round is committed once");
         let header = FrameHeader {
             payload_bytes: round.payload_bytes,
             records: round.records,
-            segment_id: self.segment.id,
+            segment_id: segment.id,
             stream: self.maker.options.stream,
             first_sequence: first,
             offset,
         };
         header.seal(buffer.as_mut_slice());
 
-        let guard = AbandonGuard { shared: &self.shared, path: self.maker.dir.path_of(&self.segment.name), offset };
-        let (written, buffer) =
-            write_all(&self.segment.file, <D::File as WalFile>::write_durable_at, buffer, offset).await;
+        let guard = AbandonGuard { shared: &self.shared, path: self.maker.dir.path_of(&segment.name), offset };
+        let (written, buffer) = write_all(&segment.file, <D::File as WalFile>::write_durable_at, buffer, offset).await;
         let path = guard.disarm();
         match written {
             Ok(()) => {}
-            Err(Undone::Write(source)) if is_no_space(&source) => {
-                round.buffer = Some(buffer);
-                return Err(WalError::NoSpace { path });
-            }
-            Err(Undone::Write(source)) => return Err(self.shared.poison(WalOperation::Write, path, offset, source)),
+            Err(Undone::Write(source)) => match Shortage::of(&source) {
+                Some(shortage) => {
+                    round.buffer = Some(buffer);
+                    return Err(WalError::Short { shortage, path, bytes: bytes as u64 });
+                }
+                None => return Err(self.shared.poison(WalOperation::Write, path, offset, source)),
+            },
             Err(Undone::Sync(source)) => return Err(self.shared.poison(WalOperation::Sync, path, offset, source)),
         }
-        self.segment.used += bytes as u64;
+        segment.used += bytes as u64;
+        self.shared.end.set((segment.number, segment.used));
         self.shared.durable.set(last);
         self.shared.round_out.set(false);
-        Ok(Committed { first, last, segment: self.segment.number, offset, frame_bytes: bytes })
+        Ok(Committed { first, last, segment: segment.number, offset, frame_bytes: bytes })
     }
 
-    /// Makes the next segment ahead of its need. `None` if it is there or under way, or after a failure. To be spawned
-    /// on the same executor; a commit that needs the segment meanwhile waits for it. If it fails for want of space, the
-    /// commit that needs it tries once more and says so.
+    /// Makes the next segment ahead of its need. `None` if there is no need yet, if it is there or under way, after a failure, and
+    /// after one that found the disk full: then the commit that needs it makes it. To be spawned on the same executor; a commit
+    /// that needs the segment meanwhile waits for it.
     pub fn prepare_next(&self) -> Option<impl Future<Output = ()> + use<D>> {
-        if self.shared.check().is_err() {
+        let segment = self.segment.as_ref()?;
+        if self.shared.check().is_err() || self.maker.was_short.get() || segment.used * PREPARE_AT < segment.bytes {
             return None;
         }
         let claim = Claim::take(&self.slot)?;
-        let (maker, number) = (self.maker.clone(), self.segment.number + 1);
+        let (maker, number) = (self.maker.clone(), segment.number + 1);
         Some(async move {
-            if let Ok(segment) = maker.make(number).await {
+            if let Ok(segment) = maker.make(number, 0).await {
                 claim.fill(segment);
             }
         })
@@ -414,9 +505,9 @@ impl<D: WalDir> WalCommitter<D> {
         self.shared.durable.get()
     }
 
-    /// The number of the segment that is written now.
+    /// The number of the segment that is written now; 0 before the first.
     pub fn segment(&self) -> u32 {
-        self.segment.number
+        self.segment.as_ref().map_or(0, |segment| segment.number)
     }
 
     /// Takes the next segment, which holds a frame of `bytes` at least.
@@ -426,7 +517,7 @@ impl<D: WalDir> WalCommitter<D> {
             Some(segment) => segment,
             None => {
                 self.shared.check()?;
-                self.maker.make(self.segment.number + 1).await?
+                self.maker.make(self.segment() + 1, needed).await?
             }
         };
         if next.bytes < needed
@@ -436,7 +527,7 @@ impl<D: WalDir> WalCommitter<D> {
             self.slot.put(next);
             return Err(error);
         }
-        let old = std::mem::replace(&mut self.segment, next);
+        let Some(old) = self.segment.replace(next) else { return Ok(()) };
         let path = self.maker.dir.path_of(&old.name);
         if let Err(error) = old.file.close().await {
             // All of it is durable already.
@@ -451,27 +542,50 @@ struct SegmentMaker<D> {
     dir: Rc<D>,
     options: WalOptions,
     shared: Rc<Shared>,
+    /// The last segments that the manifest knows, or may know, with their lengths.
+    tail: RefCell<Vec<(u32, u64)>>,
+    /// The last attempt found the disk full.
+    was_short: Cell<bool>,
 }
 
 impl<D: WalDir> SegmentMaker<D> {
-    /// A new segment, ready to be written. What is left of a failed attempt is removed, so that its blocks are not what
-    /// the disk lacks.
-    async fn make(&self, number: u32) -> Result<Segment<D::File>, WalError> {
+    /// A new segment of at least `needed` bytes, ready to be written. What is left of a failed attempt is removed, so that its
+    /// blocks are not what the disk lacks; a smaller one is tried then.
+    async fn make(&self, number: u32, needed: u64) -> Result<Segment<D::File>, WalError> {
         let name = segment_name(number);
-        match self.try_make(number, &name).await {
-            Ok(segment) => Ok(segment),
-            Err(source) => {
-                let _ = self.dir.remove(&name).await;
-                Err(self.failed(&name, source))
+        let least = needed.max(WAL_FIRST_SEGMENT_BYTES.min(self.options.segment_bytes));
+        let least = least.next_multiple_of(WAL_ALIGN as u64).max(2 * WAL_ALIGN as u64);
+        let wanted = self.options.bytes_of(number).max(least);
+        let mut bytes = if self.was_short.get() { least } else { wanted };
+        loop {
+            let source = match self.try_make(number, &name, bytes).await {
+                Ok(segment) => {
+                    self.was_short.set(false);
+                    return Ok(segment);
+                }
+                Err(source) => source,
+            };
+            let Some(shortage) = Shortage::of(&source) else {
+                let path = self.dir.path_of(&name);
+                return Err(self.shared.poison(WalOperation::PrepareSegment, path, 0, source));
+            };
+            let _ = self.dir.remove(&name).await;
+            if bytes == least || shortage == Shortage::ReadOnly {
+                self.was_short.set(true);
+                return Err(WalError::Short { shortage, path: self.dir.path_of(&name), bytes });
             }
+            bytes = (bytes / 4).next_multiple_of(WAL_ALIGN as u64).max(least);
         }
     }
 
-    async fn try_make(&self, number: u32, name: &str) -> io::Result<Segment<D::File>> {
+    async fn try_make(&self, number: u32, name: &str, bytes: u64) -> io::Result<Segment<D::File>> {
+        if self.tail.borrow().iter().any(|(known, _)| *known >= number) {
+            // An attempt was dropped when the manifest may have known the file already, which is about to be emptied.
+            self.register(None, number).await?;
+        }
         let file = self.dir.create(name).await?;
-        let WalOptions { stream, shards, seed, segment_bytes, .. } = self.options;
-        let header = SegmentHeader { segment_id: segment_id(seed, stream, number), stream, number, shards };
-        let bytes = segment_bytes.next_multiple_of(WAL_ALIGN as u64).max(2 * WAL_ALIGN as u64);
+        let WalOptions { stream, shards, directory, .. } = self.options;
+        let header = SegmentHeader { segment_id: self.id_of(number), stream, number, shards, directory };
         let mut segment =
             Segment { file, name: name.to_owned(), id: header.segment_id, number, bytes: 0, used: WAL_ALIGN as u64 };
         self.zero(&mut segment, bytes).await?;
@@ -480,20 +594,43 @@ impl<D: WalDir> SegmentMaker<D> {
         write_all(&segment.file, <D::File as WalFile>::write_at, block, 0).await.0?;
         segment.file.sync_data().await?;
         self.dir.sync_names().await?;
+        self.register(Some(bytes), number).await?;
         Ok(segment)
+    }
+
+    fn id_of(&self, number: u32) -> u64 {
+        segment_id(self.options.seed, self.options.stream, number)
+    }
+
+    /// Tells the manifest that this segment is the last one and has so many bytes, or that it is not there.
+    async fn register(&self, bytes: Option<u64>, number: u32) -> io::Result<()> {
+        let before = self.tail.borrow().clone();
+        let mut tail: Vec<_> = before.iter().copied().filter(|(known, _)| *known < number).collect();
+        tail.extend(bytes.map(|bytes| (number, bytes)));
+        let tail = tail.split_off(tail.len().saturating_sub(TAIL_SEGMENTS));
+        // If this is dropped half way, the manifest may know it.
+        self.tail.replace(if bytes.is_some() { tail.clone() } else { before.clone() });
+        let registered = self.dir.register(self.id_of(1), &tail).await;
+        match &registered {
+            Ok(()) => drop(self.tail.replace(tail)),
+            Err(error) if Shortage::of(error).is_some() => drop(self.tail.replace(before)),
+            Err(_) => {}
+        }
+        registered
     }
 
     /// Makes a segment that was not used yet large enough for a large record.
     async fn grow(&self, segment: &mut Segment<D::File>, bytes: u64) -> Result<(), WalError> {
-        let zeroed = self.zero(segment, bytes.next_multiple_of(WAL_ALIGN as u64)).await;
-        let done = match zeroed {
-            Ok(()) => segment.file.sync_data().await.map_err(|source| (false, source)),
-            Err(source) => Err((is_no_space(&source), source)),
+        let path = self.dir.path_of(&segment.name);
+        let failed = |source: io::Error, may_wait: bool, path: PathBuf| match Shortage::of(&source) {
+            Some(shortage) if may_wait => WalError::Short { shortage, path, bytes },
+            _ => self.shared.poison(WalOperation::PrepareSegment, path, 0, source),
         };
-        done.map_err(|(no_space, source)| match no_space {
-            true => WalError::NoSpace { path: self.dir.path_of(&segment.name) },
-            false => self.shared.poison(WalOperation::PrepareSegment, self.dir.path_of(&segment.name), 0, source),
-        })
+        let zeroed = self.zero(segment, bytes.next_multiple_of(WAL_ALIGN as u64)).await;
+        zeroed.map_err(|source| failed(source, true, path.clone()))?;
+        segment.file.sync_data().await.map_err(|source| failed(source, false, path.clone()))?;
+        let registered = self.register(Some(segment.bytes), segment.number).await;
+        registered.map_err(|source| failed(source, true, path))
     }
 
     /// Writes zeros up to `bytes`.
@@ -515,16 +652,6 @@ impl<D: WalDir> SegmentMaker<D> {
         }
         Ok(())
     }
-
-    /// Want of space leaves nothing behind but a file that is made anew, synced or not; every other failure is poison.
-    fn failed(&self, name: &str, source: io::Error) -> WalError {
-        let path = self.dir.path_of(name);
-        if is_no_space(&source) {
-            tracing::warn!(path = %path.display(), "no space for the next segment");
-            return WalError::NoSpace { path };
-        }
-        self.shared.poison(WalOperation::PrepareSegment, path, 0, source)
-    }
 }
 
 /// Writes all of `buffer` by `write`, which a short write makes begin again: the bytes and the place stay the same.
@@ -540,16 +667,11 @@ async fn write_all<F: WalFile, E: From<io::Error>>(
         buffer = returned;
         match result {
             Ok(written) if written == len => return (Ok(()), buffer),
-            Ok(written) => tracing::warn!(written, len, offset, "short write to the log"),
+            Ok(written) => tracing::debug!(written, len, offset, "short write to the log"),
             Err(error) => return (Err(error), buffer),
         }
     }
     (Err(io::Error::new(io::ErrorKind::WriteZero, "writes stay short").into()), buffer)
-}
-
-/// Whether the disk or the quota is full.
-fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
 /// splitmix64 over all that tells one segment from another.
@@ -580,78 +702,5 @@ impl Drop for AbandonGuard<'_> {
     fn drop(&mut self) {
         let source = io::Error::new(io::ErrorKind::Interrupted, "commit was dropped");
         self.shared.poison(WalOperation::Abandoned, std::mem::take(&mut self.path), self.offset, source);
-    }
-}
-
-/// Where the next segment waits for its use.
-struct Slot<F> {
-    state: RefCell<SlotState<F>>,
-    /// The commit that waits for the preparation.
-    waiter: RefCell<Option<Waker>>,
-}
-
-enum SlotState<F> {
-    Empty,
-    Preparing,
-    Ready(Segment<F>),
-}
-
-impl<F> Default for Slot<F> {
-    fn default() -> Self {
-        Slot { state: RefCell::new(SlotState::Empty), waiter: RefCell::new(None) }
-    }
-}
-
-impl<F> Slot<F> {
-    fn put(&self, segment: Segment<F>) {
-        *self.state.borrow_mut() = SlotState::Ready(segment);
-    }
-
-    /// The prepared segment, awaited if it is under way; `None` if it is not or has failed.
-    async fn wait(slot: &Rc<Self>) -> Option<Segment<F>> {
-        poll_fn(|context| {
-            let mut state = slot.state.borrow_mut();
-            if matches!(*state, SlotState::Preparing) {
-                *slot.waiter.borrow_mut() = Some(context.waker().clone());
-                return Poll::Pending;
-            }
-            match std::mem::replace(&mut *state, SlotState::Empty) {
-                SlotState::Ready(segment) => Poll::Ready(Some(segment)),
-                _ => Poll::Ready(None),
-            }
-        })
-        .await
-    }
-}
-
-/// The right and duty to fill a slot. Dropped without having filled it, it leaves the slot empty.
-struct Claim<F> {
-    slot: Rc<Slot<F>>,
-}
-
-impl<F> Claim<F> {
-    fn take(slot: &Rc<Slot<F>>) -> Option<Self> {
-        let mut state = slot.state.borrow_mut();
-        if !matches!(*state, SlotState::Empty) {
-            return None;
-        }
-        *state = SlotState::Preparing;
-        Some(Claim { slot: slot.clone() })
-    }
-
-    fn fill(self, segment: Segment<F>) {
-        self.slot.put(segment);
-    }
-}
-
-impl<F> Drop for Claim<F> {
-    fn drop(&mut self) {
-        let mut state = self.slot.state.borrow_mut();
-        if matches!(*state, SlotState::Preparing) {
-            *state = SlotState::Empty;
-        }
-        if let Some(waiter) = self.slot.waiter.borrow_mut().take() {
-            waiter.wake();
-        }
     }
 }

@@ -35,17 +35,19 @@ from saltus.event import Event
 from saltus.event import call_time as time_of_call
 from saltus.line_builder import LineBuilder
 from saltus.testing._clock import Clock, Instant, nanoseconds
-from saltus.testing._lines import read
+from saltus.testing._lines import LineProtocolError, read
 from saltus.testing._local import (
     OUTPUT_ROWS_MAX,
     Effects,
     InfluxDB3Local,
     LogLine,
     Query,
+    Queued,
     Space,
     TableBatch,
     WriteRefused,
     changed,
+    refusal,
     write_to,
 )
 from saltus.testing._run import PluginFailed, Response, Run
@@ -182,6 +184,14 @@ class Host:
         except NameRefused:
             raise WriteRefused(f"invalid database name: {db}") from None
         return write_to(database, lines)
+
+    def write_each(self, db: str, lines: str) -> tuple[list[Point], list[LineProtocolError]]:
+        """Writes what a plugin queued: the lines that can be written, and gives back the others."""
+        try:
+            database = self.database(db)
+        except NameRefused:
+            raise WriteRefused(f"invalid database name: {db}") from None
+        return database.write_each(lines)
 
     def cache_space(self, owner: Optional[tuple[str, str]]) -> Space:
         """The cache of a trigger (database and name), or the global one."""
@@ -337,11 +347,12 @@ class Trigger:
         except BaseException as raised:
             error = raised
         run.sync_writes = effects.written
+        failed = error is not None
         if error is None:
-            error = self._write_back(effects, run)
+            error, failed = self._write_back(effects, run)
         if effects.sticky is not None:
             raise effects.sticky
-        if error is None:
+        if not failed:
             self._commit_state(effects)
         if error is not None:
             run.failed(error)
@@ -379,21 +390,40 @@ class Trigger:
         texts.clear()
         texts.update(after)
 
-    def _write_back(self, effects: Effects, run: Run) -> Optional[BaseException]:
-        """Applies what was queued, database by database; what the last failure says is the run's error."""
+    def _write_back(self, effects: Effects, run: Run) -> tuple[Optional[BaseException], bool]:
+        """Applies what was queued, database by database. What the last line that is refused is told is the error of a test; the run
+        itself has failed if a table refused a line, or if somebody waits for an answer."""
         error: Optional[BaseException] = None
-        for db, lines in effects.queued.items():
-            try:
-                points = self.host.write_out(db, "\n".join(lines))
-            except WriteRefused as why:
-                cause = str(why) if str(why).startswith("Cannot write: ") else f"Cannot write: {why}"
-                what = {"write": "wal", "schedule": "schedule", "request": "request"}[effects.event.kind]
-                error = WriteBackFailed(f"error running {what} plugin: error writing back lines to {db}: {cause}")
-                run.log(LogLine("ERROR", str(error)))
-            else:
-                run.lines.setdefault(db, []).extend(lines)
-                run.written.setdefault(db, []).extend(points)
-        return error
+        failed = False
+        what = {"write": "wal", "schedule": "schedule", "request": "request"}[effects.event.kind]
+        for db, queued in effects.queued.items():
+            for texts in _joined(queued):
+                try:
+                    points, refused = self.host.write_each(db, "\n".join(texts))
+                    causes = [refusal(line) for line in refused]
+                    failed = failed or any(line.by_table for line in refused)
+                except WriteRefused as why:
+                    points, causes, failed = [], [str(why)], True
+                else:
+                    run.lines.setdefault(db, []).extend(texts)
+                    run.written.setdefault(db, []).extend(points)
+                for cause in causes:
+                    text = f"error running {what} plugin: error writing back lines to {db}: Cannot write: {cause}"
+                    error = WriteBackFailed(text)
+                    run.log(LogLine("ERROR", text))
+        return error, failed or (error is not None and what == "request")
+
+
+def _joined(queued: list[Queued]) -> list[list[str]]:
+    """The texts that are written together: nothing is put behind one that would swallow it."""
+    writes: list[list[str]] = []
+    is_open = True
+    for text in queued:
+        if is_open:
+            writes.append([])
+        writes[-1].append(text.lines)
+        is_open = text.is_open
+    return writes
 
 
 class MissingFunction(Exception):

@@ -16,7 +16,7 @@ from saltus._state import encode as encode_state
 from saltus.errors import LimitError, QueryError
 from saltus.event import Event
 from saltus.testing._clock import Clock
-from saltus.testing._lines import LineProtocolError
+from saltus.testing._lines import LineProtocolError, look_at
 from saltus.testing._tables import Database, NameRefused, Point, check_name
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ OUTPUT_ROWS_MAX = 1_000_000
 INTERNAL_DB = "_internal"
 STATE_BYTES_MAX = 1024 * 1024
 STATE_KEY_BYTES_MAX = 1024
+_REFUSED_LINE_BYTES_SHOWN = 200
+_NO_LINE = "write(): there is no line in what build() gave, it is empty, blank or a comment; nothing is written of it"
 # u64::MAX seconds is where a Duration ends.
 _TTL_END = 2.0**64
 
@@ -47,6 +49,14 @@ class Query(NamedTuple):
     database: str
 
 
+class Queued(NamedTuple):
+    """What one ``write()`` queued."""
+
+    lines: str
+    #: It ends in a string that does not end, which would swallow what was put behind it.
+    is_open: bool
+
+
 class Effects:
     """What one run does, as it does it."""
 
@@ -57,7 +67,7 @@ class Effects:
         self.event = event
         self.log = log
         #: Queued lines, by database in order of first use.
-        self.queued: dict[str, list[str]] = {}
+        self.queued: dict[str, list[Queued]] = {}
         #: Of all that it wrote, queued or not.
         self.written_bytes = 0
         self.written_rows = 0
@@ -134,7 +144,11 @@ class InfluxDB3Local:
 
     def __queue(self, db: str, line_builder: Any) -> None:
         lines = self.__effects.built(db, line_builder)
-        self.__effects.queued.setdefault(db, []).append(lines)
+        any_line, is_open = look_at(lines)
+        if not any_line:
+            self.__log("WARN", (_NO_LINE,))
+            return
+        self.__effects.queued.setdefault(db, []).append(Queued(lines, is_open))
 
     def write_sync(self, line_builder: Any, no_sync: bool) -> None:
         """Writes at once, and raises if that fails."""
@@ -205,12 +219,19 @@ class WriteRefused(Exception):
 
 
 def write_to(database: Database, lines: str, precision: str = "ns") -> list[Point]:
-    """Writes lines as the server does what a plugin queued: all of them or none."""
+    """Writes lines as the server does what a plugin writes with ``write_sync``: all of them or none."""
     try:
         return database.write(lines, precision)
     except LineProtocolError as why:
-        text = f"Cannot write: line protocol parse failed: {why.message} (line {why.number})"
-        raise WriteRefused(text) from None
+        raise WriteRefused(f"Cannot write: {refusal(why)}") from None
+
+
+def refusal(why: LineProtocolError) -> str:
+    """What a plugin is told of a line that was refused, and its log."""
+    text = why.text.encode()
+    shown = text[:_REFUSED_LINE_BYTES_SHOWN].decode(errors="ignore")
+    more = "..." if len(text) > _REFUSED_LINE_BYTES_SHOWN else ""
+    return f"line protocol parse failed: {why.message} (line {why.number}): `{shown}{more}`"
 
 
 #: A value and the time of the clock at which it expires.

@@ -48,6 +48,11 @@ class Database:
             raise refused[0]
         return self._store(lines, precision)
 
+    def write_each(self, body: str) -> tuple[list[Point], list[LineProtocolError]]:
+        """Takes the lines in that can be written, and gives back the others."""
+        lines, refused = read(body, "ns", self._schemas)
+        return self._store(lines, "ns"), refused
+
     def tables(self) -> list[str]:
         """The names of all tables."""
         return sorted(self._schemas)

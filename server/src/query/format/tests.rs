@@ -40,12 +40,15 @@ fn json_is_one_array_without_nulls() {
 
 #[test]
 fn json_chunks_join_to_one_array() {
-    let mut encoder = Encoder::new(Format::Json, rows().schema());
-    let chunks = [
-        encoder.batch(&rows().slice(0, 1)).unwrap(),
-        encoder.batch(&rows().slice(1, 1)).unwrap(),
-        encoder.finish().unwrap(),
-    ];
+    let mut encoder = Encoder::new(Format::Json, rows().schema()).unwrap();
+    let mut chunks = Vec::new();
+    for row in 0..2 {
+        encoder.push(rows().slice(row, 1)).unwrap();
+        chunks.push(encoder.piece().unwrap());
+        assert!(encoder.piece().unwrap().is_empty());
+    }
+    encoder.finish().unwrap();
+    chunks.push(encoder.piece().unwrap());
     assert!(chunks[0].starts_with(b"[{") && chunks[1].starts_with(b",{"), "{chunks:?}");
     assert_eq!(chunks.concat(), text(Format::Json, &[rows()]).into_bytes());
 }
@@ -94,14 +97,32 @@ fn parquet_reads_back_and_is_nothing_if_there_are_no_rows() {
 }
 
 #[test]
-fn the_request_chooses_the_format() {
-    let choose = Format::from_request;
-    assert_eq!(choose(None, None), Ok(Format::Json));
-    assert_eq!(choose(Some("json_lines"), Some("*/*")), Ok(Format::JsonLines));
-    assert_eq!(choose(None, Some("text/csv")), Ok(Format::Csv));
-    assert_eq!(choose(None, Some("text/plain")), Ok(Format::Pretty));
-    assert_eq!(choose(None, Some("text/html,application/xml;q=0.9")), Ok(Format::Json));
-    let refused = choose(Some("csv"), Some("application/jsonl")).unwrap_err();
-    assert_eq!(refused.to_string(), "invalid mime type (application/jsonl)");
-    assert!(choose(Some("xml"), None).unwrap_err().to_string().starts_with("serde error: unknown variant `xml`"));
+fn long_rows_are_written_a_few_at_a_time() {
+    let long = "x".repeat(QUERY_ENCODE_BYTES_MAX / 2);
+    let column: ArrayRef = Arc::new(StringArray::from(vec![long.as_str(); 5]));
+    let batch = RecordBatch::try_from_iter([("text", column)]).unwrap();
+    for format in [Format::Json, Format::JsonLines, Format::Csv] {
+        let mut encoder = Encoder::new(format, batch.schema()).unwrap();
+        encoder.push(batch.clone()).unwrap();
+        let mut pieces = 0;
+        while !encoder.piece().unwrap().is_empty() {
+            pieces += 1;
+        }
+        assert_eq!(pieces, 5, "{format:?}");
+    }
+}
+
+#[test]
+fn two_columns_of_one_name_are_for_formats_that_can_show_both() {
+    let column = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+    let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, true); 2]));
+    let batch = RecordBatch::try_new(schema.clone(), vec![column(1), column(2)]).unwrap();
+    let batches = [batch];
+    let written = |format| encode(format, schema.clone(), &batches);
+    assert_eq!(written(Format::Csv).unwrap(), "v,v\n1,2\n");
+    assert!(String::from_utf8(written(Format::Pretty).unwrap().to_vec()).unwrap().contains("| v | v |"));
+    for format in [Format::Json, Format::JsonLines, Format::Parquet] {
+        let error = written(format).unwrap_err().to_string();
+        assert!(error.contains("'v'") && error.contains("AS"), "{format:?}: {error}");
+    }
 }
