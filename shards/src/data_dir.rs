@@ -11,7 +11,7 @@
 //! `epoch` is known to the manifest as well: without it nothing is lost, and it is written anew.
 //!
 //! Order of a start: [`DataDir::open`] (lock, manifest, epoch); the catalog is opened and shown ([`DataDir::catalog_found`], or
-//! [`DataDir::catalog_lost`]); [`DataDir::begin_life`] looks at the log and refuses the start, with a text that names all that is
+//! [`DataDir::catalog_lost`]); `DataDir::begin_life` looks at the log and refuses the start, with a text that names all that is
 //! missing, or gives up what is missing if the operator has said so, and raises the epoch. Recovery looks at every frame;
 //! then `wal::settle` writes down what is there. Nothing is changed on the disk before all files were looked at.
 
@@ -177,7 +177,7 @@ impl DataDir {
         if self.accept_loss { Ok(()) } else { Err(self.refusal()?) }
     }
 
-    /// A catalog was opened. What is wrong with it is told by [`DataDir::begin_life`].
+    /// A catalog was opened. What is wrong with it is told by `DataDir::begin_life`.
     pub fn catalog_found(&mut self, path: &Path, catalog: FoundCatalog) -> CatalogVerdict {
         let verdict = self.judge(path, &catalog);
         if verdict != CatalogVerdict::Foreign {
