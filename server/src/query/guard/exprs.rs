@@ -13,6 +13,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
@@ -133,7 +134,9 @@ fn watched(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execution
         let rows = (QUERY_STEP_BYTES_MAX / long).max(1);
         return Ok(Transformed::yes(under(plan, || Watch::Cut(rows))?));
     }
-    let makes_more = plan.children().len() > 1 || plan.downcast_ref::<RecursiveQueryExec>().is_some();
+    // A table gives way by itself; what makes rows of nothing, `generate_series` for example, does not always.
+    let is_source = plan.children().is_empty() && plan.downcast_ref::<DataSourceExec>().is_none();
+    let makes_more = is_source || plan.children().len() > 1 || plan.downcast_ref::<RecursiveQueryExec>().is_some();
     Ok(if makes_more { Transformed::yes(over(plan)) } else { Transformed::no(plan) })
 }
 
