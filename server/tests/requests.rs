@@ -132,7 +132,12 @@ fn what_a_plugin_returns_comes_out_of_the_wire_from_every_lane() {
         ("('x', 200, {'Content-Length': '999'})", 200, html, b"x"),
         ("(piece for piece in ('a', b'b', 3, 'c'))", 200, html, b"abc"),
         ("None", 500, json_type, br#"{"error":"Unsupported return type from Python function"}"#),
-        ("('x', 200, 'no dict')", 500, json_type, br#"{"error":"expected a dictionary in header item"}"#),
+        (
+            "('x', 200, 'no dict')",
+            500,
+            json_type,
+            br#"{"error":"expected a dictionary in header item: (body, status, headers), (body, status) or (body, headers) is expected, got (str, int, str)"}"#,
+        ),
         (
             "undefined",
             500,
