@@ -484,7 +484,7 @@ fn tests_of_plugins_name_what_they_lack() {
     let body = json!({"filename": "p.py", "database": "db", "input_lp": "m f=1", "input_arguments": {"k": "v"}});
     assert!(test("wal", &body).1.contains("Lines"));
     let body = json!({"filename": "p.py", "database": "db", "input_arguments": {"k": "v"}});
-    assert!(test("schedule", &body).1.contains("Schedule(None)"));
+    assert!(test("schedule", &body).1.contains("Schedule { schedule: None, time_zone: None }"));
     assert!(test("request", &body).1.contains("GET"));
     let error = |body| test("wal", &body);
     assert_eq!(
