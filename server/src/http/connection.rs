@@ -4,10 +4,10 @@
 //!   which `AsyncRead` cannot fill without `unsafe`.
 //! - A peer that neither sends nor takes a byte for `idle_timeout`, while it is its turn, is closed: that bounds idle keep-alive and
 //!   slow readers. It is not its turn while a request is worked on. A request that is begun must be whole within `request_timeout`,
-//!   and its body within what [`BODY_BYTES_PER_SEC_MIN`] takes besides, however it trickles in; else the answer is 408. hyper's own
+//!   and its body within what `BODY_BYTES_PER_SEC_MIN` takes besides, however it trickles in; else the answer is 408. hyper's own
 //!   timers are not used: they want `Send`, which a shard's timer is not.
-//! - When the engine stops, a connection on which no whole request is worked on is closed at once ([`Stop`]).
-//! - What hyper answers itself, to bytes that are no request, has no body; it is given one on its way out ([`own_error`]).
+//! - When the engine stops, a connection on which no whole request is worked on is closed at once (`Stop`).
+//! - What hyper answers itself, to bytes that are no request, has no body; it is given one on its way out (`own_error`).
 //! - A request may be answered before its body was read: too large, of an unknown path, without permission. To close a socket with
 //!   unread bytes is to reset it, and a client that sends all before it reads would never see the answer. So the writing half is
 //!   closed first, and what still comes is read and dropped, a bounded amount for a bounded time.

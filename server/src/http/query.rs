@@ -1,5 +1,5 @@
 //! `query_sql`: parameters in, a stream of bytes out (reference, 3.4). Who answers is behind [`QueryBackend`]; what a result is
-//! written as is said by `format`, else by the header `Accept` ([`accept`]).
+//! written as is said by `format`, else by the header `Accept` (`accept`).
 
 mod accept;
 

@@ -1,4 +1,4 @@
-//! From method and path to a handler (reference, 3.2). Which paths there are is in [`paths`].
+//! From method and path to a handler (reference, 3.2). Which paths there are is in `paths`.
 
 use std::fmt::Display;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! The formats of results over HTTP (reference, 3.4).
 //!
 //! A result is encoded in pieces: `json`, `jsonl` and `csv` some rows at a time, `parquet` by row groups; `pretty` needs the whole
-//! result first ([`pretty`]). Timestamps without a zone are written without one (`2065-01-07T17:28:51.5`), tags as plain text;
+//! result first (`pretty`). Timestamps without a zone are written without one (`2065-01-07T17:28:51.5`), tags as plain text;
 //! JSON leaves out members that are NULL.
 
 mod pretty;
