@@ -17,11 +17,13 @@ use crate::query::QueryError;
 pub(crate) struct AllMemory {
     limit: usize,
     used: AtomicUsize,
+    /// Queries that hold any.
+    holders: AtomicUsize,
 }
 
 impl AllMemory {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(AllMemory { limit, used: AtomicUsize::new(0) })
+        Arc::new(AllMemory { limit, used: AtomicUsize::new(0), holders: AtomicUsize::new(0) })
     }
 
     /// Bytes that queries hold now.
@@ -75,11 +77,17 @@ impl QueryMemory {
         ))
     }
 
+    fn add(&self, bytes: usize) {
+        if bytes > 0 && self.own.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            self.all.holders.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn refuse(&self, additional: usize) -> DataFusionError {
         let own = self.own.load(Ordering::Relaxed);
-        let others = self.all.used.load(Ordering::Relaxed).saturating_sub(own);
         // Several threads of one query ask at once: what one of them holds for a moment is not others'.
-        self.others_have_it.store(others > 0 && own.saturating_add(additional) <= self.all.limit, Ordering::Relaxed);
+        let others = self.all.holders.load(Ordering::Relaxed) > usize::from(own > 0);
+        self.others_have_it.store(others && own.saturating_add(additional) <= self.all.limit, Ordering::Relaxed);
         DataFusionError::ResourcesExhausted(format!("{additional} bytes beyond --query-memory"))
     }
 }
@@ -96,12 +104,14 @@ impl MemoryPool for QueryMemory {
     }
 
     fn grow(&self, _reservation: &MemoryReservation, additional: usize) {
-        self.own.fetch_add(additional, Ordering::Relaxed);
+        self.add(additional);
         self.all.used.fetch_add(additional, Ordering::Relaxed);
     }
 
     fn shrink(&self, _reservation: &MemoryReservation, shrink: usize) {
-        self.own.fetch_sub(shrink, Ordering::Relaxed);
+        if shrink > 0 && self.own.fetch_sub(shrink, Ordering::Relaxed) == shrink {
+            self.all.holders.fetch_sub(1, Ordering::Relaxed);
+        }
         self.all.used.fetch_sub(shrink, Ordering::Relaxed);
     }
 
@@ -110,7 +120,7 @@ impl MemoryPool for QueryMemory {
         if self.all.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_err() {
             return Err(self.refuse(additional));
         }
-        self.own.fetch_add(additional, Ordering::Relaxed);
+        self.add(additional);
         Ok(())
     }
 
