@@ -1,5 +1,6 @@
 //! What a shard pays for its log: records into a frame, the frame closed, summed and handed over. The file is memory; what the
-//! system would do with it is not in the figure.
+//! system would do with it is not in the figure, and neither is the begin of a log, whose first segments are small: each run is the
+//! second of its log.
 
 use std::rc::Rc;
 
@@ -30,6 +31,7 @@ impl Measured for Log {
         let stream = Stream { epoch: Epoch(1), shard: ShardId(0) };
         let options = WalOptions { segment_bytes: SEGMENT_BYTES, ..WalOptions::new(stream, 1, 7) };
         self.halves = Some(block_on(open_stream(Rc::new(MemoryDir::default()), options)).expect("memory takes it"));
+        self.run();
     }
 
     fn run(&mut self) -> u64 {
