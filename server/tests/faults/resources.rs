@@ -116,6 +116,7 @@ fn no_query_takes_more_memory_than_queries_may_have() {
     assert_eq!(ask(&server, "SELECT count(*) FROM m", "json").status, 200);
     let before = kilobytes(&server, "VmRSS:");
     for (sql, format) in TOO_LARGE {
+        until("memory is given back", || metric(&server, "saltus_query_memory_bytes") == 0.0);
         let reply = ask(&server, sql, format);
         assert_eq!(reply.status, 400, "{sql}: {}", &reply.body[..reply.body.len().min(300)]);
         let body: Value =

@@ -63,6 +63,8 @@ fn what_is_too_large_is_refused_before_it_is_made() {
         "SELECT host, repeat('x', 10000000) FROM cpu",
         "SELECT repeat(host, 1000) AS s FROM cpu ORDER BY s",
     ] {
+        // What a query held is given back by its threads.
+        eventually("memory is given back", || it.engine.load() == (0, 0, 0));
         let error = it.error(sql);
         assert!(matches!(error, QueryError::TooLarge(_)), "{sql}: {error:?}");
         assert!(error.to_string().contains("--query-memory"), "{sql}: {error}");
