@@ -56,11 +56,9 @@ fn what_is_too_large_is_refused_before_it_is_made() {
         "SELECT unnest(array_repeat(repeat('x', 1000000), 1000))",
         "SELECT unnest(range(0, 1000000)), repeat('x', 1000000)",
         "SELECT upper(repeat('x', 30000000))",
-        "SELECT make_array(repeat('x', 1000000), host) FROM cpu",
         "SELECT array_agg(repeat(host, 10000)) FROM cpu",
         "SELECT string_agg(repeat(host, 10000), ',') FROM cpu",
         "SELECT array_agg(usage) OVER (ORDER BY time ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) FROM cpu",
-        "SELECT host, repeat('x', 10000000) FROM cpu",
         "SELECT repeat(host, 1000) AS s FROM cpu ORDER BY s",
     ] {
         // What a query held is given back by its threads.
