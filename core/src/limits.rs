@@ -128,6 +128,8 @@ pub const QUERY_DEPTH_MAX: usize = 2_000;
 pub const QUERY_CONSTANT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that a query makes in one step between two looks at its bounds, unless one value alone is larger.
 pub const QUERY_STEP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of the rows that operators hand on at once where long values are put into rows, unless one row alone is larger.
+pub const QUERY_PIECE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of one text or list that a query makes, and of one row of its result: a row is written, sent and read as a whole.
 pub const QUERY_VALUE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of rows that are written in a format of results at once, unless one row alone is larger.

@@ -381,6 +381,87 @@ fn a_full_disk_without_the_page_cache_is_told_and_goes_by_itself() {
     a_full_disk_is_told_and_goes_by_itself("ext4");
 }
 
+/// Waits for a file named by its trigger, then writes to tables of all shards.
+const WAITING_PLUGIN: &str = r#"
+import os, time
+
+def wait(influxdb3_local, args, n):
+    influxdb3_local.info("begun")
+    while not os.path.exists(args["file"]):
+        time.sleep(0.01)
+    for table in range(8):
+        influxdb3_local.write(LineBuilder(f"{args['out']}{table}").int64_field("n", n))
+
+def process_writes(influxdb3_local, table_batches, args=None):
+    wait(influxdb3_local, args, table_batches[0]["rows"][0]["n"])
+
+def process_request(influxdb3_local, query_parameters, request_headers, request_body, args=None):
+    wait(influxdb3_local, args, 1)
+    return {"done": True}
+"#;
+
+#[test]
+fn results_of_runs_wait_for_room_on_a_full_disk() {
+    for stopped in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let Some(disk) = Disk::new(root.path(), "tmpfs", 48) else { return };
+        let start = disk.start(root.path());
+        start.plugin("w.py", WAITING_PLUGIN);
+        let mut server = start.run();
+        server.create_database("d");
+        assert_eq!(server.write("d", "begin n=0i 1").status, 204);
+        let file = root.path().join("go");
+        let behaviors = ["disable", "log", "retry"];
+        for behavior in behaviors {
+            let settings = json!({"run_async": false, "error_behavior": behavior, "execution": "deferred"});
+            let arguments = json!({"file": file, "out": format!("out_{behavior}_")});
+            server.create_trigger_with("d", behavior, "w.py", &format!("table:in_{behavior}"), settings, arguments);
+            assert_eq!(server.write("d", &format!("in_{behavior} n=7i 1")).status, 204);
+        }
+        server.create_trigger("d", "r", "w.py", "request:r", "auto", json!({"file": file, "out": "out_r_"}));
+        const BEGUN: &str = "SELECT DISTINCT trigger_name FROM system.processing_engine_logs WHERE log_text = 'begun'";
+        server.sql_until("d", BEGUN, |rows| rows.len() == 3);
+        disk.fill(6 << 20);
+        let (_, refusal, _) = write_until_full(&server, "", 0);
+        assert_eq!(refusal.status, 503, "{}", refusal.body);
+        std::fs::write(&file, "").unwrap();
+        // Nobody waits for these but their rows.
+        const WAITING: &str = "SELECT DISTINCT trigger_name FROM system.processing_engine_logs WHERE log_text LIKE \
+                               'the results of the run wait for room on the disk: no space left%'";
+        server.sql_until("d", WAITING, |rows| rows.len() == 3);
+        // Somebody waits for this.
+        let reply = server.get("/api/v3/engine/r");
+        assert!(reply.status == 503 && reply.body.contains(NO_SPACE), "{reply:?}");
+        let out = |server: &Server| {
+            let one = |behavior: &&str| {
+                let tables = (0..8).map(|table| format!("SELECT n FROM out_{behavior}_{table}"));
+                format!(
+                    "SELECT sum(n) AS n, count(*) AS rows FROM ({})",
+                    tables.collect::<Vec<_>>().join(" UNION ALL ")
+                )
+            };
+            for behavior in behaviors {
+                server.sql_until("d", &one(&behavior), |rows| rows == [json!({"n": 56, "rows": 8})]);
+            }
+        };
+        if stopped {
+            let began = Instant::now();
+            server.terminate(Duration::from_secs(30));
+            assert!(began.elapsed() < Duration::from_secs(25), "{}", server.log_text());
+            disk.free();
+            server = start.run();
+        } else {
+            disk.free();
+        }
+        out(&server);
+        let triggers =
+            server.sql("d", "SELECT trigger_name, disabled FROM system.processing_engine_triggers ORDER BY 1");
+        assert!(triggers.len() == 4 && triggers.iter().all(|row| row["disabled"] == json!(false)), "{triggers:?}");
+        let failed = "SELECT * FROM system.processing_engine_logs WHERE log_level = 'ERROR' AND trigger_name <> 'r'";
+        assert_eq!(server.sql("d", failed), Vec::<serde_json::Value>::new());
+    }
+}
+
 #[test]
 fn a_start_on_a_full_disk_answers_queries_and_goes_on_when_there_is_room() {
     let root = tempfile::tempdir().unwrap();

@@ -83,6 +83,28 @@ const TOO_LARGE: &[(&str, &str)] = &[
     ("SELECT x.a, x.s, y.s FROM m x, m y WHERE x.a < 100", "pretty"),
 ];
 
+/// What takes little, although a long value is that of many rows; and its answer.
+const REPEATED: &[(&str, &str)] = &[
+    ("SELECT max(length(l.s)) AS n FROM m, (SELECT repeat('x', 50000) AS s) l", "50000"),
+    (
+        "SELECT max(length(l.s)) AS n FROM (SELECT repeat('x', 1000000) AS s, 5 AS t) l JOIN m ON l.t > m.a % 1000",
+        "1000000",
+    ),
+    ("SELECT max(cardinality(l.s)) AS n FROM m, (SELECT range(0, 2000) AS s) l", "2000"),
+    (
+        "SELECT max(length(f)) AS n FROM (SELECT first_value(s) OVER (ORDER BY a) AS f FROM (SELECT a, CASE WHEN a = 0 THEN \
+      repeat('x', 50000) ELSE s END AS s FROM m))",
+        "50000",
+    ),
+    (
+        "SELECT max(length(f)) AS n FROM (SELECT max(s) OVER () AS f FROM (SELECT a, CASE WHEN a = 5 THEN repeat('z', 50000) \
+      ELSE s END AS s FROM m))",
+        "50000",
+    ),
+    ("SELECT max(length(f)) AS n FROM (SELECT (SELECT repeat('x', 50000)) AS f FROM m)", "50000"),
+    ("SELECT max(length(cast(array_repeat(a, 200) AS varchar))) AS n FROM m", "1600"),
+];
+
 /// A value, or a row of a result, that is too large whatever memory there is.
 const TOO_LONG: &[(&str, &str)] = &[
     ("SELECT repeat('x', 2000000000)", "json"),
@@ -124,6 +146,10 @@ fn no_query_takes_more_memory_than_queries_may_have() {
         let text = body["error"].as_str().unwrap();
         assert!(text.contains("--query-memory"), "{sql}: {text}");
         assert_eq!(reply.content_type, "application/json", "{sql}");
+    }
+    for (sql, answer) in REPEATED {
+        let reply = ask(&server, sql, "csv");
+        assert_eq!((reply.status, reply.body.trim()), (200, format!("n\n{answer}").as_str()), "{sql}");
     }
     let peak = kilobytes(&server, "VmHWM:") - before;
     assert!(peak < 400 * 1024, "{peak} KB at most, beside a bound of 100 MB");

@@ -83,7 +83,7 @@ impl Shard {
             Err(outcome) => return outcome,
         };
         let replies = self.send(&request.db, parsed.batches, rooms, options);
-        self.gather(replies, parsed.rejected, parsed.rejected_count).await
+        self.gather(replies, parsed.rejected, parsed.rejected_count, &mut Vec::new()).await
     }
 
     /// Parses a write, and sees to it that its owners agree on new columns. A request that is parsed with `accept_partial` while
@@ -220,11 +220,14 @@ impl Shard {
         replies
     }
 
+    /// Waits for all verdicts. What its owner turned away because of a full disk comes back in `turned_away`, and is not in the
+    /// outcome; that happens only to writes that wait for it.
     pub(super) async fn gather(
         &self,
         replies: Vec<oneshot::Receiver<Verdict>>,
         mut rejected: Vec<LineError>,
         mut rejected_count: usize,
+        turned_away: &mut Vec<PendingBatch>,
     ) -> WriteOutcome {
         let mut rows = 0;
         let mut unavailable = None;
@@ -238,6 +241,7 @@ impl Shard {
                 }
                 Ok(Verdict::Refused(error)) => refused = Some(error),
                 Ok(Verdict::Unavailable(reason)) => unavailable = Some(reason),
+                Ok(Verdict::NoSpace(batch)) => turned_away.push(*batch),
                 Err(_) => unavailable = Some("the owner of a table went away before it answered".to_owned()),
             }
         }

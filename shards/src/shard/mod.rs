@@ -125,13 +125,15 @@ pub(crate) struct WriteOptions {
     pub received: MonoNs,
     /// Plugin runs between the client's write and this one.
     pub depth: u8,
+    /// Results of a run: a full disk is waited for, not told.
+    pub waits: bool,
 }
 
 impl WriteOptions {
     /// As the request asks; `depth` runs after a client's write.
     pub fn of(request: &WriteRequest, depth: u8) -> Self {
         let WriteRequest { accept_partial, no_sync, received, .. } = *request;
-        WriteOptions { accept_partial, no_sync, received, depth }
+        WriteOptions { accept_partial, no_sync, received, depth, waits: false }
     }
 }
 
@@ -154,6 +156,8 @@ pub(crate) enum Verdict {
     Refused(LineError),
     /// Nothing taken; the reason is not the lines.
     Unavailable(String),
+    /// Nothing taken, as the disk is full: here are the rows of a write that waits for it.
+    NoSpace(Box<PendingBatch>),
 }
 
 /// What comes from the network's side.

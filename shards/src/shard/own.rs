@@ -199,6 +199,9 @@ impl Shard {
 
     /// Decides, logs; says where it is in the log.
     fn take_in(&self, db: &Arc<str>, batch: PendingBatch, options: WriteOptions) -> Result<(Taken, Verdict), Verdict> {
+        if options.waits && self.log.is_short() {
+            return Err(Verdict::NoSpace(Box::new(batch)));
+        }
         self.log.check().map_err(Verdict::Unavailable)?;
         let entry = self.entry_for(db, &batch.table).map_err(|error| refused(&batch, error, options))?;
         let mut fitted = self.fit(db, &entry, batch, options)?;
@@ -300,9 +303,12 @@ impl Shard {
     }
 
     /// The log waits for a full disk: whoever waits for it is answered, and everything happens when there is room all the same.
+    /// Results of runs go on waiting, unless the server stops.
     pub fn answer_waiting(&self, reason: &str) {
+        let stopping = self.stopping();
         for waiting in &mut self.owner.borrow_mut().waiting {
             match &mut waiting.what {
+                Wait::Write { options, .. } if options.waits && !stopping => {}
                 Wait::Write { reply, .. } => answer(reply.take(), Verdict::Unavailable(reason.to_owned())),
                 Wait::Created { reply, .. } => answer(reply.take(), Err(TableError::Unavailable(reason.to_owned()))),
                 Wait::Dropped { reply } => answer(reply.take(), Err(TableError::Unavailable(reason.to_owned()))),

@@ -8,9 +8,13 @@
 //! its own text is wrong, another attempt would make it again, so the run counts as successful (a request is answered with the
 //! refusal: somebody hears it). If its table refuses it, the run has failed, and the trigger's error behaviour decides; with
 //! `retry` nothing is written then, since the next attempt would write the other lines once more.
+//!
+//! **A full disk** is no failure of a run: what it wrote waits until there is room. If the server stops before, or the trigger goes, the
+//! event is not finished, and the next start gives it again. Requests do not wait, since somebody else does: they are answered with 503.
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_channel::oneshot;
 use saltus_core::batch::PendingBatch;
@@ -30,6 +34,9 @@ use super::run::{Ended, Failed, State};
 use super::{Shard, Verdict, WriteOptions};
 
 type Replies = Vec<oneshot::Receiver<Verdict>>;
+
+/// How long results wait between two looks at a full disk.
+const SPACE_POLL: Duration = Duration::from_millis(20);
 
 /// Which of a run's lines are written if some are refused.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +66,10 @@ struct Unwritten {
     left_out: usize,
     /// A line that its own text refuses is a failure as well.
     all_fail: bool,
+    /// A failure goes by itself: whoever asked may come again.
+    unavailable: bool,
+    /// Not a failure: nothing is known to be written, because the disk was full until the server stopped.
+    later: Option<String>,
 }
 
 impl Unwritten {
@@ -84,6 +95,7 @@ impl Unwritten {
         match outcome {
             WriteOutcome::Partial { rejected, rejected_count, .. } => self.lines(db, &rejected, rejected_count),
             other => {
+                self.unavailable |= matches!(other, WriteOutcome::Busy { .. } | WriteOutcome::Unavailable { .. });
                 if let Err(why) = verdict_of(other) {
                     self.fail(db, &why);
                 }
@@ -133,6 +145,18 @@ impl Shard {
             for text in unwritten.take_shown() {
                 shard.log_run(&run, LogLevel::Error, said(text));
             }
+            if let Some(reason) = unwritten.later.take() {
+                shard.log_run(
+                    &run,
+                    LogLevel::Warn,
+                    format!(
+                        "the results of the run are not written: {reason}; its event is given again after the start"
+                    ),
+                );
+                shard.freed(&state.borrow());
+                return shard.drained.notify();
+            }
+            let refusal = if unwritten.unavailable { RequestError::Unavailable } else { RequestError::Failed };
             let mut failures: Vec<String> = unwritten.failures.into_iter().map(said).collect();
             let last = failures.pop();
             for text in failures {
@@ -148,11 +172,11 @@ impl Shard {
                 }
                 // The log takes no more writes; after a restart the event is given again.
                 Some(text) if finished => {
-                    requests::answer(&run.event, Err(RequestError::Failed(text.clone())));
+                    requests::answer(&run.event, Err(refusal(text.clone())));
                     shard.log_run(&run, LogLevel::Error, text);
                 }
                 Some(text) => {
-                    requests::answer(&run.event, Err(RequestError::Failed(text.clone())));
+                    requests::answer(&run.event, Err(refusal(text.clone())));
                     let (message, traceback) = (text.clone(), String::new());
                     shard.failed(&state, run, Failed { message, traceback, text, disable: false });
                 }
@@ -172,13 +196,17 @@ impl Shard {
             for write in writes {
                 let db = write.db.clone();
                 let mut unwritten = Unwritten::default();
-                if let Some(mut part) = shard.send_to_others(write, &run, Lines::Each, &mut unwritten).await {
-                    let own = shard.accept_own(std::slice::from_mut(&mut part), &mut unwritten).await;
-                    shard.log.keep_together(false);
-                    let replies = own.into_iter().flatten().chain(part.others).collect();
-                    unwritten.outcome(&db, shard.gather(replies, Vec::new(), 0).await);
+                if let Some(mut part) = shard.send_to_others(&state, write, &run, Lines::Each, &mut unwritten).await {
+                    let others = std::mem::take(&mut part.others);
+                    shard.settle(&state, &run, &part, others, &mut unwritten).await;
+                    let parts = std::slice::from_mut(&mut part);
+                    if let Some(own) = shard.accept_own(&state, &run, parts, &mut unwritten).await {
+                        shard.log.keep_together(false);
+                        shard.settle(&state, &run, &part, own.into_iter().flatten().collect(), &mut unwritten).await;
+                    }
                 }
-                for why in unwritten.take_shown().into_iter().chain(unwritten.failures) {
+                let lost = unwritten.later.take().map(|reason| failure(&db, &reason));
+                for why in unwritten.take_shown().into_iter().chain(unwritten.failures).chain(lost) {
                     shard.log_run(&run, LogLevel::Error, why);
                 }
             }
@@ -216,13 +244,22 @@ impl Shard {
         };
         let mut parts = Vec::with_capacity(writes.len());
         for write in writes {
-            parts.extend(self.send_to_others(write, run, lines, unwritten).await);
+            parts.extend(self.send_to_others(state, write, run, lines, unwritten).await);
         }
         for part in &mut parts {
-            let outcome = self.gather(std::mem::take(&mut part.others), Vec::new(), 0).await;
-            unwritten.outcome(&part.db, outcome);
+            let others = std::mem::take(&mut part.others);
+            self.settle(state, run, part, others, unwritten).await;
         }
-        let replies = self.accept_own(&mut parts, unwritten).await;
+        let accepted = match unwritten.later {
+            Some(_) => None,
+            None => self.accept_own(state, run, &mut parts, unwritten).await,
+        };
+        let Some(replies) = accepted else {
+            // If its trigger has gone meanwhile, nobody is to be given the event again.
+            let gone = state.borrow().leaving;
+            unwritten.later = unwritten.later.take().filter(|_| !gone);
+            return gone;
+        };
         // No other task of this shard has had a turn since: the cursor is in the frame of the rows.
         let finished = unwritten.failures.is_empty();
         if finished {
@@ -236,15 +273,69 @@ impl Shard {
         self.log.keep_together(false);
         self.runnable.notify();
         for (part, replies) in parts.into_iter().zip(replies) {
-            let outcome = self.gather(replies, Vec::new(), 0).await;
-            unwritten.outcome(&part.db, outcome);
+            self.settle(state, run, &part, replies, unwritten).await;
         }
         finished
+    }
+
+    /// Waits for what becomes of what was sent; what found a full disk is sent again when there is room.
+    async fn settle(
+        self: &Rc<Self>,
+        state: &State,
+        run: &Ended,
+        part: &Part,
+        mut replies: Replies,
+        unwritten: &mut Unwritten,
+    ) {
+        while !replies.is_empty() {
+            let mut turned_away = Vec::new();
+            let outcome = self.gather(replies, Vec::new(), 0, &mut turned_away).await;
+            match outcome {
+                WriteOutcome::Unavailable { reason } if part.options.waits && self.stopping() => {
+                    unwritten.later = Some(reason);
+                }
+                outcome => unwritten.outcome(&part.db, outcome),
+            }
+            if turned_away.is_empty() {
+                return;
+            }
+            if !self.wait_for_room(state, run, part.options).await {
+                unwritten.later = Some(self.why_no_room());
+                return;
+            }
+            match self.reserve(&part.db, &turned_away, Room::Wait).await {
+                Ok(rooms) => replies = self.send(&part.db, turned_away, rooms, part.options),
+                Err(outcome) => return unwritten.outcome(&part.db, outcome),
+            }
+        }
+    }
+
+    /// Waits until there is room on the disk; false if that is in vain, because the server stops or the trigger has gone.
+    async fn wait_for_room(&self, state: &State, run: &Ended, options: WriteOptions) -> bool {
+        let mut told = false;
+        while options.waits && self.shared.faces.iter().any(|face| face.short.load().is_some()) {
+            if self.stopping() || state.borrow().leaving {
+                return false;
+            }
+            if !told {
+                told = true;
+                let text = format!("the results of the run wait for room on the disk: {}", self.why_no_room());
+                self.log_run(run, LogLevel::Warn, text);
+            }
+            crate::io::net::sleep(SPACE_POLL).await;
+        }
+        true
+    }
+
+    fn why_no_room(&self) -> String {
+        let short = self.shared.faces.iter().find_map(|face| face.short.load_full());
+        short.map_or_else(|| "the disk was full".to_owned(), |reason| reason.to_string())
     }
 
     /// Parses a write and sends what belongs to tables of other shards; `None` if nothing is left of it.
     async fn send_to_others(
         self: &Rc<Self>,
+        state: &State,
         write: QueuedWrite,
         run: &Ended,
         lines: Lines,
@@ -264,7 +355,13 @@ impl Shard {
         };
         let whole = lines == Lines::AllThatTablesTake;
         let asked = WriteOptions::of(&request, run.event.depth.saturating_add(1));
-        let options = WriteOptions { accept_partial: !whole, ..asked };
+        let waits = !matches!(run.event.what, RunEvent::Request(_));
+        let options = WriteOptions { accept_partial: !whole, waits, ..asked };
+        // New columns are noted by their owners first, who need room for that.
+        if !self.wait_for_room(state, run, options).await {
+            unwritten.later = Some(self.why_no_room());
+            return None;
+        }
         match self.agreed(&request, options).await {
             Ok(parsed) => self.send_parsed(request.db, parsed, run, options, unwritten).await,
             Err(outcome) => {
@@ -303,9 +400,23 @@ impl Shard {
     }
 
     /// Takes in what belongs to this shard, all of it in one go when there is room; what is refused at once is a failure. The
-    /// caller may add to the frame that it goes into, and must end that (`keep_together`) before it waits.
-    async fn accept_own(self: &Rc<Self>, parts: &mut [Part], unwritten: &mut Unwritten) -> Vec<Replies> {
+    /// caller may add to the frame that it goes into, and must end that (`keep_together`) before it waits. `None` if it is not to wait
+    /// for a full disk any more.
+    async fn accept_own(
+        self: &Rc<Self>,
+        state: &State,
+        run: &Ended,
+        parts: &mut [Part],
+        unwritten: &mut Unwritten,
+    ) -> Option<Vec<Replies>> {
+        let waits = parts.iter().find(|part| part.options.waits).map(|part| part.options);
         let rooms = loop {
+            if let Some(options) = waits
+                && !self.wait_for_room(state, run, options).await
+            {
+                unwritten.later = Some(self.why_no_room());
+                return None;
+            }
             let reserved: Result<Vec<_>, _> = parts.iter().map(|part| self.try_reserve(&part.db, &part.own)).collect();
             match reserved {
                 Ok(rooms) => break rooms,
@@ -328,8 +439,12 @@ impl Shard {
                     false
                 }
                 Ok(Some(Verdict::Unavailable(reason))) => {
+                    unwritten.unavailable = true;
                     unwritten.fail(&part.db, &reason);
                     false
+                }
+                Ok(Some(Verdict::NoSpace(_))) => {
+                    unreachable!("no task of this shard has had a turn since the disk had room")
                 }
                 Err(oneshot::Canceled) => {
                     unwritten.fail(&part.db, "the shard went away before it answered");
@@ -338,7 +453,7 @@ impl Shard {
             });
             all.push(replies);
         }
-        all
+        Some(all)
     }
 }
 

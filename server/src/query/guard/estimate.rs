@@ -39,6 +39,8 @@ pub(super) enum Growth {
     JoinList,
     /// A list of the parts of the first.
     Split,
+    /// The first as text.
+    Text,
 }
 
 impl Growth {
@@ -162,6 +164,13 @@ pub(super) fn per_row(growth: Growth, args: &[ColumnarValue], rows: usize) -> Ve
             let joined = pairs(&items(args, rows), &between, usize::saturating_mul);
             pairs(&bytes(0), &joined, usize::saturating_add)
         }
+        Growth::Text => match args.first() {
+            Some(value) if value.data_type().is_nested() => {
+                let text = item_text_bytes(&value.data_type());
+                pairs(&bytes(0), &items(args, rows), |len, n| len.saturating_add(n.saturating_mul(text)))
+            }
+            _ => per_row(Growth::Sum(2), args, rows),
+        },
         Growth::Split => {
             let most = |len: usize| len.saturating_add(1).saturating_mul(1 + size_of::<i32>());
             bytes(0).into_iter().map(most).collect()
@@ -232,6 +241,19 @@ pub(super) fn lengths(value: &ColumnarValue, rows: usize) -> Vec<usize> {
             sums
         }
         _ => vec![each(array.as_ref()); rows],
+    }
+}
+
+/// Bytes of an item as text beyond those that it has as a value, with what is between it and the next.
+fn item_text_bytes(list: &DataType) -> usize {
+    match list {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            item_text_bytes(item.data_type())
+        }
+        DataType::Boolean | DataType::Int8 | DataType::UInt8 | DataType::Int16 | DataType::UInt16 => 8,
+        DataType::Int32 | DataType::UInt32 | DataType::Int64 | DataType::UInt64 => 14,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => 4,
+        _ => NUMBER_TEXT_BYTES,
     }
 }
 
@@ -453,6 +475,8 @@ mod tests {
             ("widest", Growth::Range, vec![int(i64::MIN), int(i64::MAX)], vec![usize::MAX, usize::MAX]),
             ("lists", Growth::RepeatList, vec![column(&["ab", "c"]), int(3)], vec![48, 48]),
             ("joined", Growth::JoinList, vec![list(), text(", ")], vec![126, 0]),
+            ("lists as text", Growth::Text, vec![list()], vec![54, 0]),
+            ("numbers as text", Growth::Text, vec![int(7)], vec![128, 128]),
             ("split", Growth::Split, vec![column(&["a,b", ""]), text(",")], vec![20, 5]),
         ] {
             let found = per_row(growth, &args, 2);

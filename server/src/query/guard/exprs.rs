@@ -1,92 +1,35 @@
 //! The rule that lets operators look at the query's bounds where they would not come up for air by themselves.
 //!
 //! DataFusion's operators give way between batches. Some work for long within one: a nested-loop join whose condition holds for few
-//! rows goes through all pairs in one go. What such a loop does for each piece is to evaluate an expression; that expression gets
-//! a [`Checkpoint`] around it. An operator that makes more rows than it reads gets a node above it that asks for each batch, and
+//! rows goes through all pairs in one go. What such a loop does for each piece is to evaluate its condition, which looks at the
+//! bounds ([`super::joins`]). An operator that makes more rows than it reads gets a node above it that asks for each batch, and
 //! one that would take a batch as large as it pleases gets a node below that counts or cuts ([`super::nodes`]).
 
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, FieldRef, Schema};
+use arrow::datatypes::{DataType, Schema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
-use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Literal;
+use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
-use datafusion::physical_plan::joins::utils::JoinFilter;
-use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::WindowAggExec;
-use saltus_core::limits::QUERY_STEP_BYTES_MAX;
 
 use super::estimate::scalar_bytes;
-use super::nodes::{GuardExec, Watch};
+use super::nodes::{Cuts, GuardExec, Watch};
+use super::pieces::PiecesExec;
+use super::values;
 
 /// A constant of fewer bytes is written into as many rows as a batch has.
 const LONG_CONSTANT_BYTES: usize = 2048;
-
-/// An expression that asks whether to go on before it is evaluated.
-#[derive(Debug, Eq)]
-struct Checkpoint(Arc<dyn PhysicalExpr>);
-
-impl PartialEq for Checkpoint {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.eq(&other.0)
-    }
-}
-
-impl Hash for Checkpoint {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-    }
-}
-
-impl fmt::Display for Checkpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl PhysicalExpr for Checkpoint {
-    fn data_type(&self, input_schema: &Schema) -> Result<DataType> {
-        self.0.data_type(input_schema)
-    }
-
-    fn nullable(&self, input_schema: &Schema) -> Result<bool> {
-        self.0.nullable(input_schema)
-    }
-
-    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        super::check()?;
-        self.0.evaluate(batch)
-    }
-
-    fn return_field(&self, input_schema: &Schema) -> Result<FieldRef> {
-        self.0.return_field(input_schema)
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![&self.0]
-    }
-
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
-        Ok(Arc::new(Checkpoint(children.swap_remove(0))))
-    }
-
-    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt_sql(f)
-    }
-}
 
 /// The rule.
 #[derive(Debug, Default)]
@@ -107,20 +50,21 @@ impl PhysicalOptimizerRule for Checkpoints {
 }
 
 fn watched(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
-        let filter = join.filter().map(checked);
-        let join = NestedLoopJoinExecBuilder::from(join).with_filter(filter).build()?;
-        return Ok(Transformed::yes(over(under_first(Arc::new(join))?)));
+    if let Some(join) = super::joins::bounded(&plan)? {
+        return Ok(Transformed::yes(join));
     }
-    if plan.downcast_ref::<CrossJoinExec>().is_some() {
-        return Ok(Transformed::yes(over(under_first(plan)?)));
+    if let Some(dealt) = super::joins::dealt(&plan)? {
+        return Ok(Transformed::yes(dealt));
+    }
+    if let Some(filter) = plan.downcast_ref::<FilterExec>().filter(|filter| super::joins::makes_long(filter.input())) {
+        let pieces: Arc<dyn ExecutionPlan> = Arc::new(PiecesExec::filter(filter));
+        return Ok(Transformed::yes(match cuts(&plan)? {
+            Some(cuts) => under(pieces, || Watch::Cut(cuts))?,
+            None => pieces,
+        }));
     }
     if plan.downcast_ref::<SortExec>().is_some_and(|sort| sort.fetch().is_none()) {
         return Ok(Transformed::yes(under_first(plan)?));
-    }
-    if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
-        let filter = join.filter().map(checked);
-        return Ok(Transformed::yes(over(join.builder().with_filter(filter).build_exec()?)));
     }
     if plan.downcast_ref::<WindowAggExec>().is_some() {
         return Ok(Transformed::yes(over(under(plan, || Watch::Hold)?)));
@@ -129,20 +73,13 @@ fn watched(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execution
         let lists = unnest.list_column_indices().iter().map(|list| list.index_in_input_schema).collect();
         return Ok(Transformed::yes(over(under(plan, || Watch::Unnest(lists))?)));
     }
-    let long = longest_constant(&plan)?;
-    if long > LONG_CONSTANT_BYTES && !plan.children().is_empty() && plan.downcast_ref::<FilterExec>().is_none() {
-        let rows = (QUERY_STEP_BYTES_MAX / long).max(1);
-        return Ok(Transformed::yes(under(plan, || Watch::Cut(rows))?));
+    if let Some(cuts) = cuts(&plan)? {
+        return Ok(Transformed::yes(under(plan, || Watch::Cut(cuts))?));
     }
     // A table gives way by itself; what makes rows of nothing, `generate_series` for example, does not always.
     let is_source = plan.children().is_empty() && plan.downcast_ref::<DataSourceExec>().is_none();
     let makes_more = is_source || plan.children().len() > 1 || plan.downcast_ref::<RecursiveQueryExec>().is_some();
     Ok(if makes_more { Transformed::yes(over(plan)) } else { Transformed::no(plan) })
-}
-
-fn checked(filter: &JoinFilter) -> JoinFilter {
-    let expression = Arc::new(Checkpoint(filter.expression().clone()));
-    JoinFilter::new(expression, filter.column_indices().to_vec(), filter.schema().clone())
 }
 
 fn over(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
@@ -166,16 +103,33 @@ fn under_first(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     datafusion::physical_plan::execution_plan::replace_children_if_necessary(plan, children)
 }
 
-/// Bytes of the longest constant in the operator's own expressions.
-fn longest_constant(plan: &Arc<dyn ExecutionPlan>) -> Result<usize> {
-    let mut longest = 0;
+/// What an operator's own expressions put into each row; `None` if it is not worth a look.
+fn cuts(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Cuts>> {
+    let Some(schema) = plan.children().first().map(|input| input.schema()) else { return Ok(None) };
+    // A condition makes no rows.
+    let is_filter = plan.downcast_ref::<FilterExec>().is_some();
+    let mut cuts = Cuts::default();
     plan.apply_expressions(&mut |root| {
         root.apply(|expr| {
-            if let Some(literal) = expr.downcast_ref::<Literal>() {
-                longest = longest.max(scalar_bytes(literal.value()));
+            if is_one_number(expr, &schema) {
+                return Ok(TreeNodeRecursion::Jump);
+            }
+            if let Some(kept) = values::widened(expr) {
+                cuts.kept.push(kept);
+            } else if let Some(literal) = expr.downcast_ref::<Literal>().filter(|_| !is_filter) {
+                cuts.constant = cuts.constant.max(scalar_bytes(literal.value()));
+            } else if expr.downcast_ref::<ScalarSubqueryExpr>().is_some() && !is_filter {
+                cuts.subqueries.push(expr.clone());
             }
             Ok(TreeNodeRecursion::Continue)
         })
     })?;
-    Ok(longest)
+    let matters = cuts.constant > LONG_CONSTANT_BYTES || !cuts.kept.is_empty() || !cuts.subqueries.is_empty();
+    Ok(matters.then_some(cuts))
+}
+
+/// Whether the expression is computed once for all rows, and is nothing long.
+fn is_one_number(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
+    expr.data_type(schema).is_ok_and(|data_type| data_type.is_primitive() || data_type == DataType::Boolean)
+        && !expr.exists(|expr| Ok(expr.downcast_ref::<Column>().is_some())).unwrap_or(true)
 }

@@ -8,22 +8,23 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::concat;
+use arrow::compute::{CastOptions, concat};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{ScalarValue, plan_err};
+use datafusion::common::{DFSchema, ScalarValue, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryReservation;
-use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Documentation, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, StructFieldMapping, Volatility,
+    BinaryExpr, ColumnarValue, Documentation, Expr, ExprSchemable, LogicalPlan, Operator, ReturnFieldArgs,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, StructFieldMapping, Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::PhysicalExpr;
@@ -49,6 +50,7 @@ const GROWING: &[(Growth, &[&str])] = &[
     (Growth::Resize, &["array_resize"]),
     (Growth::JoinList, &["array_to_string"]),
     (Growth::Split, &["string_to_array"]),
+    (Growth::Text, &["arrow_cast", "arrow_try_cast"]),
     // At most as long as their arguments.
     (
         Growth::Sum(1),
@@ -114,8 +116,6 @@ const GROWING: &[(Growth, &[&str])] = &[
             "map_keys",
             "map_values",
             "map_entries",
-            "arrow_cast",
-            "arrow_try_cast",
         ],
     ),
     (Growth::Sum(4), &["upper", "lower", "initcap", "translate", "uuid", "chr", "to_hex"]),
@@ -141,11 +141,13 @@ impl AnalyzerRule for BoundedFunctions {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
         let bound = |plan: LogicalPlan| {
             let names = NamePreserver::new(&plan);
-            plan.map_expressions(|expr| {
+            let schema = merge_schema(&plan.inputs());
+            let plan = plan.map_expressions(|expr| {
                 let name = names.save(&expr);
-                let bound = expr.transform_up(|expr| Ok(self.bound(expr)))?;
+                let bound = expr.transform_up(|expr| self.bound(expr, &schema))?;
                 Ok(if bound.transformed { bound.update_data(|expr| name.restore(expr)) } else { bound })
-            })
+            })?;
+            plan.transform_data(super::windows::bounded)
         };
         plan.transform_up_with_subqueries(bound).map(|plan| plan.data)
     }
@@ -156,19 +158,34 @@ impl AnalyzerRule for BoundedFunctions {
 }
 
 impl BoundedFunctions {
-    fn bound(&self, expr: Expr) -> Transformed<Expr> {
-        match expr {
+    fn bound(&self, expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+        Ok(match expr {
             Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
                 let joined = bounded(self.joined.clone(), Growth::Sum(1));
                 Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(joined, vec![*left, *right])))
             }
-            Expr::WindowFunction(call) => match super::windows::watched(&call) {
-                Some(watched) => Transformed::yes(watched),
-                None => Transformed::no(Expr::WindowFunction(call)),
-            },
+            Expr::Cast(Cast { expr, field }) if is_text(field.data_type()) && expr.get_type(schema)?.is_nested() => {
+                Transformed::yes(as_text(*expr, field.data_type(), false))
+            }
+            Expr::TryCast(TryCast { expr, field })
+                if is_text(field.data_type()) && expr.get_type(schema)?.is_nested() =>
+            {
+                Transformed::yes(as_text(*expr, field.data_type(), true))
+            }
             other => bound_call(other),
-        }
+        })
     }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// A list or struct as text: a cast that is bounded as functions are.
+fn as_text(expr: Expr, to: &DataType, safe: bool) -> Expr {
+    let signature = Signature::any(1, Volatility::Immutable);
+    let cast = ScalarUDF::new_from_impl(AsText { signature, to: to.clone(), safe });
+    Expr::ScalarFunction(ScalarFunction::new_udf(bounded(Arc::new(cast), Growth::Text), vec![expr]))
 }
 
 fn bounded(inner: Arc<ScalarUDF>, growth: Growth) -> Arc<ScalarUDF> {
@@ -426,6 +443,34 @@ fn next_piece(estimates: &[usize]) -> (usize, usize) {
 
 fn has_long_offsets(data_type: &DataType) -> bool {
     !matches!(data_type, DataType::Utf8 | DataType::Binary | DataType::List(_) | DataType::Map(..))
+}
+
+/// `CAST(list AS varchar)` as a function, so that it is bounded as all others are.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct AsText {
+    signature: Signature,
+    to: DataType,
+    /// What cannot be cast is NULL.
+    safe: bool,
+}
+
+impl ScalarUDFImpl for AsText {
+    fn name(&self) -> &'static str {
+        "cast"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
+        Ok(self.to.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let options = CastOptions { safe: self.safe, ..Default::default() };
+        args.args[0].cast_to(&self.to, Some(&options))
+    }
 }
 
 /// `a || b` as a function, so that it is bounded as all others are.

@@ -10,15 +10,19 @@
 //!   one that only finds none now may come again.
 
 mod budget;
+mod cells;
 mod depth;
 mod estimate;
 mod exprs;
 mod functions;
+mod joins;
 mod memory;
 mod nodes;
+mod pieces;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod values;
 mod windows;
 
 use std::cell::RefCell;

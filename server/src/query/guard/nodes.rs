@@ -17,9 +17,11 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, ReplaceChildrenOptions};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures_util::{Stream, StreamExt};
-use saltus_core::limits::QUERY_STEP_BYTES_MAX;
+use saltus_core::limits::{QUERY_PIECE_BYTES_MAX, QUERY_STEP_BYTES_MAX};
 
-use super::estimate::{batch_bytes, data_bytes, lengths};
+use super::cells;
+use super::estimate::{batch_bytes, data_bytes, lengths, scalar_bytes};
+use super::values::Values;
 use super::{Guard, current};
 
 /// What is done with each batch.
@@ -27,14 +29,48 @@ use super::{Guard, current};
 pub(super) enum Watch {
     /// The query's bounds are asked.
     Check,
+    /// Likewise, and what it refers to is there once.
+    Share,
     /// It is counted until the end: whoever reads it keeps it.
     Hold,
     /// It is copied if it is a part of something much larger: whoever keeps it counts all of what it is a part of.
     Own,
-    /// It is cut into pieces of so many rows.
-    Cut(usize),
+    /// It is cut so that what is put into each row fits a step, and a single row of more is counted.
+    Cut(Cuts),
     /// It is cut so that rows which are repeated for each item of these columns stay a step, and a single row of more is counted.
     Unnest(Vec<usize>),
+}
+
+/// What expressions put into each row that an operator makes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cuts {
+    /// Bytes of the longest constant.
+    pub constant: usize,
+    /// Subqueries of one value, which is known when the rows come.
+    pub subqueries: Vec<Arc<dyn PhysicalExpr>>,
+    /// Columns of numbers that stand for values.
+    pub kept: Vec<(usize, Values)>,
+}
+
+impl Cuts {
+    /// Bytes of each row of the batch.
+    fn per_row(&self, batch: &RecordBatch) -> Result<Vec<usize>> {
+        let mut longest = self.constant;
+        for subquery in &self.subqueries {
+            let ColumnarValue::Scalar(value) = subquery.evaluate(&RecordBatch::new_empty(batch.schema()))? else {
+                continue;
+            };
+            longest = longest.max(scalar_bytes(&value));
+        }
+        let mut rows = vec![longest; batch.num_rows()];
+        for (at, values) in &self.kept {
+            let Some(column) = batch.columns().get(*at) else { continue };
+            for (row, more) in rows.iter_mut().zip(values.bytes(column.as_ref())) {
+                *row = row.saturating_add(more);
+            }
+        }
+        Ok(rows)
+    }
 }
 
 /// The node: rows, order and partitions are those of its input.
@@ -47,6 +83,11 @@ pub(super) struct GuardExec {
 impl GuardExec {
     pub(super) fn new(input: Arc<dyn ExecutionPlan>, watch: Watch) -> Self {
         GuardExec { input, watch }
+    }
+
+    /// It cuts batches, as long values are made of them.
+    pub(super) fn cuts(&self) -> bool {
+        matches!(self.watch, Watch::Cut(_) | Watch::Unnest(_))
     }
 }
 
@@ -123,13 +164,17 @@ impl Watched {
     fn next(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
         match &self.watch {
             Watch::Check => Ok(batch),
+            Watch::Share => cells::shared(batch),
             Watch::Hold => {
                 self.held.push(self.guard.memory().take("a window", batch_bytes(&batch))?);
                 Ok(batch)
             }
             Watch::Own => own(batch),
-            Watch::Cut(rows) => {
-                let rows = *rows;
+            Watch::Cut(cuts) => {
+                let (rows, bytes) = fitting(cuts.per_row(&batch)?, QUERY_PIECE_BYTES_MAX);
+                if bytes > QUERY_PIECE_BYTES_MAX {
+                    self.one = Some(self.guard.memory().take("a row", bytes)?);
+                }
                 Ok(self.cut(batch, rows))
             }
             Watch::Unnest(lists) => {
@@ -160,6 +205,19 @@ fn own(batch: RecordBatch) -> Result<RecordBatch> {
     Ok(take_record_batch(&batch, &UInt32Array::from_iter_values(0..rows))?)
 }
 
+/// How many of the first rows have so many bytes at most, one at least; and their bytes.
+pub(super) fn fitting(rows: impl IntoIterator<Item = usize>, bytes_max: usize) -> (usize, usize) {
+    let (mut taken, mut bytes) = (0, 0_usize);
+    for row in rows {
+        let more = bytes.saturating_add(row);
+        if taken > 0 && more > bytes_max {
+            break;
+        }
+        (taken, bytes) = (taken + 1, more);
+    }
+    (taken.max(1), bytes)
+}
+
 /// How many of the first rows stay a step when they are repeated for each item of their lists, one at least; and their bytes then.
 fn unnested(batch: &RecordBatch, lists: &[usize]) -> (usize, usize) {
     let rows = batch.num_rows();
@@ -176,15 +234,9 @@ fn unnested(batch: &RecordBatch, lists: &[usize]) -> (usize, usize) {
             }
         }
     }
-    let (mut taken, mut bytes) = (0, 0_usize);
-    for (items, others) in items.iter().zip(&others) {
-        let more = bytes.saturating_add(items.saturating_mul(others.saturating_add(size_of::<i64>())));
-        if taken > 0 && more > QUERY_STEP_BYTES_MAX {
-            break;
-        }
-        (taken, bytes) = (taken + 1, more);
-    }
-    (taken.max(1), bytes)
+    let rows =
+        items.iter().zip(&others).map(|(items, others)| items.saturating_mul(others.saturating_add(size_of::<i64>())));
+    fitting(rows, QUERY_STEP_BYTES_MAX)
 }
 
 /// Bytes of an item of the lists on average.

@@ -38,7 +38,6 @@ fn what_is_too_large_is_refused_before_it_is_made() {
         "SELECT concat(repeat('a', 30000000), repeat('b', 30000000), repeat('c', 30000000))",
         "SELECT repeat('a', 30000000) || repeat('b', 30000000) || repeat('c', 30000000)",
         "SELECT concat_ws(repeat(',', 30000000), 'a', 'b', 'c', 'd')",
-        "SELECT host || repeat('x', 1000000) FROM cpu",
         "WITH a AS (SELECT repeat('x', 4000000) AS s), b AS (SELECT s || s AS s FROM a), c AS (SELECT s || s AS s FROM b), \
          d AS (SELECT s || s AS s FROM c), e AS (SELECT s || s AS s FROM d), f AS (SELECT s || s AS s FROM e) \
          SELECT length(s || s) FROM f",
@@ -60,6 +59,9 @@ fn what_is_too_large_is_refused_before_it_is_made() {
         "SELECT string_agg(repeat(host, 10000), ',') FROM cpu",
         "SELECT array_agg(usage) OVER (ORDER BY time ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) FROM cpu",
         "SELECT repeat(host, 1000) AS s FROM cpu ORDER BY s",
+        "SELECT length(cast(range(0, 7000000) AS varchar))",
+        "SELECT length(arrow_cast(range(0, 7000000), 'Utf8'))",
+        "SELECT first_value(repeat(host, 1000)) OVER (ORDER BY count) FROM cpu",
     ] {
         // What a query held is given back by its threads.
         eventually("memory is given back", || it.engine.load() == (0, 0, 0));
@@ -103,6 +105,50 @@ fn what_fits_is_right() {
             "1000",
         ),
         ("SELECT count(*) FROM cpu a, cpu b WHERE a.count < 100 AND b.count < 100 AND a.count < b.count", "4950"),
+        // What is the value of many rows is there once.
+        (
+            "SELECT max(length(s)), count(*) FROM cpu, (SELECT repeat('x', 100000) AS s) WHERE count < 20000",
+            "100000,20000",
+        ),
+        (
+            "SELECT max(length(s)) FROM (SELECT a.s, b.count FROM (SELECT repeat('x', 1000000) AS s, 3 AS t) a JOIN cpu b ON \
+             a.t > b.count % 1000)",
+            "1000000",
+        ),
+        (
+            "SELECT max(length(a.s)), count(*) FROM (SELECT count, repeat(host, 100000) AS s FROM cpu WHERE count < 100) a JOIN \
+             (SELECT count, repeat(host, 100000) AS s FROM cpu WHERE count < 100) b ON a.s = b.s",
+            "100000,5000",
+        ),
+        (
+            "SELECT max(length((SELECT repeat('x', 10000000)))), max(length(s)) FROM (SELECT (SELECT repeat('x', 20000)) AS s \
+             FROM cpu)",
+            "10000000,20000",
+        ),
+        (
+            "SELECT max(length(f)), min(length(f)) FROM (SELECT first_value(s) OVER (ORDER BY count) AS f FROM (SELECT count, \
+             CASE WHEN count = 0 THEN repeat('x', 30000) ELSE host END AS s FROM cpu WHERE count < 50000))",
+            "30000,30000",
+        ),
+        (
+            "SELECT max(length(f)), min(length(f)), max(length(g)) FROM (SELECT max(s) OVER () AS f, lag(s, 2, 'none') OVER (ORDER \
+             BY count) AS g FROM (SELECT count, CASE WHEN count = 9 THEN repeat('x', 30000) ELSE host END AS s FROM cpu WHERE \
+             count < 50000))",
+            "30000,30000,30000",
+        ),
+        (
+            "SELECT count(*) FROM (SELECT concat(s, count) AS t FROM cpu, (SELECT repeat('x', 10000) AS s) WHERE count < 20000) WHERE \
+          t LIKE 'x%7'",
+            "2000",
+        ),
+        (
+            "SELECT count(*) FROM (SELECT count, first_value(s) OVER (ORDER BY count) AS f FROM (SELECT count, CASE WHEN count = 0 THEN \
+          repeat('x', 30000) ELSE host END AS s FROM cpu)) WHERE length(f) = 30000 AND f LIKE '%x'",
+            "400000",
+        ),
+        ("SELECT lag(host, 1, 'none') OVER (ORDER BY count) FROM cpu LIMIT 3", "none a b"),
+        ("SELECT max(length(cast(range(0, count % 7) AS varchar))) FROM cpu", "18"),
+        ("SELECT CAST(make_array(1, NULL, 3) AS varchar), TRY_CAST(make_array('a') AS varchar)", "\"[1, , 3]\",[a]"),
     ] {
         assert_eq!(it.rows(sql), expected, "{sql}");
     }
