@@ -10,7 +10,8 @@
 //!    code that has held up a shard: it leaves the inline lane even if the operator put it there.
 //! 3. A trigger does not flap. Every demotion doubles the time and the number of runs until the next promotion, and
 //!    the cost that promotes is lower than the cost that demotes. New code starts without that past.
-//! 4. Every change of lane is a decision with a reason, and decisions form a chain: one ends in the lane in which the next begins.
+//! 4. Costs are CPU time. What a busy machine does to the clock, or a process that is stopped for a while, changes no lane.
+//! 5. Every change of lane is a decision with a reason, and decisions form a chain: one ends in the lane in which the next begins.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -102,7 +103,7 @@ pub enum Observation {
 /// What a run cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// From entry to end, in nanoseconds.
+    /// CPU time from entry to end, in nanoseconds.
     pub nanoseconds: u64,
     /// Rows that it was given.
     pub rows: usize,

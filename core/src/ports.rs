@@ -323,7 +323,8 @@ pub struct RunReport {
     pub entered: Option<MonoNs>,
     /// When it was over.
     pub finished: MonoNs,
-    /// Nanoseconds that the run cost its thread: of time in the inline lane, of CPU time where others may be in between.
+    /// Nanoseconds of CPU time that the run cost its thread, whatever the clock says: a machine that is busy makes nobody costly. Of an
+    /// inline run that was over within half its budget, the time that passed.
     pub cost_ns: u64,
     /// Its code; `None` if it did not come that far.
     pub code: Option<CodeVerdict>,

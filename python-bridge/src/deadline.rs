@@ -11,13 +11,15 @@
 //!    `PluginTimeout`; on another it sets the asynchronous exception of the run's thread; if the ticket is no longer
 //!    current it does nothing.
 //!    A run of the inline lane is charged for what it does, not for what its machine does: overdue by the clock, it is
-//!    interrupted when it has used half its deadline of CPU time since, or when it is overdue [`WALL_FACTOR`] times.
+//!    interrupted when it has used its deadline of CPU time, or when it is overdue [`WALL_FACTOR`] times and its thread waits for
+//!    something. A thread that would run if the machine let it (others have the core, the process was stopped) is not to blame.
 //! 5. As long as the run goes on, 3 is repeated, faster each time. From [`REPEAT_AFTER`] interrupts on, each call queues
 //!    the next before it raises, so that a plugin which catches everything in a loop is hit outside its `try` as well.
 //!
 //! 6. What this cannot interrupt: a single C call that does not come back, such as `sum(range(10**12))`; it ends after it. In the
 //!    inline lane that is a stall: after [`StallPolicy::limit`] the host is told, which keeps the code out of that lane over
-//!    restarts, and after [`StallPolicy::abort`] the process is aborted: what started it may start it again.
+//!    restarts, and after [`StallPolicy::abort`] the process is aborted: what started it may start it again. Here too a thread
+//!    that the machine keeps off is not to blame.
 //!
 //! Where libpython does not export `_PyEval_AddPendingCall`, the runtime refuses to start; 3.13 and 3.14 do.
 
@@ -27,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use saltus_core::ids::{RunId, ShardId, TriggerId};
+use saltus_core::ids::{MonoNs, RunId, ShardId, TriggerId};
 use saltus_core::ports::{PluginError, PluginHost, Stall};
 
 use crate::effects::CANCELLED;
@@ -47,7 +49,7 @@ const AGAIN_NS_LATE: u64 = 100_000_000;
 /// The watchdog's shortest and longest sleep while there are runs.
 const SLEEP_NS_MIN: u64 = 500_000;
 const SLEEP_NS_MAX: u64 = 100_000_000;
-/// Deadlines after which a run that counts CPU time is interrupted however little of it it had.
+/// Deadlines after which a run that counts CPU time is interrupted however little of it it had, unless it would use more at once.
 const WALL_FACTOR: u64 = 10;
 /// The shortest pause between two looks at a run that has had no CPU time.
 const DOUBT_NS_MIN: u64 = 200_000;
@@ -68,9 +70,12 @@ struct Slot {
     thread: AtomicU64,
     /// The clock of the thread's CPU time; 0 if only the wall clock counts.
     cpu_clock: AtomicI32,
-    /// The overdue ticket that the watchdog had doubts about, and the thread's CPU time then.
+    /// The thread's CPU time when the run began.
+    began_cpu_ns: AtomicU64,
+    /// The system's number of the thread.
+    thread_id: AtomicI32,
+    /// The overdue ticket that the watchdog had doubts about.
     doubt_ticket: AtomicU64,
-    doubt_cpu_ns: AtomicU64,
     /// Interrupts that reached this run.
     delivered: AtomicU32,
     /// The ticket that the watchdog has interrupted last, when it will again, and how often it has.
@@ -105,6 +110,27 @@ pub struct Whose {
 impl Whose {
     /// No run: work of the engine that has a deadline.
     pub const NOBODY: Whose = Whose { run: RunId(0), trigger: TriggerId(0), code: 0, shard: ShardId(0) };
+}
+
+/// When a run began, by both clocks.
+#[derive(Clone, Copy)]
+pub struct Began {
+    at: MonoNs,
+    /// CPU time of the thread.
+    cpu_ns: u64,
+}
+
+impl Began {
+    fn now() -> Self {
+        Began { at: time::now(), cpu_ns: time::thread_cpu() }
+    }
+
+    /// CPU time since then. If less than `beyond` has passed at all, that is as good: it costs no system call, and no more CPU time can
+    /// have been used.
+    pub fn cost_ns(self, beyond: Duration) -> u64 {
+        let passed = time::now().since(self.at);
+        if u128::from(passed) < beyond.as_nanos() { passed } else { time::thread_cpu().saturating_sub(self.cpu_ns) }
+    }
 }
 
 /// What is done about an inline run that cannot be interrupted.
@@ -171,6 +197,7 @@ impl Watched {
         let clock = if counts_cpu { time::cpu_clock_of_this_thread() } else { None };
         slot.cpu_clock.store(clock.unwrap_or(0), Ordering::Relaxed);
         slot.inline.store(counts_cpu, Ordering::Relaxed);
+        slot.thread_id.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
         slot.interpreter.store(pystate::current_interpreter(py).as_usize(), Ordering::Relaxed);
         slot.thread.store(pystate::current_thread(py), Ordering::Relaxed);
         watchdog().slots.lock().push(slot.clone());
@@ -179,26 +206,33 @@ impl Watched {
     }
 
     /// A run begins; it may take `limit`.
-    pub fn begin(&self, limit: Duration, whose: Whose) {
+    pub fn begin(&self, limit: Duration, whose: Whose) -> Began {
         let watchdog = watchdog();
         self.slot.run.store(whose.run.0, Ordering::Relaxed);
         self.slot.trigger.store(whose.trigger.0, Ordering::Relaxed);
         self.slot.code.store(whose.code, Ordering::Relaxed);
         self.slot.shard.store(whose.shard.0, Ordering::Relaxed);
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        let deadline_ns = time::now().0.saturating_add(limit_ns);
+        let began = Began::now();
+        let deadline_ns = began.at.0.saturating_add(limit_ns);
         if limit_ns < watchdog.shortest_ns.load(Ordering::Relaxed) {
             watchdog.shortest_ns.fetch_min(limit_ns, Ordering::Relaxed);
         }
         self.slot.delivered.store(0, Ordering::Relaxed);
         self.slot.limit_ns.store(limit_ns, Ordering::Relaxed);
         self.slot.deadline_ns.store(deadline_ns, Ordering::Relaxed);
+        self.slot.began_cpu_ns.store(began.cpu_ns, Ordering::Relaxed);
         self.slot.ticket.store(watchdog.tickets.fetch_add(1, Ordering::Relaxed), Ordering::SeqCst);
         // SeqCst: either the watchdog, which announces its sleep and then looks again, sees this ticket, or we see the
         // announcement.
-        if deadline_ns < watchdog.wake_ns.load(Ordering::SeqCst) {
-            watchdog.poke();
+        if deadline_ns >= watchdog.wake_ns.load(Ordering::SeqCst) {
+            return began;
         }
+        watchdog.poke();
+        // What the wake-up costs is not the run's: between sleeping processors of a virtual machine it may be more than a run.
+        let began = Began::now();
+        self.slot.began_cpu_ns.store(began.cpu_ns, Ordering::Relaxed);
+        began
     }
 
     /// The run is over. Whether it was interrupted, and why.
@@ -252,6 +286,21 @@ impl Interrupted {
 }
 
 impl Slot {
+    /// CPU time of the run; `None` if it does not count.
+    fn cpu_used_ns(&self) -> Option<u64> {
+        let clock = self.cpu_clock.load(Ordering::Relaxed);
+        let cpu = if clock == 0 { None } else { time::of_clock(clock) };
+        cpu.map(|cpu| cpu.saturating_sub(self.began_cpu_ns.load(Ordering::Relaxed)))
+    }
+
+    /// Whether the thread runs or waits for nothing but a processor; proc(5), state of `/proc/[pid]/stat`.
+    fn would_run(&self) -> bool {
+        let path = format!("/proc/self/task/{}/stat", self.thread_id.load(Ordering::Relaxed));
+        // The name, in parentheses, may hold anything.
+        std::fs::read_to_string(path)
+            .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R')))
+    }
+
     /// What the run of this ticket is interrupted for.
     fn why(&self, ticket: u64) -> Why {
         if self.cancelled_ticket.load(Ordering::SeqCst) == ticket {
@@ -388,7 +437,7 @@ fn stall(slot: &Slot, ticket: u64, now: u64) {
     }
     let began = deadline.saturating_sub(slot.limit_ns.load(Ordering::Relaxed));
     let lasts = Duration::from_nanos(now.saturating_sub(began));
-    if lasts < policy.limit {
+    if lasts < policy.limit || (told != ticket && is_kept_off(slot, policy.limit)) {
         return;
     }
     let stall = Stall {
@@ -419,16 +468,18 @@ fn doubt(slot: &Slot, ticket: u64, now: u64) -> Option<u64> {
     let (limit, deadline) = (slot.limit_ns.load(Ordering::Relaxed), slot.deadline_ns.load(Ordering::Relaxed));
     let clock = slot.cpu_clock.load(Ordering::Relaxed);
     let fired = slot.again_ticket.load(Ordering::Relaxed) == ticket;
-    if clock == 0 || deadline == 0 || fired || now >= deadline.saturating_add(limit.saturating_mul(WALL_FACTOR - 1)) {
+    if clock == 0 || deadline == 0 || fired {
         return None;
     }
-    let cpu = time::of_clock(clock)?;
-    if slot.doubt_ticket.swap(ticket, Ordering::Relaxed) != ticket {
-        slot.doubt_cpu_ns.store(cpu, Ordering::Relaxed);
-    }
-    let used = cpu.saturating_sub(slot.doubt_cpu_ns.load(Ordering::Relaxed));
-    let missing = (limit / 2).checked_sub(used).filter(|&missing| missing > 0)?;
-    Some(now + missing.max(DOUBT_NS_MIN))
+    slot.doubt_ticket.store(ticket, Ordering::Relaxed);
+    let missing = limit.checked_sub(slot.cpu_used_ns()?).filter(|&missing| missing > 0)?;
+    let waits = now >= deadline.saturating_add(limit.saturating_mul(WALL_FACTOR - 1)) && !slot.would_run();
+    if waits { None } else { Some(now + missing.max(DOUBT_NS_MIN)) }
+}
+
+/// Whether a run that lasts is one that the machine does not let go on: it has had less than half of the time, and would take more.
+fn is_kept_off(slot: &Slot, of: Duration) -> bool {
+    slot.cpu_used_ns().is_some_and(|used| Duration::from_nanos(used) < of / 2) && slot.would_run()
 }
 
 /// Step 3; when to do it again.

@@ -124,6 +124,8 @@ struct Compiled {
     reusable: bool,
     /// The entry functions with the globals that they keep alive, by kind, once they were made.
     kept: [Option<Object>; TriggerKind::ALL.len()],
+    /// What it imports was tried before its first run.
+    tried: bool,
 }
 
 /// What a run that went well leaves.
@@ -242,8 +244,31 @@ impl Interpreter {
         if self.code.len() >= CODE_CACHE_MAX {
             self.code.clear();
         }
-        self.code.insert(hash, Compiled { code, reusable: prepared.reusable, kept: Default::default() });
+        self.code.insert(hash, Compiled { code, reusable: prepared.reusable, kept: Default::default(), tried: false });
         Ok(())
+    }
+
+    /// The refusal of a module that the code imports, if its trigger may move to where it loads. It is tried before the first run, so that
+    /// nothing of a run is seen that is then made elsewhere, whatever the plugin makes of the refusal.
+    fn refused_beforehand(
+        &mut self,
+        request: &RunRequest,
+        code: &PluginCode,
+        prepared: &Prepared,
+    ) -> Option<PluginError> {
+        let def = &request.trigger.def;
+        let may_move = def.isolation == Isolation::Auto && def.execution != Execution::Inline;
+        if !may_move || self.install(code.hash, prepared).is_err() {
+            return None;
+        }
+        let compiled = self.code.get_mut(&code.hash)?;
+        if std::mem::replace(&mut compiled.tried, true) {
+            return None;
+        }
+        let missing = self.missing(&prepared.imports);
+        let failed = self.import_all(&missing, request.deadline);
+        // What else is wrong with a module the run will say.
+        failed.into_iter().map(|(_, error)| error).find(|error| error.refused_import().is_some())
     }
 
     /// Makes one run of `code`.
@@ -260,6 +285,12 @@ impl Interpreter {
         let def = &request.trigger.def;
         let auto = def.execution == Execution::Auto;
         let whose = (def.db.clone(), def.name.clone(), def.id);
+        if lane == Lane::Deferred
+            && let Some(refused) = self.refused_beforehand(&request, code, prepared)
+        {
+            let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
+            return RunReport { code: Some(verdict), ..RunReport::not_run(request, refused, time::now()) };
+        }
         let (natives, failed_imports) = (self.natives.clone(), self.failed_imports.clone());
         let (run_id, def_id) = (request.run_id, def.id);
         let rate = self.log_rates.entry(def.id).or_insert_with(|| LogRate::of(def.id)).clone();
@@ -281,18 +312,17 @@ impl Interpreter {
         let account = self.account(def_id, request.limits.memory_bytes);
         output::begin(info.clone());
         let mut entered = None;
-        self.watched
-            .begin(request.deadline, Whose { run: run_id, trigger: def_id, code: code.hash, shard: request.shard });
-        // Others may run on this CPU, or in this interpreter, while a deferred run does. What the watchdog's wake-up costs is not the
-        // plugin's: between sleeping processors of a virtual machine it may be more than a run.
-        let clock = || if lane == Lane::Inline { time::now().0 } else { time::thread_cpu() };
-        let began = clock();
+        let whose = Whose { run: run_id, trigger: def_id, code: code.hash, shard: request.shard };
+        // CPU time: others may run on this processor, or in this interpreter, meanwhile.
+        let began = self.watched.begin(request.deadline, whose);
         let mut call = || self.call(&request, code, &info, || entered = Some(time::now()));
         let outcome = match account {
             Some(account) => pymem::charge(account, call),
             None => call(),
         };
-        let cost_ns = clock().saturating_sub(began);
+        // A cheap inline run is not worth another look at the clock of CPU time.
+        let cheap = if lane == Lane::Inline { request.limits.inline_budget / 2 } else { Duration::ZERO };
+        let cost_ns = began.cost_ns(cheap);
         let outcome = outcome.map_err(|raised| raised.take(py));
         audit::listen(py, false);
         let interrupted = self.watched.end(py);

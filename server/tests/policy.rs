@@ -2,6 +2,10 @@
 
 mod common;
 
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use common::{Server, Start};
 use serde_json::{Value, json};
 
@@ -154,4 +158,56 @@ fn a_trigger_that_is_told_to_run_inline_gets_an_error_where_it_would_block() {
     let error = rows[0]["last_error"].as_str().unwrap();
     assert!(error.starts_with("LaneError: time.sleep would block the thread that ingests data"), "{error}");
     assert!(error.ends_with("create trigger 't' with --execution auto or deferred"), "{error}");
+}
+
+#[test]
+fn nobody_is_demoted_for_a_machine_that_stops_the_process_now_and_then() {
+    let root = tempfile::tempdir().unwrap();
+    let mut start = Start::new(root.path());
+    // Far more than a run costs, and far less than the process is stopped for.
+    start.extra.push("--inline-budget=8ms".into());
+    start.plugin(
+        "p.py",
+        "def process_writes(influxdb3_local, table_batches, args=None):\n    for n in range(40_000):\n        pass\n",
+    );
+    let server = start.run();
+    server.create_database("main");
+    server.create_trigger_with(
+        "main",
+        "t",
+        "p.py",
+        "table:in",
+        json!({"run_async": false, "error_behavior": "log"}),
+        json!({}),
+    );
+    let n = write_until(&server, "inline", 0);
+    let pid = server.pid().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    let stopping = AtomicBool::new(true);
+    let runs = "SELECT count(*) AS n FROM system.trigger_runs WHERE lane = 'inline' AND run_us > 20000";
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while stopping.load(Ordering::Relaxed) {
+                signal("-STOP");
+                std::thread::sleep(Duration::from_millis(30));
+                signal("-CONT");
+                std::thread::sleep(Duration::from_millis(15));
+            }
+        });
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut n = n;
+        // By the clock these are ten times what a run may cost.
+        let mut disturbed = 0;
+        while disturbed < 8 && Instant::now() < end {
+            for _ in 0..50 {
+                write(&server, n, "nothing");
+                n += 1;
+            }
+            disturbed = server.sql("main", runs)[0]["n"].as_u64().unwrap();
+        }
+        stopping.store(false, Ordering::Relaxed);
+        assert!(disturbed >= 8, "{disturbed} runs were under way while the process was stopped");
+    });
+    assert_eq!(trigger(&server)["lane"], "inline", "{:#?}", decisions(&server));
+    assert_eq!(decisions(&server).len(), 1, "{:#?}", decisions(&server));
 }

@@ -68,6 +68,55 @@ fn a_module_that_refuses_subinterpreters_moves_its_trigger_to_a_process_and_no_e
     assert_eq!(metric(&server, "saltus_worker_processes"), 1.0);
 }
 
+/// As plugins do whose packages may be missing. The module does not load in an interpreter with a GIL of its own.
+const CATCHES: &str = r#"
+import os
+try:
+    import MODULE
+    missing = False
+except ImportError:
+    missing = True
+
+def process_writes(influxdb3_local, table_batches, args=None):
+    if missing:
+        influxdb3_local.error("required packages are not installed")
+        return
+    import WITHIN
+    influxdb3_local.info(f"run in {os.getpid()}")
+"#;
+
+#[test]
+fn nothing_is_seen_of_a_run_that_caught_the_refusal_of_its_module() {
+    let root = tempfile::tempdir().unwrap();
+    let start = Start::new(root.path());
+    let python = std::env::var("PYO3_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    const FIND: &str = "from importlib.util import find_spec as find; \
+                        print(next(n for n in ('_curses', 'readline', '_tkinter', '_testsinglephase') if find(n)))";
+    let found = std::process::Command::new(python).args(["-c", FIND]).output().unwrap();
+    let single = String::from_utf8(found.stdout).unwrap();
+    // At the top of the file, and within the function.
+    start.plugin("top.py", &CATCHES.replace("MODULE", single.trim()).replace("WITHIN", "json"));
+    start.plugin("within.py", &CATCHES.replace("MODULE", "json").replace("WITHIN", single.trim()));
+    let server = start.run();
+    server.create_database("main");
+    for name in ["top", "within"] {
+        server.create_trigger("main", name, &format!("{name}.py"), "table:in", "auto", Value::Null);
+    }
+    assert_eq!(server.write("main", "in n=1i 1").status, 204);
+    let lines =
+        "SELECT trigger_name, log_level, log_text FROM system.processing_engine_logs WHERE log_text NOT LIKE 'lane %'";
+    let has_run = |rows: &[Value], name: &str| {
+        rows.iter().any(|row| row["trigger_name"] == name && row["log_text"].as_str().unwrap().starts_with("run in "))
+    };
+    let rows = server.sql_until("main", lines, |rows| has_run(rows, "top") && has_run(rows, "within"));
+    assert!(rows.iter().all(|row| row["log_level"] == "INFO"), "{rows:#?}");
+    let own = format!("run in {}", server.pid());
+    assert!(rows.iter().all(|row| row["log_text"] != own.as_str()), "{rows:#?}");
+    let sql = "SELECT lane, last_error FROM system.processing_engine_triggers";
+    let triggers = server.sql("main", sql);
+    assert!(triggers.iter().all(|row| row["lane"] == "process" && row["last_error"].is_null()), "{triggers:?}");
+}
+
 #[test]
 fn isolation_interpreter_keeps_the_trigger_and_says_what_the_import_said() {
     let root = tempfile::tempdir().unwrap();

@@ -380,3 +380,46 @@ fn the_state_of_a_trigger_follows_it_to_other_shards_and_over_a_crash_there() {
         }
     }
 }
+
+/// Kilobytes that the server holds.
+fn resident(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn many_triggers_take_little_until_they_run_and_each_has_its_own_events() {
+    const TRIGGERS: usize = 400;
+    let (_root, start) = start();
+    let mut server = start.run();
+    server.create_database("main");
+    let create = |server: &Server, n: usize| {
+        let mut body = body(&format!("t{n}"), &format!("table:in{n}"));
+        body["trigger_arguments"] = json!({"k": n.to_string()});
+        let reply = server.post_json(TRIGGER, &body);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    };
+    create(&server, 0);
+    let before = resident(&server);
+    (1..TRIGGERS).for_each(|n| create(&server, n));
+    let each = (resident(&server) - before.min(resident(&server))) / TRIGGERS as u64;
+    assert!(each < 100, "{each} KB for a trigger that has not run");
+    for life in 0..2_u64 {
+        for n in [3, 77, TRIGGERS - 1] {
+            assert_eq!(server.write("main", &format!("in{n} n={life}i {}", life + 1)).status, 204);
+        }
+        let seen = "SELECT \"table\", args FROM seen ORDER BY n, args::int";
+        let rows = server.sql_until("main", seen, |rows| rows.len() == 3 * (life as usize + 1));
+        for (row, n) in rows[3 * life as usize..].iter().zip([3, 77, TRIGGERS - 1]) {
+            assert_eq!(
+                (row["table"].as_str(), row["args"].as_str()),
+                (Some(&*format!("in{n}")), Some(&*n.to_string()))
+            );
+        }
+        let runs = server.sql("main", "SELECT trigger_name FROM system.processing_engine_triggers WHERE run_count > 0");
+        assert_eq!(runs.len(), 3, "{runs:?}");
+        assert!(server.terminate(Duration::from_secs(30)), "{}", server.log_text());
+        server = start.run();
+    }
+}

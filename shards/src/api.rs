@@ -14,6 +14,8 @@ use saltus_core::policy::Lane;
 use saltus_core::ports::MemoryUse;
 use saltus_core::trigger::{Limits, TriggerDef};
 
+use crate::latencies::Latencies;
+
 /// Everything the engine needs to start.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -181,13 +183,13 @@ pub struct TriggerStats {
     /// Its home.
     pub home: ShardId,
     /// Last byte of the request received, or the time of the schedule, to plugin entered.
-    pub activation_ns: Histogram<u64>,
+    pub activation_ns: Latencies,
     /// Event handed over, to plugin entered.
-    pub queue_ns: Histogram<u64>,
+    pub queue_ns: Latencies,
     /// Plugin entered, to returned.
-    pub run_ns: Histogram<u64>,
+    pub run_ns: Latencies,
     /// Last byte of the request received, to its answer; of request triggers.
-    pub response_ns: Histogram<u64>,
+    pub response_ns: Latencies,
     /// Runs finished.
     pub runs: u64,
     /// Runs that failed.

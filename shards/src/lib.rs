@@ -15,6 +15,7 @@ mod directory;
 pub mod engine;
 pub mod executor;
 pub mod io;
+pub mod latencies;
 mod local;
 pub mod mailbox;
 pub mod placement;

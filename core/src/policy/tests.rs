@@ -356,3 +356,45 @@ proptest! {
         }
     }
 }
+
+/// Costs of runs, and the time that the machine takes while each is under way.
+fn runs_and_theft() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    let theft = prop_oneof![4 => Just(0_u64), 2 => 0..5 * MS, 1 => 0..800 * MS];
+    // Some cost more than the budget, but not so many that the trigger would lose its lane.
+    let cost = prop_oneof![200 => 5_000_u64..150_000, 1 => 300_000_u64..2 * MS];
+    proptest::collection::vec((cost, theft), 1..600)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// What a machine does to the clock while runs are under way changes no decision: neither of a trigger nor of a shard's share.
+    #[test]
+    fn a_machine_that_steals_time_changes_nothing(runs in runs_and_theft(), share_percent in 1_u64..29) {
+        let decisions = |steals: bool| {
+            let mut now = MonoNs(1);
+            let mut policy = Policy::new(Execution::Auto, Isolation::Auto, BUDGET, now);
+            let _none = policy.observe(Observation::Checked(Ok(())), now);
+            let mut made = Vec::new();
+            for &(cost, theft) in &runs {
+                now.0 += cost + if steals { theft } else { 0 };
+                let cost = Cost { nanoseconds: cost, rows: 1, event_rows: 1 };
+                made.extend(policy.observe(Observation::Ran(cost), now).map(|made| (made.from, made.to, made.reason)));
+            }
+            made
+        };
+        let (stolen, idle) = (decisions(true), decisions(false));
+        // A trigger that has lost its lane by its costs waits on the clock: up to there it is the same.
+        let until_lost = |made: &[(Lane, Lane, Reason)]| {
+            let lost = made.iter().position(|(_, to, _)| *to == Lane::Deferred);
+            made[..lost.map_or(made.len(), |at| at + 1)].to_vec()
+        };
+        prop_assert_eq!(until_lost(&stolen), until_lost(&idle));
+        // A share of a shard's time below the bound stays below it, however long the clock says that runs take.
+        let (mut budget, mut now) = (InlineBudget::new(MonoNs(0)), MonoNs(0));
+        for &(cost, theft) in &runs {
+            now.0 += cost * 100 / share_percent + theft;
+            prop_assert_eq!(budget.charge(TriggerId(1), cost, now), None);
+        }
+    }
+}

@@ -20,6 +20,7 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use saltus_core::trigger::TriggerKind;
 use saltus_shards::api::{ShardStats, TriggerStats};
+use saltus_shards::latencies::Latencies;
 
 use super::port::ShardPort;
 use super::request::QueryParams;
@@ -152,8 +153,9 @@ fn of_trigger(stats: TriggerStats) -> Vec<(&'static str, Named)> {
     if def.spec.kind() == TriggerKind::Request {
         stages.push(("response", response_ns));
     }
-    let named =
-        |(stage, histogram)| (stage, Named { tag: tag(&format!("{}.{}.{stage}", def.db, def.name)), histogram });
+    let named = |(stage, latencies): (&'static str, Latencies)| {
+        (stage, Named { tag: tag(&format!("{}.{}.{stage}", def.db, def.name)), histogram: latencies.into_histogram() })
+    };
     stages.into_iter().map(named).collect()
 }
 

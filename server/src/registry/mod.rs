@@ -10,7 +10,7 @@ pub mod plugins;
 pub mod settings;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -35,7 +35,7 @@ use saltus_shards::data_dir::DataDir;
 use saltus_shards::engine::EngineHandle;
 use uuid::Uuid;
 
-use plugins::{PluginFileError, PluginShelf, PluginWatcher, VersionCheck};
+use plugins::{PluginFileError, PluginShelf, PluginSource, PluginWatcher, VersionCheck};
 use settings::{SettingError, Settings, SettingsChange};
 use store::Store;
 pub use store::StoreError;
@@ -270,7 +270,8 @@ impl Registry {
         let no_thread = |_| RegistryError::Unavailable("the system gave no thread");
         let watcher = shelf.watch().map_err(no_thread)?;
         let (commands, inbox) = bounded(COMMANDS_MAX);
-        let keeper = Keeper { store, catalog: catalog.clone(), shelf, engine: None, check: None };
+        let keeper =
+            Keeper { store, catalog: catalog.clone(), shelf, engine: None, check: None, in_force: HashMap::new() };
         let thread = std::thread::Builder::new()
             .name("saltus-catalog".into())
             .spawn(move || keeper.run(&inbox))
@@ -501,6 +502,8 @@ struct Keeper {
     shelf: Arc<PluginShelf>,
     engine: Option<Box<dyn EngineControl>>,
     check: Option<SourceCheck>,
+    /// What the engine was given last, and of which definition it was made: one that has not changed is given again as it is.
+    in_force: HashMap<TriggerId, (Arc<TriggerDef>, Arc<PluginSource>, Arc<Trigger>)>,
 }
 
 impl Keeper {
@@ -795,16 +798,28 @@ impl Keeper {
     }
 
     /// Hands the enabled triggers to the engine. One whose file cannot be read stays in force and fails its runs.
-    fn put_in_force(&self) {
+    fn put_in_force(&mut self) {
         let Some(engine) = &self.engine else { return };
         let catalog = self.catalog.load();
-        let enabled = catalog.triggers.values().filter(|def| !def.disabled);
-        let triggers = enabled
-            .map(|def| {
-                let code = self.shelf.source_or_failing(&def.plugin_filename);
-                Arc::new(Trigger { def: TriggerDef::clone(def), code })
-            })
-            .collect();
+        let mut before = std::mem::take(&mut self.in_force);
+        // Many triggers may have one plugin, and a look at a file is a system call.
+        let mut sources: HashMap<&str, Arc<PluginSource>> = HashMap::new();
+        let mut triggers = Vec::with_capacity(catalog.triggers.len());
+        for def in catalog.triggers.values().filter(|def| !def.disabled) {
+            let source = sources
+                .entry(&def.plugin_filename)
+                .or_insert_with(|| self.shelf.source_or_failing(&def.plugin_filename))
+                .clone();
+            let same = |(known, code, _): &(Arc<TriggerDef>, Arc<PluginSource>, _)| {
+                Arc::ptr_eq(known, def) && Arc::ptr_eq(code, &source)
+            };
+            let made = before.remove(&def.id).filter(same).unwrap_or_else(|| {
+                let trigger = Arc::new(Trigger { def: TriggerDef::clone(def), code: source.clone() });
+                (def.clone(), source, trigger)
+            });
+            triggers.push(made.2.clone());
+            self.in_force.insert(def.id, made);
+        }
         engine.set_triggers(triggers);
     }
 }

@@ -371,6 +371,7 @@ impl Shard {
             inner.loading = false;
             self.load(&mut inner);
         }
+        inner.progress_moved();
         drop(inner);
         self.runnable.notify();
         self.cursors_due.notify();
@@ -389,6 +390,7 @@ impl Shard {
             for table in event.tables() {
                 state.progress.entry(table.id.stream).or_default().finish(table.id.sequence);
             }
+            state.progress_moved();
             self.cursors_due.notify();
         }
         self.load(state);
@@ -405,7 +407,7 @@ impl Shard {
 
     /// Writes cursors that have moved, now.
     pub fn write_cursors(&self) {
-        for state in self.triggers.borrow().at_home(self.id) {
+        for state in self.triggers.borrow().take_moved() {
             self.write_cursors_of(&mut state.borrow_mut());
         }
     }
@@ -413,6 +415,7 @@ impl Shard {
     /// Writes those cursors of a trigger that have moved: into the frame of whatever was appended just now.
     pub fn write_cursors_of(&self, state: &mut TriggerState) {
         let trigger = state.trigger.def.id;
+        state.cursors_written();
         for (stream, progress) in &mut state.progress {
             let Some(sequence) = progress.take_cursor() else { continue };
             if let Err(error) = self.log.append(&Record::Cursor { trigger, stream: *stream, sequence }) {

@@ -10,6 +10,7 @@
 pub(crate) mod arrive;
 pub(crate) mod delivery;
 pub(crate) mod letters;
+mod line;
 pub(crate) mod log;
 pub(crate) mod own;
 pub(crate) mod recover;

@@ -89,17 +89,17 @@ impl Shard {
     /// Lets runs begin that are due and take less than what the caller is about to do. An answer to a client is a system call that wakes
     /// another thread; the plugin need not wait for it.
     pub async fn let_cheap_runs_begin(&self) {
-        if self.triggers.borrow().due_within(self.id, RUNS_BEFORE_ANSWER_US * 1000) {
+        if self.triggers.borrow().due_within(RUNS_BEFORE_ANSWER_US * 1000) {
             futures_lite::future::yield_now().await;
         }
     }
 
     fn next_due(self: &Rc<Self>) -> Option<Due> {
-        let passed_over = self.triggers.borrow().pass_over(self.id);
+        let passed_over = self.triggers.borrow().pass_over();
         self.counters.requests_passed_over.add(passed_over as u64);
         let (due, throttled) = {
             let mut triggers = self.triggers.borrow_mut();
-            let due = triggers.due(self.id, self.shared.config.run_rows_max);
+            let due = triggers.due(self.shared.config.run_rows_max);
             (due, std::mem::take(&mut triggers.throttled))
         };
         throttled.into_iter().for_each(|(state, wait)| self.throttle(state, wait));
@@ -402,10 +402,10 @@ impl Shard {
             if let Some(entered) = entered {
                 // A repetition says how long its trigger paused, not how fast it was activated.
                 if attempt == 0 && !replayed && !late {
-                    m.activation.saturating_record(entered.since(received).max(1));
+                    m.activation.record(entered.since(received));
                 }
-                m.queue.saturating_record(entered.since(handed_over).max(1));
-                m.run.saturating_record(run_ns.max(1));
+                m.queue.record(entered.since(handed_over));
+                m.run.record(run_ns);
             }
         }
         match result {
@@ -587,7 +587,7 @@ impl Shard {
     pub(super) fn answer(&self, state: &mut TriggerState, run: Ended) {
         let Ended { event, response: Some(response), .. } = run else { return };
         requests::answer(&event, Ok(response));
-        state.measured.response.saturating_record(mono_now().since(event.received).max(1));
+        state.measured.response.record(mono_now().since(event.received));
     }
 
     pub(super) fn log_run(&self, run: &Ended, level: LogLevel, text: String) {

@@ -239,7 +239,7 @@ mod tests {
             disabled_reason: None,
         };
         let trigger = Arc::new(Trigger { def, code: Arc::new(NoCode) });
-        Rc::new(RefCell::new(TriggerState::new(trigger, ShardId(0), Limits::default())))
+        Rc::new(RefCell::new(TriggerState::new(trigger, ShardId(0), Limits::default(), Rc::default())))
     }
 
     #[test]

@@ -24,9 +24,11 @@ use crate::api::{ScheduleStats, TriggerStats};
 use crate::clock::mono_now;
 use crate::cursors::{Left, Pending, Progress};
 use crate::dead_letters::DeadLetter;
+use crate::latencies::Latencies;
 use crate::placement::Placement;
 
 use super::letters::Replay;
+use super::line::Line;
 use super::schedules::scheduler_of;
 use super::states::Memory;
 
@@ -133,14 +135,18 @@ pub(crate) struct TriggerState {
     /// When a wait for it was last said in the log.
     pub throttle_said: Option<MonoNs>,
     pub measured: Measured,
+    /// Where it says that it has events, and that its progress has moved; and whether it has.
+    line: Rc<Line>,
+    in_line: bool,
+    has_moved: bool,
 }
 
 /// What is measured of a trigger. Nanoseconds.
 pub(crate) struct Measured {
-    pub activation: Histogram<u64>,
-    pub queue: Histogram<u64>,
-    pub run: Histogram<u64>,
-    pub response: Histogram<u64>,
+    pub activation: Latencies,
+    pub queue: Latencies,
+    pub run: Latencies,
+    pub response: Latencies,
     pub runs: u64,
     pub errors: u64,
     pub rows: u64,
@@ -168,10 +174,10 @@ impl Measured {
 
     fn new() -> Self {
         Measured {
-            activation: nanosecond_histogram(),
-            queue: nanosecond_histogram(),
-            run: nanosecond_histogram(),
-            response: nanosecond_histogram(),
+            activation: Latencies::default(),
+            queue: Latencies::default(),
+            run: Latencies::default(),
+            response: Latencies::default(),
             runs: 0,
             errors: 0,
             rows: 0,
@@ -190,7 +196,7 @@ impl Measured {
 const WRITE_BACKS_MAX: usize = 32;
 
 impl TriggerState {
-    pub fn new(trigger: Arc<Trigger>, home: ShardId, limits: Limits) -> Self {
+    pub fn new(trigger: Arc<Trigger>, home: ShardId, limits: Limits, line: Rc<Line>) -> Self {
         TriggerState {
             limits,
             policy: Policy::new(trigger.def.execution, trigger.def.isolation, limits.inline_budget, mono_now()),
@@ -221,7 +227,29 @@ impl TriggerState {
             throttled: false,
             throttle_said: None,
             measured: Measured::new(),
+            line,
+            in_line: false,
+            has_moved: false,
         }
+    }
+
+    /// It has an event.
+    fn get_in_line(&mut self) {
+        if !std::mem::replace(&mut self.in_line, true) {
+            self.line.wait(self.trigger.def.id);
+        }
+    }
+
+    /// Its progress has moved: a cursor is to be written.
+    pub fn progress_moved(&mut self) {
+        if !std::mem::replace(&mut self.has_moved, true) {
+            self.line.moved(self.trigger.def.id);
+        }
+    }
+
+    /// Its cursors are written.
+    pub fn cursors_written(&mut self) {
+        self.has_moved = false;
     }
 
     fn wants(&self, table: &str) -> bool {
@@ -270,6 +298,7 @@ impl TriggerState {
         for Left { part, .. } in &lost {
             self.progress.entry(part.stream).or_default().pass(part.to);
         }
+        self.progress_moved();
         lost
     }
 
@@ -277,6 +306,7 @@ impl TriggerState {
     pub fn put_last(&mut self, event: Event) {
         self.queued_bytes += event.bytes();
         self.queue.push_back(event);
+        self.get_in_line();
     }
 
     /// Whether there is room for a part of the backlog.
@@ -428,6 +458,7 @@ impl TriggerState {
     pub fn put_back(&mut self, event: Event) {
         self.queued_bytes += event.bytes();
         self.queue.push_front(event);
+        self.get_in_line();
     }
 }
 
@@ -458,20 +489,36 @@ pub(crate) struct Begun {
     pub afresh: bool,
 }
 
-type ByDb = HashMap<Arc<str>, Vec<Rc<RefCell<TriggerState>>>>;
+type States = Vec<Rc<RefCell<TriggerState>>>;
+
+/// The triggers that are offered rows of a database.
+#[derive(Default)]
+struct Offered {
+    by_table: HashMap<Arc<str>, States, ahash::RandomState>,
+    all_tables: States,
+}
+
+impl Offered {
+    /// Those of them that rows of this table are for.
+    fn of(&self, table: &str) -> States {
+        self.by_table.get(table).into_iter().flatten().chain(&self.all_tables).cloned().collect()
+    }
+}
+
+type ByDb = HashMap<Arc<str>, Offered, ahash::RandomState>;
 
 /// The triggers that matter to a shard.
 #[derive(Default)]
 pub(crate) struct TriggerSet {
-    all: Vec<Rc<RefCell<TriggerState>>>,
+    all: States,
+    by_id: HashMap<TriggerId, Rc<RefCell<TriggerState>>, ahash::RandomState>,
+    line: Rc<Line>,
     /// Those that are offered what is written here, by database.
     by_db: ByDb,
     /// Those that will be, and what changes then: see [`super::Coming`].
     coming: Option<(ByDb, Changes)>,
     /// Where every trigger is at home, on whichever shard.
     homes: HashMap<TriggerId, ShardId>,
-    /// Where the search for a due run begins, so that no trigger starves another.
-    next: usize,
     /// Triggers whose next run has been found to wait for CPU time, and how long.
     pub throttled: Vec<(Rc<RefCell<TriggerState>>, Duration)>,
     /// Runs under way were told to end early, and whoever makes them does not know yet.
@@ -483,11 +530,11 @@ impl TriggerSet {
     /// waits for it, what was measured, and its home, whatever its specification is now; if that was changed, it sees this shard's
     /// stream by the new one from the next step on.
     pub fn replace(&mut self, shard: ShardId, placement: Placement, defaults: Limits, set: &[Arc<Trigger>]) {
-        let mut by_db = ByDb::new();
+        let mut by_db = ByDb::default();
         // Of a set that never came further: what it would have changed is to be changed now.
         let mut changes = self.coming.take().map(|(_, changes)| changes).unwrap_or_default();
-        let mut before: HashMap<TriggerId, _> =
-            self.all.drain(..).map(|s| (s.borrow().trigger.def.id, s.clone())).collect();
+        let mut before = std::mem::take(&mut self.by_id);
+        self.all.clear();
         let homes = std::mem::take(&mut self.homes);
         for trigger in set {
             let def = &trigger.def;
@@ -505,7 +552,9 @@ impl TriggerSet {
                 let spec = &inner.trigger.def.spec;
                 let seen = *spec == TriggerSpec::AllTables || home_of(placement, &inner.trigger.def) == shard;
                 saw = seen.then(|| spec.clone());
-                self.runs_stopped |= inner.update(trigger, limits);
+                if !Arc::ptr_eq(&inner.trigger, trigger) {
+                    self.runs_stopped |= inner.update(trigger, limits);
+                }
             }
             if is_write && sees && saw.as_ref() != Some(&def.spec) {
                 changes.begun.push(Begun { id, spec: def.spec.clone(), afresh: !homes.contains_key(&id) });
@@ -516,9 +565,22 @@ impl TriggerSet {
             if !sees && home != shard {
                 continue;
             }
-            let state =
-                known.unwrap_or_else(|| Rc::new(RefCell::new(TriggerState::new(trigger.clone(), home, limits))));
-            by_db.entry(def.db.clone()).or_default().push(state.clone());
+            let new = || TriggerState::new(trigger.clone(), home, limits, self.line.clone());
+            let state = known.unwrap_or_else(|| Rc::new(RefCell::new(new())));
+            match &def.spec {
+                TriggerSpec::Table(table) => {
+                    by_db
+                        .entry(def.db.clone())
+                        .or_default()
+                        .by_table
+                        .entry(table.clone())
+                        .or_default()
+                        .push(state.clone());
+                }
+                TriggerSpec::AllTables => by_db.entry(def.db.clone()).or_default().all_tables.push(state.clone()),
+                _ => {}
+            }
+            self.by_id.insert(id, state.clone());
             self.all.push(state);
         }
         changes.ended.extend(homes.keys().filter(|id| !self.homes.contains_key(id)));
@@ -541,8 +603,7 @@ impl TriggerSet {
 
     /// Whether a trigger is offered the rows of all tables of `db`.
     pub fn see_all_tables(&self, db: &str) -> bool {
-        let states = self.by_db.get(db).into_iter().flatten();
-        states.map(|state| state.borrow()).any(|state| state.trigger.def.spec == TriggerSpec::AllTables)
+        self.by_db.get(db).is_some_and(|offered| !offered.all_tables.is_empty())
     }
 
     /// The triggers at home on this shard.
@@ -551,23 +612,37 @@ impl TriggerSet {
     }
 
     pub fn find(&self, id: TriggerId) -> Option<Rc<RefCell<TriggerState>>> {
-        self.all.iter().find(|s| s.borrow().trigger.def.id == id).cloned()
+        self.by_id.get(&id).cloned()
+    }
+
+    /// Those that have events, or had.
+    fn in_line(&self) -> impl Iterator<Item = &Rc<RefCell<TriggerState>>> {
+        self.line.all().into_iter().filter_map(|id| self.by_id.get(&id))
+    }
+
+    /// Those whose cursors are to be written.
+    pub fn take_moved(&self) -> States {
+        self.line.take_moved().into_iter().filter_map(|id| self.find(id)).collect()
     }
 
     /// Requests that need no run any more; how many there were.
-    pub fn pass_over(&self, shard: ShardId) -> usize {
-        let at_home = self.all.iter().map(|s| s.borrow_mut()).filter(|s| s.home == shard);
-        at_home.map(|mut s| s.pass_over()).sum()
+    pub fn pass_over(&self) -> usize {
+        self.in_line().map(|state| state.borrow_mut().pass_over()).sum()
     }
 
-    /// The next run that is due on this shard, in turn.
-    pub fn due(&mut self, shard: ShardId, rows_max: usize) -> Option<Due> {
-        let count = self.all.len();
-        for step in 0..count {
-            let at = (self.next + step) % count;
-            let state = &self.all[at];
+    /// The next run that is due, in turn.
+    pub fn due(&mut self, rows_max: usize) -> Option<Due> {
+        for _ in 0..self.line.len() {
+            let Some(state) = self.line.next().and_then(|id| self.by_id.get(&id)) else { continue };
             let mut inner = state.borrow_mut();
-            if inner.home == shard && !inner.preparing && inner.may_run() {
+            if inner.queue.is_empty() {
+                // Nothing is prepared for it any more.
+                (inner.in_line, inner.preparing) = (false, false);
+                continue;
+            }
+            // Behind all others, so that no trigger starves another.
+            self.line.wait(inner.trigger.def.id);
+            if !inner.preparing && inner.may_run() {
                 if let Some(wait) = inner.wait_for_cpu() {
                     inner.throttled = true;
                     self.throttled.push((state.clone(), wait));
@@ -575,17 +650,15 @@ impl TriggerSet {
                 }
                 let Some(event) = inner.gather(rows_max) else { continue };
                 inner.running += 1;
-                self.next = at + 1;
                 return Some(Due { state: state.clone(), event });
             }
         }
         None
     }
 
-    /// Whether runs are due on this shard, and all of them begin within this time.
-    pub fn due_within(&self, shard: ShardId, nanoseconds: u64) -> bool {
-        let at_home = self.all.iter().map(|s| s.borrow()).filter(|s| s.home == shard);
-        let due = at_home.filter(|s| !s.preparing && s.may_run());
+    /// Whether runs are due, and all of them begin within this time.
+    pub fn due_within(&self, nanoseconds: u64) -> bool {
+        let due = self.in_line().map(|state| state.borrow()).filter(|s| !s.preparing && s.may_run());
         let costs = due.map(|s| if s.policy.lane() == Lane::Inline { s.inline_ns } else { SUBMIT_NS });
         let mut total = 0_u64;
         for cost in costs {
@@ -602,7 +675,7 @@ impl TriggerSet {
 
     /// Whatever triggers wait for may be there.
     pub fn ask_again(&self) {
-        for state in &self.all {
+        for state in self.in_line() {
             state.borrow_mut().preparing = false;
         }
     }
@@ -768,11 +841,11 @@ impl Outbox {
 impl Shard {
     /// Rows of a table of `db` were written: every trigger that wants them gets them in line, here or at its home.
     pub fn offer(self: &Rc<Self>, db: &str, event: &Event) {
+        let Some(table) = event.tables().first().map(|table| table.table.clone()) else { return };
         let states = match self.triggers.borrow().by_db.get(db) {
-            Some(states) => states.clone(),
+            Some(offered) => offered.of(&table),
             None => return,
         };
-        let Some(table) = event.tables().first().map(|table| table.table.clone()) else { return };
         for state in states {
             let mut inner = state.borrow_mut();
             if !inner.wants(&table) {
