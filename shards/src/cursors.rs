@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use saltus_core::ids::{Epoch, EventId, Sequence, ShardId, Stream, TriggerId};
+use saltus_core::ids::{Epoch, EventId, Sequence, ShardId, Stream, TableId, TriggerId};
 use saltus_core::schedule::Mark;
 use saltus_core::trigger::TriggerSpec;
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,12 @@ pub struct Ledger {
     ended: HashMap<TriggerId, Epoch>,
     /// The last write of each stream.
     last_write: HashMap<Stream, Sequence>,
+    /// The last write of each stream to each table, and to tables that the log does not name.
+    last_write_to: HashMap<(Stream, TableId), Sequence>,
+    last_write_to_others: HashMap<Stream, Sequence>,
+    /// The tables that ever had a name, by database and name.
+    tables: HashMap<(Arc<str>, Arc<str>), Vec<TableId>>,
+    named: HashSet<TableId>,
     letters: DeadLetters,
     letters_ended: HashSet<EventId>,
     /// How far schedule triggers have come, and in which life they said so.
@@ -195,6 +201,22 @@ impl Ledger {
         self.last_write.insert(stream, at);
     }
 
+    /// A `CreateTable`.
+    pub fn table(&mut self, table: TableId, db: &str, name: &str) {
+        self.tables.entry((db.into(), name.into())).or_default().push(table);
+        self.named.insert(table);
+    }
+
+    /// Likewise, to a table.
+    pub fn write_to(&mut self, stream: Stream, at: Sequence, table: TableId) {
+        self.write(stream, at);
+        if self.named.contains(&table) {
+            self.last_write_to.insert((stream, table), at);
+        } else {
+            self.last_write_to_others.insert(stream, at);
+        }
+    }
+
     /// A dead letter.
     pub fn dead_letter(&mut self, letter: DeadLetter) {
         self.letters.insert(Arc::new(letter));
@@ -230,6 +252,27 @@ impl Ledger {
             }
         }
         pending
+    }
+
+    /// As [`Self::pending`] of a trigger of `db`, less what can hold nothing for it: no writes to its table. Whoever has never had an
+    /// event has nothing read for it.
+    pub fn pending_in(&self, db: &str, trigger: TriggerId, now: &TriggerSpec) -> Vec<Left> {
+        let mut pending = self.pending(trigger, now);
+        pending.retain_mut(|left| {
+            let part = &mut left.part;
+            if let TriggerSpec::Table(name) = &*left.spec {
+                part.to = part.to.min(self.last_write_in(part.stream, db, name));
+            }
+            part.after < part.to
+        });
+        pending
+    }
+
+    fn last_write_in(&self, stream: Stream, db: &str, name: &str) -> Sequence {
+        let others = self.last_write_to_others.get(&stream).copied();
+        let ids = self.tables.get(&(db.into(), name.into())).into_iter().flatten();
+        let last = ids.filter_map(|id| self.last_write_to.get(&(stream, *id)).copied()).chain(others).max();
+        last.unwrap_or_default()
     }
 }
 
@@ -271,6 +314,32 @@ mod tests {
         progress.finish(Sequence(20));
         assert_eq!(progress.take_cursor(), Some(Sequence(20)));
         assert!(progress.open.is_empty());
+    }
+
+    #[test]
+    fn what_holds_no_writes_to_the_table_of_a_trigger_is_not_pending_for_it() {
+        let mut ledger = Ledger::default();
+        let (old, new, nameless) = (TableId(1), TableId(2), TableId(9));
+        ledger.table(old, "d", "t");
+        ledger.begin(TRIGGER, STREAM, Sequence(1), Some(spec("t")));
+        let to = |ledger: &Ledger, db: &str| {
+            ledger.pending_in(db, TRIGGER, &spec("t")).iter().map(|left| left.part.to.0).collect::<Vec<_>>()
+        };
+        ledger.table(TableId(3), "d", "other");
+        ledger.write_to(STREAM, Sequence(5), TableId(3));
+        assert!(to(&ledger, "d").is_empty(), "nothing was written to its table");
+        ledger.write_to(STREAM, Sequence(6), old);
+        ledger.write_to(STREAM, Sequence(8), TableId(3));
+        assert_eq!((to(&ledger, "d"), to(&ledger, "e")), (vec![6], vec![]));
+        // It was dropped and made anew.
+        ledger.table(new, "d", "t");
+        ledger.write_to(STREAM, Sequence(9), new);
+        assert_eq!(to(&ledger, "d"), [9]);
+        ledger.cursor(TRIGGER, STREAM, Sequence(9));
+        assert!(to(&ledger, "d").is_empty());
+        ledger.write_to(STREAM, Sequence(11), nameless);
+        assert_eq!(to(&ledger, "d"), [11], "nobody knows which table that is");
+        assert_eq!(ledger.pending_in("d", TRIGGER, &TriggerSpec::AllTables)[0].part.to, Sequence(11));
     }
 
     #[test]

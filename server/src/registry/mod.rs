@@ -270,8 +270,7 @@ impl Registry {
         let no_thread = |_| RegistryError::Unavailable("the system gave no thread");
         let watcher = shelf.watch().map_err(no_thread)?;
         let (commands, inbox) = bounded(COMMANDS_MAX);
-        let keeper =
-            Keeper { store, catalog: catalog.clone(), shelf, engine: None, check: None, in_force: HashMap::new() };
+        let keeper = Keeper { store, catalog: catalog.clone(), shelf, engine: None, check: None, in_force: Vec::new() };
         let thread = std::thread::Builder::new()
             .name("saltus-catalog".into())
             .spawn(move || keeper.run(&inbox))
@@ -503,7 +502,14 @@ struct Keeper {
     engine: Option<Box<dyn EngineControl>>,
     check: Option<SourceCheck>,
     /// What the engine was given last, and of which definition it was made: one that has not changed is given again as it is.
-    in_force: HashMap<TriggerId, (Arc<TriggerDef>, Arc<PluginSource>, Arc<Trigger>)>,
+    in_force: Vec<InForce>,
+}
+
+/// An enabled trigger, and what it was made of.
+struct InForce {
+    def: Arc<TriggerDef>,
+    source: Arc<PluginSource>,
+    trigger: Arc<Trigger>,
 }
 
 impl Keeper {
@@ -801,25 +807,29 @@ impl Keeper {
     fn put_in_force(&mut self) {
         let Some(engine) = &self.engine else { return };
         let catalog = self.catalog.load();
-        let mut before = std::mem::take(&mut self.in_force);
+        // Both are in the order of the catalog, and all but a few are the same.
+        let mut before = std::mem::take(&mut self.in_force).into_iter().peekable();
         // Many triggers may have one plugin, and a look at a file is a system call.
         let mut sources: HashMap<&str, Arc<PluginSource>> = HashMap::new();
-        let mut triggers = Vec::with_capacity(catalog.triggers.len());
+        let place = |def: &TriggerDef| (def.db.clone(), def.name.clone());
         for def in catalog.triggers.values().filter(|def| !def.disabled) {
-            let source = sources
-                .entry(&def.plugin_filename)
-                .or_insert_with(|| self.shelf.source_or_failing(&def.plugin_filename))
-                .clone();
-            let same = |(known, code, _): &(Arc<TriggerDef>, Arc<PluginSource>, _)| {
-                Arc::ptr_eq(known, def) && Arc::ptr_eq(code, &source)
+            let file = def.plugin_filename.as_str();
+            let look = || self.shelf.source_or_failing(file);
+            let source = sources.entry(file).or_insert_with(look).clone();
+            let known = match before.peek() {
+                Some(known) if Arc::ptr_eq(&known.def, def) => before.next(),
+                _ => {
+                    while before.next_if(|other| place(&other.def) < place(def)).is_some() {}
+                    before.next_if(|other| place(&other.def) == place(def))
+                }
             };
-            let made = before.remove(&def.id).filter(same).unwrap_or_else(|| {
+            let same = |known: &InForce| Arc::ptr_eq(&known.def, def) && Arc::ptr_eq(&known.source, &source);
+            self.in_force.push(known.filter(same).unwrap_or_else(|| {
                 let trigger = Arc::new(Trigger { def: TriggerDef::clone(def), code: source.clone() });
-                (def.clone(), source, trigger)
-            });
-            triggers.push(made.2.clone());
-            self.in_force.insert(def.id, made);
+                InForce { def: def.clone(), source, trigger }
+            }));
         }
+        let triggers = self.in_force.iter().map(|known| known.trigger.clone()).collect();
         engine.set_triggers(triggers);
     }
 }

@@ -288,7 +288,9 @@ impl Shard {
             if let Some(mark) = ledger.mark_of(inner.trigger.def.id) {
                 inner.schedule = scheduler_of(&inner.trigger.def, Some(mark));
             }
-            inner.backlog = ledger.pending(inner.trigger.def.id, &inner.trigger.def.spec).into();
+            let def = &inner.trigger.def;
+            let backlog = ledger.pending_in(&def.db, def.id, &def.spec);
+            inner.backlog = backlog.into();
             for Left { part, .. } in inner.backlog.clone() {
                 inner.progress.entry(part.stream).or_insert_with(|| Progress::begin(part.after));
             }

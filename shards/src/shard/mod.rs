@@ -381,7 +381,7 @@ impl Shard {
     }
 
     /// One step of a new set of triggers.
-    fn put_in_force(self: &Rc<Self>, set: &[Arc<Trigger>], step: Coming) {
+    fn put_in_force(self: &Rc<Self>, set: &Arc<Vec<Arc<Trigger>>>, step: Coming) {
         match step {
             Coming::Known => {
                 let placement = self.shared.directory.placement();

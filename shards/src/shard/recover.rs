@@ -67,7 +67,7 @@ impl Shard {
     fn note_record(&self, entry: &Entry<'_>, states: &mut Recovered) {
         let mut ledger = self.ledger.borrow_mut();
         match entry.record {
-            Record::Write { .. } => ledger.write(entry.stream, entry.sequence),
+            Record::Write { table, .. } => ledger.write_to(entry.stream, entry.sequence, table),
             Record::Cursor { trigger, stream, sequence } => ledger.cursor(trigger, stream, sequence),
             Record::ScheduleMark { trigger, mark } => ledger.mark(trigger, entry.stream.epoch, mark),
             Record::TriggerBegin { trigger, spec } => {
@@ -94,7 +94,8 @@ impl Shard {
                 ),
             },
             Record::StateEnd { trigger } => states.end(trigger),
-            Record::CreateTable { .. } | Record::AddColumns { .. } | Record::DropTable { .. } => {}
+            Record::CreateTable { table, db, name } => ledger.table(table, db, name),
+            Record::AddColumns { .. } | Record::DropTable { .. } => {}
         }
     }
 

@@ -6,7 +6,7 @@
 //! and said.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -505,6 +505,46 @@ impl Offered {
     }
 }
 
+/// A trigger that is offered rows by a specification from the next step on, or not any more.
+struct Move {
+    state: Rc<RefCell<TriggerState>>,
+    db: Arc<str>,
+    spec: TriggerSpec,
+    into: bool,
+}
+
+impl Move {
+    fn of(state: &Rc<RefCell<TriggerState>>, into: bool) -> Self {
+        let def = &state.borrow().trigger.def;
+        Move { state: state.clone(), db: def.db.clone(), spec: def.spec.clone(), into }
+    }
+
+    fn into(state: &Rc<RefCell<TriggerState>>) -> Self {
+        Self::of(state, true)
+    }
+
+    fn out(state: &Rc<RefCell<TriggerState>>) -> Self {
+        Self::of(state, false)
+    }
+}
+
+/// What is in one set of triggers and not in the other. Both are in one order, and most of them are the same.
+fn different<'a>(
+    before: &'a [Arc<Trigger>],
+    after: &'a [Arc<Trigger>],
+) -> (Vec<&'a Arc<Trigger>>, Vec<&'a Arc<Trigger>>) {
+    let same = |(one, other): &(&Arc<Trigger>, &Arc<Trigger>)| Arc::ptr_eq(one, other);
+    let first = before.iter().zip(after).take_while(same).count();
+    let (before, after) = (&before[first..], &after[first..]);
+    let last = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
+    let (before, after) = (&before[..before.len() - last], &after[..after.len() - last]);
+    let pointers = |set: &[Arc<Trigger>]| set.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
+    let (old, new) = (pointers(before), pointers(after));
+    let gone = before.iter().filter(|trigger| !new.contains(&Arc::as_ptr(trigger))).collect();
+    let come = after.iter().filter(|trigger| !old.contains(&Arc::as_ptr(trigger))).collect();
+    (gone, come)
+}
+
 type ByDb = HashMap<Arc<str>, Offered, ahash::RandomState>;
 
 /// The triggers that matter to a shard.
@@ -515,8 +555,10 @@ pub(crate) struct TriggerSet {
     line: Rc<Line>,
     /// Those that are offered what is written here, by database.
     by_db: ByDb,
-    /// Those that will be, and what changes then: see [`super::Coming`].
-    coming: Option<(ByDb, Changes)>,
+    /// Who will be and who will not be, and what changes then: see [`super::Coming`].
+    coming: Option<(Vec<Move>, Changes)>,
+    /// All that are in force, as they came.
+    set: Arc<Vec<Arc<Trigger>>>,
     /// Where every trigger is at home, on whichever shard.
     homes: HashMap<TriggerId, ShardId>,
     /// Triggers whose next run has been found to wait for CPU time, and how long.
@@ -529,75 +571,91 @@ impl TriggerSet {
     /// The set of enabled triggers from now on: as a home, this shard takes events for them. A trigger whose id stays keeps what
     /// waits for it, what was measured, and its home, whatever its specification is now; if that was changed, it sees this shard's
     /// stream by the new one from the next step on.
-    pub fn replace(&mut self, shard: ShardId, placement: Placement, defaults: Limits, set: &[Arc<Trigger>]) {
-        let mut by_db = ByDb::default();
+    ///
+    /// What it takes is that of what has changed: of ten thousand triggers one is created at the cost of one.
+    pub fn replace(&mut self, shard: ShardId, placement: Placement, defaults: Limits, set: &Arc<Vec<Arc<Trigger>>>) {
+        let before = std::mem::replace(&mut self.set, set.clone());
+        let (gone, come) = different(&before, set);
         // Of a set that never came further: what it would have changed is to be changed now.
-        let mut changes = self.coming.take().map(|(_, changes)| changes).unwrap_or_default();
-        let mut before = std::mem::take(&mut self.by_id);
-        self.all.clear();
-        let homes = std::mem::take(&mut self.homes);
-        for trigger in set {
+        let (mut moves, mut changes) = self.coming.take().unwrap_or_default();
+        let stay: HashSet<TriggerId> = come.iter().map(|trigger| trigger.def.id).collect();
+        for id in gone.iter().map(|trigger| trigger.def.id).filter(|id| !stay.contains(id)) {
+            self.homes.remove(&id);
+            changes.ended.push(id);
+            let Some(state) = self.take_out(id) else { continue };
+            moves.push(Move::out(&state));
+            let inner = state.borrow();
+            if !inner.queue.is_empty() {
+                tracing::warn!(trigger = %inner.trigger.def.name, events = inner.queue.len(), "a trigger was disabled or deleted: what waited for it is given up");
+            }
+            if inner.home == shard {
+                changes.gone.push(state.clone());
+            }
+        }
+        for trigger in come {
             let def = &trigger.def;
             let (id, owner) = (def.id, home_of(placement, def));
-            let home = homes.get(&id).copied().unwrap_or(owner);
-            self.homes.insert(id, home);
+            let is_new = !self.homes.contains_key(&id);
+            let home = *self.homes.entry(id).or_insert(owner);
             let limits = def.limits.over(defaults);
-            let known = before.remove(&id);
+            let known = self.find(id);
             // A trigger on one table matters to its home and where the table is; one on all tables matters everywhere.
             let sees = owner == shard || def.spec == TriggerSpec::AllTables;
             let is_write = def.spec.kind() == TriggerKind::Write;
             let mut saw = None;
             if let Some(state) = &known {
+                moves.push(Move::out(state));
                 let mut inner = state.borrow_mut();
                 let spec = &inner.trigger.def.spec;
                 let seen = *spec == TriggerSpec::AllTables || home_of(placement, &inner.trigger.def) == shard;
                 saw = seen.then(|| spec.clone());
-                if !Arc::ptr_eq(&inner.trigger, trigger) {
-                    self.runs_stopped |= inner.update(trigger, limits);
-                }
+                self.runs_stopped |= inner.update(trigger, limits);
             }
             if is_write && sees && saw.as_ref() != Some(&def.spec) {
-                changes.begun.push(Begun { id, spec: def.spec.clone(), afresh: !homes.contains_key(&id) });
+                changes.begun.push(Begun { id, spec: def.spec.clone(), afresh: is_new });
             }
             if is_write && !sees && saw.is_some() {
                 changes.left.push(id);
             }
             if !sees && home != shard {
+                self.take_out(id);
                 continue;
             }
             let new = || TriggerState::new(trigger.clone(), home, limits, self.line.clone());
             let state = known.unwrap_or_else(|| Rc::new(RefCell::new(new())));
-            match &def.spec {
-                TriggerSpec::Table(table) => {
-                    by_db
-                        .entry(def.db.clone())
-                        .or_default()
-                        .by_table
-                        .entry(table.clone())
-                        .or_default()
-                        .push(state.clone());
-                }
-                TriggerSpec::AllTables => by_db.entry(def.db.clone()).or_default().all_tables.push(state.clone()),
-                _ => {}
-            }
-            self.by_id.insert(id, state.clone());
-            self.all.push(state);
-        }
-        changes.ended.extend(homes.keys().filter(|id| !self.homes.contains_key(id)));
-        changes.gone.extend(before.values().filter(|state| state.borrow().home == shard).cloned());
-        for (_, gone) in before {
-            let gone = gone.borrow();
-            if !gone.queue.is_empty() {
-                tracing::warn!(trigger = %gone.trigger.def.name, events = gone.queue.len(), "a trigger was disabled or deleted: what waited for it is given up");
+            moves.push(Move::into(&state));
+            if self.by_id.insert(id, state.clone()).is_none() {
+                self.all.push(state);
             }
         }
-        self.coming = Some((by_db, changes));
+        self.coming = Some((moves, changes));
+    }
+
+    fn take_out(&mut self, id: TriggerId) -> Option<Rc<RefCell<TriggerState>>> {
+        let state = self.by_id.remove(&id)?;
+        self.all.retain(|other| !Rc::ptr_eq(other, &state));
+        Some(state)
     }
 
     /// The triggers of the set that came last are offered what is written here from now on; what that changes.
     pub fn offer_from_now_on(&mut self) -> Changes {
-        let Some((by_db, changes)) = self.coming.take() else { return Changes::default() };
-        self.by_db = by_db;
+        let Some((moves, changes)) = self.coming.take() else { return Changes::default() };
+        for Move { state, db, spec, into } in moves {
+            let offered = self.by_db.entry(db).or_default();
+            let states = match &spec {
+                TriggerSpec::Table(table) => offered.by_table.entry(table.clone()).or_default(),
+                TriggerSpec::AllTables => &mut offered.all_tables,
+                _ => continue,
+            };
+            states.retain(|other| !Rc::ptr_eq(other, &state));
+            if into {
+                states.push(state);
+            } else if states.is_empty()
+                && let TriggerSpec::Table(table) = &spec
+            {
+                offered.by_table.remove(table);
+            }
+        }
         changes
     }
 
