@@ -1,6 +1,6 @@
 //! Which triggers have something to do, so that nobody looks at all of them: a shard may have ten thousand, of which few have events.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
 
 use saltus_core::ids::TriggerId;
@@ -30,9 +30,9 @@ impl Line {
         self.waiting.borrow().len()
     }
 
-    /// All of them, who stay in it.
-    pub fn all(&self) -> Vec<TriggerId> {
-        self.waiting.borrow().iter().copied().collect()
+    /// All of them, who stay in it. Nobody gets in line meanwhile.
+    pub fn waiting(&self) -> Ref<'_, VecDeque<TriggerId>> {
+        self.waiting.borrow()
     }
 
     /// The trigger's progress has moved.

@@ -673,11 +673,6 @@ impl TriggerSet {
         self.by_id.get(&id).cloned()
     }
 
-    /// Those that have events, or had.
-    fn in_line(&self) -> impl Iterator<Item = &Rc<RefCell<TriggerState>>> {
-        self.line.all().into_iter().filter_map(|id| self.by_id.get(&id))
-    }
-
     /// Those whose cursors are to be written.
     pub fn take_moved(&self) -> States {
         self.line.take_moved().into_iter().filter_map(|id| self.find(id)).collect()
@@ -685,7 +680,8 @@ impl TriggerSet {
 
     /// Requests that need no run any more; how many there were.
     pub fn pass_over(&self) -> usize {
-        self.in_line().map(|state| state.borrow_mut().pass_over()).sum()
+        let line = self.line.waiting();
+        line.iter().filter_map(|id| self.by_id.get(id)).map(|state| state.borrow_mut().pass_over()).sum()
     }
 
     /// The next run that is due, in turn.
@@ -716,7 +712,9 @@ impl TriggerSet {
 
     /// Whether runs are due, and all of them begin within this time.
     pub fn due_within(&self, nanoseconds: u64) -> bool {
-        let due = self.in_line().map(|state| state.borrow()).filter(|s| !s.preparing && s.may_run());
+        let line = self.line.waiting();
+        let in_line = line.iter().filter_map(|id| self.by_id.get(id)).map(|state| state.borrow());
+        let due = in_line.filter(|s| !s.preparing && s.may_run());
         let costs = due.map(|s| if s.policy.lane() == Lane::Inline { s.inline_ns } else { SUBMIT_NS });
         let mut total = 0_u64;
         for cost in costs {
@@ -733,7 +731,7 @@ impl TriggerSet {
 
     /// Whatever triggers wait for may be there.
     pub fn ask_again(&self) {
-        for state in self.in_line() {
+        for state in self.line.waiting().iter().filter_map(|id| self.by_id.get(id)) {
             state.borrow_mut().preparing = false;
         }
     }

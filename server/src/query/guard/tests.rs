@@ -146,6 +146,7 @@ fn what_fits_is_right() {
           repeat('x', 30000) ELSE host END AS s FROM cpu)) WHERE length(f) = 30000 AND f LIKE '%x'",
             "400000",
         ),
+        ("SELECT max(length(host || repeat('x', 1000000))) FROM (SELECT host FROM cpu LIMIT 2000)", "1000001"),
         ("SELECT lag(host, 1, 'none') OVER (ORDER BY count) FROM cpu LIMIT 3", "none a b"),
         ("SELECT max(length(cast(range(0, count % 7) AS varchar))) FROM cpu", "18"),
         ("SELECT CAST(make_array(1, NULL, 3) AS varchar), TRY_CAST(make_array('a') AS varchar)", "\"[1, , 3]\",[a]"),
