@@ -140,6 +140,8 @@ impl Interpreter {
             test_host: None,
             state: Arc::default(),
             stop: Arc::default(),
+            may_move: false,
+            long: false,
         });
         assert_eq!(report.result, Ok(()));
     }

@@ -13,6 +13,10 @@ impl fmt::Display for ShardId {
     }
 }
 
+/// A deferred interpreter of this process, on whichever shard; no number is used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomId(pub u32);
+
 /// The number of a start of the process on this data directory; raised durably before the first write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Epoch(pub u32);

@@ -183,6 +183,14 @@ pub const INLINE_SHARE_PERCENT_MAX: u64 = 30;
 /// Runs that are due begin before a write that does not wait for the disk is acknowledged, if together they take less than this:
 /// about what the acknowledgement itself takes.
 pub const RUNS_BEFORE_ANSWER_US: u64 = 20;
+/// Microseconds of CPU time beyond which an event holds the interpreter for long: its trigger is to have one of its own.
+pub const LONG_RUN_US: u64 = 5_000;
+/// Microseconds after which a run in a deferred interpreter lets another one go on that waits for its GIL.
+pub const GIL_SWITCH_US: u64 = 500;
+/// Interpreters of their own that triggers with long runs may have, in the whole process; each shard may have one in any case.
+pub const OWN_INTERPRETERS_MAX: usize = 16;
+/// Bytes that such interpreters may hold together, with all that their triggers hold in them, before no more are made.
+pub const OWN_INTERPRETERS_BYTES_MAX: u64 = 1 << 30;
 /// Milliseconds a deferred run may take before it is interrupted.
 pub const DEFERRED_DEADLINE_MS: u64 = 60_000;
 /// Milliseconds of an inline run that cannot be interrupted after which its code goes into quarantine.
@@ -254,6 +262,7 @@ const _: () = assert!(CHUNK_DIRECT_ROWS_MIN <= TAIL_ROWS_MAX, "a batch that fits
 const _: () = assert!(WAL_FRAME_BYTES_MAX.is_multiple_of(WAL_ALIGN), "full frames are aligned");
 const _: () =
     assert!(INLINE_RUN_BUDGET_US < INLINE_TURN_BUDGET_US, "a turn has room for several runs that fit their budget");
+const _: () = assert!(INLINE_RUN_BUDGET_US * 4 <= LONG_RUN_US, "what may be promoted to the inline lane is not long");
 const _: () =
     assert!(INLINE_TURN_BUDGET_US < INLINE_DEADLINE_MS * 1000, "a run is interrupted long after it is too slow");
 const _: () = assert!(RUN_OUTPUT_BYTES_MAX <= LINE_BODY_BYTES_MAX, "what a run may queue can be written");

@@ -12,15 +12,21 @@
 //!    the cost that promotes is lower than the cost that demotes. New code starts without that past.
 //! 4. Costs are CPU time. What a busy machine does to the clock, or a process that is stopped for a while, changes no lane.
 //! 5. Every change of lane is a decision with a reason, and decisions form a chain: one ends in the lane in which the next begins.
+//!
+//! Where in the deferred lane it runs is in [`seat`].
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ids::{MonoNs, TriggerId};
-use crate::limits::{INLINE_SHARE_PERCENT_MAX, INLINE_TURN_BUDGET_US};
+use crate::ids::{MonoNs, RoomId, TriggerId};
+use crate::limits::{INLINE_SHARE_PERCENT_MAX, INLINE_TURN_BUDGET_US, LONG_RUN_US};
 use crate::trigger::{Execution, Isolation};
+
+pub mod seat;
+
+use seat::{Seat, Seating};
 
 /// Recent runs whose cost counts.
 const RECENT_RUNS: usize = 128;
@@ -98,6 +104,22 @@ pub enum Observation {
     Quarantined,
     /// A run could not be ended, and was left behind.
     Stuck,
+    /// It cannot be moved out of the interpreter in which it is: why.
+    Stays {
+        /// Where that is.
+        seat: Seat,
+        /// What holds it there.
+        why: Arc<str>,
+    },
+    /// It uses a live object of the global cache: it is to be run where that is.
+    LivesIn {
+        /// Where.
+        room: RoomId,
+        /// What.
+        what: Arc<str>,
+    },
+    /// Whether it shares the interpreter that it should have for itself.
+    Crowded(bool),
 }
 
 /// What a run cost.
@@ -166,6 +188,20 @@ pub enum Reason {
     Quarantined,
     /// A run could not be ended.
     Stuck,
+    /// Its first runs were short.
+    Short,
+    /// Its runs take long.
+    Long {
+        /// 90th percentile of what one event costs.
+        p90: Duration,
+    },
+    /// Its runs took long, and do not any more.
+    ShortAgain {
+        /// 90th percentile of what one event costs.
+        p90: Duration,
+    },
+    /// Something that it uses by reference is in another interpreter.
+    Beside(Arc<str>),
 }
 
 impl fmt::Display for Reason {
@@ -188,11 +224,22 @@ impl fmt::Display for Reason {
             }
             Reason::Quarantined => f.write_str("this code has held up a shard before"),
             Reason::Stuck => f.write_str("a run of this code could not be ended"),
+            Reason::Short => f.write_str("its first runs were short: it shares an interpreter with others like it"),
+            Reason::Long { p90 } => {
+                write!(f, "its runs take long (p90 {p90:?} of CPU time): it has an interpreter of its own")
+            }
+            Reason::ShortAgain { p90 } => {
+                write!(
+                    f,
+                    "its runs are short again (p90 {p90:?} of CPU time): it shares an interpreter with others like it"
+                )
+            }
+            Reason::Beside(what) => write!(f, "it runs in the interpreter in which {what} is"),
         }
     }
 }
 
-/// A change of lane.
+/// A change of lane, or of the interpreter within one: then both are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// When.
@@ -203,6 +250,13 @@ pub struct Decision {
     pub to: Lane,
     /// Why.
     pub reason: Reason,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Decision { from, to, reason, .. } = self;
+        if from == to { write!(f, "{to}: {reason}") } else { write!(f, "{from} -> {to}: {reason}") }
+    }
 }
 
 /// The policy of one trigger; see the header.
@@ -222,6 +276,9 @@ pub struct Policy {
     runs_in_lane: u32,
     demotions: u32,
     blocks: u32,
+    seating: Seating,
+    /// Why it has changed its seat, until somebody asks.
+    moved: Option<Reason>,
 }
 
 impl Policy {
@@ -246,6 +303,8 @@ impl Policy {
             runs_in_lane: 0,
             demotions: 0,
             blocks: 0,
+            seating: Seating::new(now),
+            moved: None,
         }
     }
 
@@ -257,6 +316,33 @@ impl Policy {
     /// Why it is in that lane.
     pub fn reason(&self) -> &Reason {
         &self.reason
+    }
+
+    /// Why it is in that lane, and what is to be said of its interpreter there.
+    pub fn account(&self) -> String {
+        let remark = if self.lane == Lane::Deferred { self.seating.remark() } else { None };
+        let reason = &self.reason;
+        remark.map_or_else(|| reason.to_string(), |remark| format!("{reason}; {remark}"))
+    }
+
+    /// Which interpreter the next run takes if it is deferred. In the process lane [`Seat::Own`] is the lowest priority.
+    pub fn seat(&self) -> Seat {
+        self.seating.seat()
+    }
+
+    /// Whether its runs may be made in another deferred interpreter than the one in which it is.
+    pub fn may_move(&self) -> bool {
+        self.lane == Lane::Deferred && !self.seating.is_kept()
+    }
+
+    /// Whether its runs take long, and what an event of it costs then, in nanoseconds.
+    pub fn long(&self) -> (bool, u64) {
+        (self.seating.seat() == Seat::Own, self.seating.cost_ns())
+    }
+
+    /// Why it has changed its seat, if it has since this was asked last.
+    pub fn take_moved(&mut self) -> Option<Reason> {
+        self.moved.take()
     }
 
     /// Since when.
@@ -278,10 +364,16 @@ impl Policy {
         }
     }
 
-    /// Rows that an inline run may be given so that it fits the budget, at least one event's.
-    pub fn inline_rows_max(&self) -> usize {
+    /// Rows that a run may be given so that it fits the budget of its lane, at least one event's: others wait for it, on the shard's
+    /// thread or for the interpreter, unless it has that for itself.
+    pub fn rows_max(&self) -> usize {
+        let budget = match (self.lane, self.execution) {
+            (Lane::Inline, Execution::Auto) => self.budget_ns,
+            (Lane::Deferred, _) if self.seating.seat() != Seat::Own => LONG_RUN_US * 1000,
+            _ => return usize::MAX,
+        };
         let row = self.recent.rows.p99().unwrap_or(0).max(1);
-        usize::try_from(self.budget_ns / row).unwrap_or(usize::MAX).max(1)
+        usize::try_from(budget / row).unwrap_or(usize::MAX).max(1)
     }
 
     /// Takes note; a decision if the lane changes.
@@ -304,12 +396,27 @@ impl Policy {
             }
             Observation::Overran(took) => {
                 self.runs_in_lane = 0;
+                if self.lane != Lane::Inline {
+                    self.moved = self.seating.overran(nanoseconds(took), now);
+                }
                 self.demote(Reason::Overran(took), now)
             }
             Observation::OverBudget { share_percent } => self.demote(Reason::OverBudget { share_percent }, now),
             Observation::ImportRefused(module) => self.isolate(Reason::ImportRefused(module), now),
             Observation::Quarantined => self.put_away(Reason::Quarantined, now),
             Observation::Stuck => self.put_away(Reason::Stuck, now),
+            Observation::Stays { seat, why } => {
+                self.seating.keep(seat, why, now);
+                None
+            }
+            Observation::LivesIn { room, what } => {
+                self.moved = Some(self.seating.beside(room, what, now));
+                None
+            }
+            Observation::Crowded(crowded) => {
+                self.seating.set_crowded(crowded);
+                None
+            }
         }
     }
 
@@ -323,12 +430,22 @@ impl Policy {
     }
 
     fn ran(&mut self, cost: Cost, now: MonoNs) -> Option<Decision> {
-        // The first one in a lane imports modules and fills caches; it says nothing of those to come.
-        if self.runs_in_lane > 0 {
+        // The first one in an interpreter imports modules and fills caches; it says nothing of those to come.
+        let fresh = self.runs_in_lane == 0 || (self.lane != Lane::Inline && self.seating.is_fresh());
+        if !fresh {
             self.recent.push(cost);
         }
         let counted = if self.lane == Lane::Inline { 1 } else { cost.events().min(EVENTS_OF_A_RUN_MAX) };
         self.runs_in_lane = self.runs_in_lane.saturating_add(counted);
+        let decision = self.judge(now);
+        if decision.is_none() && self.lane != Lane::Inline {
+            self.moved = self.seating.ran(counted, cost.of_one_event(), &self.recent.events, now).or(self.moved.take());
+        }
+        decision
+    }
+
+    /// What recent runs speak for.
+    fn judge(&mut self, now: MonoNs) -> Option<Decision> {
         if self.execution != Execution::Auto {
             return None;
         }
@@ -391,6 +508,12 @@ impl Policy {
         (self.lane, self.reason, self.since, self.runs_in_lane) = (to, reason, now, 0);
         // What a run costs in one lane says little of another once it is there.
         self.recent = Recent::default();
+        match (to, &self.reason) {
+            (Lane::Inline, _) => self.seating.is_short(now),
+            // Nothing is known of it, or of its runs there, any more.
+            (Lane::Process, _) | (_, Reason::Overran(_) | Reason::CodeChanged) => self.seating.forget(now),
+            (Lane::Deferred, _) => {}
+        }
         decision
     }
 }

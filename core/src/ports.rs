@@ -9,7 +9,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 
 use crate::batch::Batch;
-use crate::ids::{EventId, MonoNs, RunId, ShardId, TriggerId};
+use crate::ids::{EventId, MonoNs, RoomId, RunId, ShardId, TriggerId};
+use crate::policy::seat::Seat;
 use crate::policy::{Decision, Lane};
 use crate::query_param::QueryParam;
 use crate::request::{PluginRequest, PluginResponse};
@@ -201,6 +202,10 @@ pub struct RunRequest {
     pub state: Arc<State>,
     /// Whether it is to end early.
     pub stop: Arc<RunStop>,
+    /// Whether it can be made in another deferred interpreter.
+    pub may_move: bool,
+    /// Its trigger's runs take long: in the process lane it gives way to others.
+    pub long: bool,
 }
 
 /// Lines that a run wants written when it succeeds.
@@ -281,6 +286,13 @@ pub enum Unwound {
     Stopped,
     /// Its trigger was changed meanwhile.
     Changed,
+    /// It uses something by reference that is in another deferred interpreter.
+    LivesIn {
+        /// Which.
+        room: RoomId,
+        /// What.
+        what: Arc<str>,
+    },
 }
 
 impl fmt::Display for Unwound {
@@ -293,6 +305,7 @@ impl fmt::Display for Unwound {
             Unwound::ImportRefused(module) => write!(f, "module {module} needs a process of its own"),
             Unwound::Stopped => f.write_str("it was interrupted because the server stops"),
             Unwound::Changed => f.write_str("its trigger was changed while it was under way"),
+            Unwound::LivesIn { what, .. } => write!(f, "{what} is in another interpreter"),
             Unwound::InterpreterLost => f.write_str("its interpreter was given up because of another plugin's run"),
         }
     }
@@ -576,7 +589,7 @@ pub trait Completions: Send + Sync {
     /// Takes the report of a run that was accepted by [`ShardPlugins::submit`].
     fn completed(&self, report: RunReport);
 
-    /// It is time to ask [`ShardPlugins::ready_inline`] again.
+    /// It is time to ask [`ShardPlugins::ready_inline`] and [`ShardPlugins::ready_deferred`] again.
     fn prepared(&self);
 }
 
@@ -591,11 +604,29 @@ pub enum Readiness {
     CacheNotPlain(Arc<str>),
 }
 
+/// Whether a deferred run can be submitted now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seated {
+    /// It can.
+    Ready {
+        /// The interpreter that its trigger should have for itself has others as well.
+        crowded: bool,
+    },
+    /// Not yet: its cache is on the way, or there is no room; [`Completions::prepared`] will be called, or a run will end.
+    Wait,
+    /// It cannot be moved out of where it is.
+    Stays(Seat, Arc<str>),
+}
+
 /// A shard's interpreters; lives on the shard's thread and never leaves it.
 pub trait ShardPlugins {
     /// Whether `trigger` can be run inline without reading files or compiling on this thread. If not, has it prepared.
     /// Only while no run of it is under way: its cache comes along.
     fn ready_inline(&mut self, trigger: &Trigger) -> Readiness;
+
+    /// Whether a run of `trigger` can be submitted to a deferred interpreter, and moves the trigger to the one of `seat` if it is not
+    /// there and `alone`, which is to say while no run of it is under way. `cost_ns` is what an event of it takes.
+    fn ready_deferred(&mut self, trigger: &Trigger, seat: Seat, cost_ns: u64, alone: bool) -> Seated;
 
     /// Runs on this thread, now, and returns within about the request's deadline.
     fn run_inline(&mut self, request: RunRequest) -> RunReport;

@@ -1,7 +1,9 @@
-//! What an innocent inline trigger notices of an evil one on the same shard.
+//! What an innocent light trigger notices of its neighbours: of evil ones, and of honest ones that have much to do.
 //!
-//! Mechanism, for every plugin of the shelf `python-bridge/pytests/evil` and every lane:
-//! 1. A server of its own, with one shard, an innocent trigger in the inline lane and the evil one.
+//! Mechanism, for every plugin of the shelf `python-bridge/pytests/evil` and of the heavy ones in `loadtest/plugins/heavy`, for every
+//! lane of the innocent trigger and every one of its neighbour:
+//! 1. A server of its own with an innocent trigger and its neighbour. By default it has the settings that a user has who gives none: a
+//!    shard on every processor, and a policy that finds the neighbour's lane.
 //! 2. A quiet slice: single rows at a fixed rate for the innocent one. It measures from the send of a row to its entry, by the
 //!    clock of the machine, so that it sees what the server's own histogram cannot: a shard that comes late to its sockets.
 //! 3. The same with rows for the evil one beside it, one every 50 ms; the slice begins with the first of them.
@@ -10,8 +12,8 @@
 //! The verdict: the 99th percentile beside it is at most twice the quiet one, or above it by no more than what the hiccup meter saw
 //! in the same slice.
 //!
-//! With `--cores shared` the whole server has one processor, so that plugins compete with the shard for it: what an installation
-//! has that leaves `--shards` alone. With `--cores spare` the shard has its own, and everything else the others.
+//! With `--cores shared` the whole server has one shard and one processor. With `--cores spare` the shard has its own, and everything
+//! else the others.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +34,12 @@ use crate::report::{self, Percentiles, json_line, new_histogram};
 
 const DATABASE: &str = "neighbours";
 const INNOCENT: &str = include_str!("../plugins/innocent.py");
+/// Honest plugins that have much to do, by name.
+const HEAVY: [(&str, &str); 3] = [
+    ("heavy_python", include_str!("../plugins/heavy/heavy_python.py")),
+    ("heavy_numpy", include_str!("../plugins/heavy/heavy_numpy.py")),
+    ("heavy_query", include_str!("../plugins/heavy/heavy_query.py")),
+];
 /// Beside it the 99th percentile may be so many times the quiet one.
 const RATIO_MAX: f64 = 2.0;
 /// Between two rows for the evil trigger.
@@ -49,20 +57,26 @@ pub struct Options {
     /// Only these plugins, by name
     #[arg(long)]
     plugin: Vec<String>,
-    /// Only these lanes
-    #[arg(long)]
+    /// Lanes of the neighbour
+    #[arg(long, default_value = "auto")]
     lane: Vec<Lane>,
-    /// Whether the shard has a processor of its own
-    #[arg(long, value_enum, default_value_t = Cores::Shared)]
+    /// Lanes of the innocent trigger; all if none is given
+    #[arg(long)]
+    innocent: Vec<InnocentLane>,
+    /// Which processors the server has
+    #[arg(long, value_enum, default_value_t = Cores::Default)]
     cores: Cores,
     /// Rows a second for the innocent trigger
-    #[arg(short, long, default_value_t = 1000.0)]
+    #[arg(short, long, default_value_t = 200.0)]
     rate: f64,
+    /// The `site-packages` of a virtual environment that the plugins have
+    #[arg(long, env = "SALTUS_TEST_SITE_PACKAGES")]
+    site_packages: Option<PathBuf>,
     /// Seconds of a quiet slice
     #[arg(long, default_value_t = 1.0)]
     quiet: f64,
     /// Seconds of a slice beside the evil trigger
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 3.0)]
     beside: f64,
     /// How often each pair is tried
     #[arg(long, default_value_t = 2)]
@@ -84,20 +98,52 @@ enum Lane {
     Auto,
 }
 
+/// Where the innocent trigger is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+enum InnocentLane {
+    /// On the shard's thread.
+    Inline,
+    /// On its worker threads.
+    Deferred,
+    /// In a process of its own.
+    Process,
+}
+
+impl InnocentLane {
+    fn name(self) -> &'static str {
+        match self {
+            InnocentLane::Inline => "inline",
+            InnocentLane::Deferred => "deferred",
+            InnocentLane::Process => "process",
+        }
+    }
+
+    fn settings(self) -> Value {
+        match self {
+            InnocentLane::Inline | InnocentLane::Deferred => json!({"execution": self.name()}),
+            InnocentLane::Process => json!({"isolation": self.name()}),
+        }
+    }
+}
+
 /// Which processors the server has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 enum Cores {
+    /// A shard on every one, as a server has that is not told otherwise.
+    Default,
     /// One for everything.
     Shared,
     /// One for the shard, the others for the rest.
     Spare,
 }
 
-/// A plugin of the shelf.
+/// A plugin of the shelf, or one that has much to do.
 struct Evil {
     name: String,
     source: String,
+    honest: bool,
 }
 
 impl Evil {
@@ -108,9 +154,12 @@ impl Evil {
     }
 
     /// Why it is not tried, if it is not: what the lane does not promise to survive.
-    fn left_out(&self, lane: Lane) -> Option<&'static str> {
+    fn left_out(&self, lane: Lane, has_numpy: bool) -> Option<&'static str> {
         let outcome = self.outcome("deferred");
         match (lane, outcome) {
+            _ if self.source.contains("import numpy") && !has_numpy => {
+                Some("there is no numpy in --site-packages (`make setup` makes a folder that has it)")
+            }
             (Lane::Process, _) => None,
             (_, "refused") => Some("loads ctypes: may end the server, which --python-hardened prevents"),
             _ => None,
@@ -123,6 +172,7 @@ impl Evil {
 struct Row {
     plugin: String,
     lane: Lane,
+    innocent: InnocentLane,
     quiet: Percentiles,
     beside: Percentiles,
     hiccups_quiet: Percentiles,
@@ -189,50 +239,76 @@ impl Sink for Innocent {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(options.rate > 0.0 && options.quiet > 0.0 && options.beside > 0.0, "rate and slices are above zero");
     let shelf = shelf(&options.evil, &options.plugin)?;
-    let lanes = if options.lane.is_empty() { Lane::value_variants() } else { &options.lane };
+    let lanes = &options.lane;
+    let innocents =
+        if options.innocent.is_empty() { InnocentLane::value_variants() } else { options.innocent.as_slice() };
     sharpen_timers();
     println!(
-        "| plugin | lane | quiet p50 | p99 | beside p50 | p99 | ratio | hiccups p99, quiet | beside | runs | became | verdict |\n\
-         |---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|"
+        "| innocent | plugin | lane | quiet p50 | p99 | beside p50 | p99 | ratio | hiccups p99, quiet | beside | runs | became | verdict |\n\
+         |---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|"
     );
-    let seconds = (options.quiet + options.beside + 2.0) * (options.repeats * lanes.len() * shelf.len()) as f64;
+    let seconds =
+        (options.quiet + options.beside + 2.0) * (options.repeats * lanes.len() * innocents.len() * shelf.len()) as f64;
     let mut progress = Progress::start(Duration::from_secs_f64(seconds));
+    let has_numpy = options.site_packages.as_ref().is_some_and(|folder| folder.join("numpy").is_dir());
     let (mut all, mut left_out) = (Vec::new(), Vec::new());
     for &lane in lanes {
         for evil in &shelf {
-            if let Some(why) = evil.left_out(lane) {
+            if let Some(why) = evil.left_out(lane, has_numpy) {
                 left_out.push(format!("{} in {}: {why}", evil.name, lane_name(lane)));
                 continue;
             }
-            progress.show(|| format!("{} in {}", evil.name, lane_name(lane)));
-            let row = trial(options, evil, lane).with_context(|| format!("{} in {}", evil.name, lane_name(lane)))?;
-            println!("{}", render(&row));
-            if let Some(path) = &options.output {
-                report::keep(&json_line("neighbours", options, &row), Some(path))?;
+            for &innocent in innocents {
+                let what = || format!("{} in {} beside an {} trigger", evil.name, lane_name(lane), innocent.name());
+                progress.show(what);
+                let row = trial(options, evil, (lane, innocent)).with_context(what)?;
+                println!("{}", render(&row));
+                if let Some(path) = &options.output {
+                    report::keep(&json_line("neighbours", options, &row), Some(path))?;
+                }
+                all.push(row);
             }
-            all.push(row);
         }
     }
     drop(progress);
     println!("\nmicroseconds from the send of a row to the entry of the innocent trigger");
     println!("left out: {}", list(&left_out));
-    let typical = typical_quiet_us(&all);
-    let missed = missed(&all, typical);
-    println!("the quiet 99th percentile was {typical:.0} us in the median of all servers");
-    println!("more than {RATIO_MAX} times that, and beyond the machine's hiccups: {}", list(&missed));
+    for &innocent in innocents {
+        let of_lane: Vec<&Row> = all.iter().filter(|row| row.innocent == innocent).collect();
+        let typical = typical_quiet_us(&of_lane);
+        let missed = missed(&of_lane, typical);
+        println!("{}: the quiet 99th percentile was {typical:.0} us in the median of all servers", innocent.name());
+        println!("  more than {RATIO_MAX} times that, and beyond the machine's hiccups: {}", list(&missed));
+    }
+    println!("\n{}", summary(&all, innocents));
     Ok(())
 }
 
+/// The 99th percentiles of all lanes side by side, quiet and beside each plugin.
+fn summary(all: &[Row], innocents: &[InnocentLane]) -> String {
+    let mut text = String::from("| beside |");
+    innocents.iter().for_each(|lane| text.push_str(&format!(" {}: quiet | beside | ratio |", lane.name())));
+    text.push_str("\n|---|");
+    text.push_str(&"--:|--:|--:|".repeat(innocents.len()));
+    for rows in all.chunks(innocents.len()) {
+        text.push_str(&format!("\n| `{}` |", rows[0].plugin));
+        for row in rows {
+            text.push_str(&format!(" {:.0} | {:.0} | {:.1} |", row.quiet.p99_us, row.beside.p99_us, row.ratio));
+        }
+    }
+    text
+}
+
 /// The median of the quiet 99th percentiles: one that was disturbed would excuse its neighbour.
-fn typical_quiet_us(all: &[Row]) -> f64 {
+fn typical_quiet_us(all: &[&Row]) -> f64 {
     let mut quiet: Vec<f64> = all.iter().map(|row| row.quiet.p99_us).collect();
     quiet.sort_by(f64::total_cmp);
     quiet.get(quiet.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Which rows do not hold, measured by the typical quiet figure.
-fn missed(all: &[Row], typical_us: f64) -> Vec<String> {
-    let is_missed = |row: &&Row| {
+fn missed(all: &[&Row], typical_us: f64) -> Vec<String> {
+    let is_missed = |row: &&&Row| {
         let beyond = row.beside.p99_us > RATIO_MAX * typical_us;
         row.verdict == Verdict::ServerEnded || (beyond && row.beside.p99_us > typical_us + row.hiccups_beside.p99_us)
     };
@@ -258,7 +334,12 @@ fn shelf(folder: &Path, only: &[String]) -> anyhow::Result<Vec<Evil>> {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".py")) else { continue };
         if only.is_empty() || only.iter().any(|wanted| wanted == name) {
-            shelf.push(Evil { name: name.to_owned(), source: std::fs::read_to_string(&path)? });
+            shelf.push(Evil { name: name.to_owned(), source: std::fs::read_to_string(&path)?, honest: false });
+        }
+    }
+    for (name, source) in HEAVY {
+        if only.is_empty() || only.iter().any(|wanted| wanted == name) {
+            shelf.push(Evil { name: name.to_owned(), source: source.to_owned(), honest: true });
         }
     }
     shelf.sort_by(|a, b| a.name.cmp(&b.name));
@@ -277,7 +358,7 @@ struct Slices {
     ended: bool,
 }
 
-fn trial(options: &Options, evil: &Evil, lane: Lane) -> anyhow::Result<Row> {
+fn trial(options: &Options, evil: &Evil, lanes: (Lane, InnocentLane)) -> anyhow::Result<Row> {
     let mut slices = Slices {
         quiet: new_histogram(),
         beside: new_histogram(),
@@ -288,7 +369,7 @@ fn trial(options: &Options, evil: &Evil, lane: Lane) -> anyhow::Result<Row> {
         ended: false,
     };
     for _ in 0..options.repeats {
-        repeat(options, evil, lane, &mut slices)?;
+        repeat(options, evil, lanes, &mut slices)?;
     }
     let quiet = Percentiles::of("quiet", &slices.quiet);
     let beside = Percentiles::of("beside", &slices.beside);
@@ -296,7 +377,8 @@ fn trial(options: &Options, evil: &Evil, lane: Lane) -> anyhow::Result<Row> {
     let verdict = if slices.ended { Verdict::ServerEnded } else { Verdict::of(&quiet, &beside, &hiccups_beside) };
     Ok(Row {
         plugin: evil.name.clone(),
-        lane,
+        lane: lanes.0,
+        innocent: lanes.1,
         ratio: beside.p99_us / quiet.p99_us.max(f64::MIN_POSITIVE),
         quiet,
         beside,
@@ -308,8 +390,8 @@ fn trial(options: &Options, evil: &Evil, lane: Lane) -> anyhow::Result<Row> {
     })
 }
 
-fn repeat(options: &Options, evil: &Evil, lane: Lane, slices: &mut Slices) -> anyhow::Result<()> {
-    let mut private = start(options, evil, lane)?;
+fn repeat(options: &Options, evil: &Evil, lanes: (Lane, InnocentLane), slices: &mut Slices) -> anyhow::Result<()> {
+    let mut private = start(options, evil, lanes)?;
     let mut innocent = Innocent { connection: Connection::open(&private.target)? };
     let mut slice = |seconds: f64, number: u64| {
         let schedule = Schedule { rate: options.rate, length: Duration::from_secs_f64(seconds), first: 0 };
@@ -348,9 +430,18 @@ fn repeat(options: &Options, evil: &Evil, lane: Lane, slices: &mut Slices) -> an
     Ok(())
 }
 
-fn start(options: &Options, evil: &Evil, lane: Lane) -> anyhow::Result<Private> {
+fn start(options: &Options, evil: &Evil, (lane, innocent): (Lane, InnocentLane)) -> anyhow::Result<Private> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let settings = ["--shards", "1", "--cpus", "0", "--deferred-grace", "500ms"];
+    let mut settings = vec!["--deferred-grace", "500ms"];
+    if options.cores != Cores::Default {
+        settings.extend(["--shards", "1", "--cpus", "0"]);
+    }
+    // lib/python3.x/site-packages
+    let environment = options.site_packages.as_deref().and_then(|folder| folder.ancestors().nth(3));
+    let environment = environment.map(Path::to_string_lossy);
+    if let Some(folder) = &environment {
+        settings.extend(["--virtual-env-location", folder]);
+    }
     let evil_file = format!("{}.py", evil.name);
     let plugins = [("innocent.py", INNOCENT), (&evil_file, &evil.source)];
     let private = std::thread::scope(|scope| {
@@ -370,8 +461,8 @@ fn start(options: &Options, evil: &Evil, lane: Lane) -> anyhow::Result<Private> 
     let table = |name: &'static str, file: &str, spec: &str, settings: Value| {
         private.create_trigger(DATABASE, NewTrigger { name, file, spec, settings, arguments: Value::Null })
     };
-    table("innocent", "innocent.py", "table:innocent", json!({"execution": "inline"}))?;
-    let limits = json!({"run_time": "400ms", "memory": "512mb"});
+    table("innocent", "innocent.py", "table:innocent", innocent.settings())?;
+    let limits = if evil.honest { json!({}) } else { json!({"run_time": "400ms", "memory": "512mb"}) };
     let settings = match lane {
         Lane::Deferred => json!({"execution": "deferred", "isolation": "interpreter", "limits": limits}),
         Lane::Process => json!({"isolation": "process", "limits": limits}),
@@ -432,7 +523,8 @@ fn became(private: &Private) -> anyhow::Result<(u64, String)> {
 
 fn render(row: &Row) -> String {
     format!(
-        "| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} | {:.0} | {:.0} | {} | {} | {} |",
+        "| {} | {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} | {:.0} | {:.0} | {} | {} | {} |",
+        row.innocent.name(),
         row.plugin,
         lane_name(row.lane),
         row.quiet.p50_us,
@@ -467,9 +559,16 @@ mod tests {
 
     #[test]
     fn what_may_end_the_server_is_tried_in_a_process_only() {
-        let evil =
-            Evil { name: "segfault".to_owned(), source: "\"\"\"x\n\ninline: refused\ndeferred: refused\n".to_owned() };
-        assert!(evil.left_out(Lane::Auto).is_some() && evil.left_out(Lane::Deferred).is_some());
-        assert!(evil.left_out(Lane::Process).is_none());
+        let source = "\"\"\"x\n\ninline: refused\ndeferred: refused\n".to_owned();
+        let evil = Evil { name: "segfault".to_owned(), source, honest: false };
+        assert!([Lane::Auto, Lane::Deferred].iter().all(|&lane| evil.left_out(lane, true).is_some()));
+        assert!(evil.left_out(Lane::Process, true).is_none());
+    }
+
+    #[test]
+    fn numpy_is_asked_for_where_it_is() {
+        let (name, source) = HEAVY[1];
+        let heavy = Evil { name: name.to_owned(), source: source.to_owned(), honest: true };
+        assert!(heavy.left_out(Lane::Auto, false).is_some() && heavy.left_out(Lane::Auto, true).is_none());
     }
 }

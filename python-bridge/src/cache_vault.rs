@@ -118,7 +118,7 @@ impl CacheVault {
                     let key = reader.bytes_u32().and_then(|key| std::str::from_utf8(key).ok()).ok_or_else(damaged)?;
                     let expiry = reader.u64().ok_or_else(damaged)?;
                     let value = reader.bytes_u32().ok_or_else(damaged)?;
-                    global_cache::local().put(key, Some(value.to_vec()), (expiry > 0).then_some(expiry));
+                    global_cache::local().put(key, value.to_vec(), (expiry > 0).then_some(expiry));
                     self.restored.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -291,7 +291,7 @@ mod tests {
         let vault = open(dir.path(), "3.13");
         vault.put(TriggerId(1), vec![1, 2, 3], &["live".to_owned()]);
         vault.put(TriggerId(2), vec![4; CACHE_SAVED_BYTES_MAX + 1], &[]);
-        global_cache::local().put("g", Some(vec![9]), None);
+        global_cache::local().put("g", vec![9], None);
         assert_eq!(vault.counts(), VaultCounts { restored: 0, live: 1, too_large: 1, bytes: 3 });
         vault.save();
         global_cache::local().delete("g");

@@ -293,12 +293,9 @@ impl Slot {
         cpu.map(|cpu| cpu.saturating_sub(self.began_cpu_ns.load(Ordering::Relaxed)))
     }
 
-    /// Whether the thread runs or waits for nothing but a processor; proc(5), state of `/proc/[pid]/stat`.
+    /// See [`would_run`].
     fn would_run(&self) -> bool {
-        let path = format!("/proc/self/task/{}/stat", self.thread_id.load(Ordering::Relaxed));
-        // The name, in parentheses, may hold anything.
-        std::fs::read_to_string(path)
-            .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R')))
+        would_run(self.thread_id.load(Ordering::Relaxed))
     }
 
     /// What the run of this ticket is interrupted for.
@@ -311,6 +308,13 @@ impl Slot {
             Why::Deadline
         }
     }
+}
+
+/// Whether a thread of this process runs or waits for nothing but a processor; proc(5), state of `/proc/[pid]/stat`.
+pub fn would_run(thread_id: i32) -> bool {
+    let path = format!("/proc/self/task/{thread_id}/stat");
+    // The name, in parentheses, may hold anything.
+    std::fs::read_to_string(path).is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R')))
 }
 
 /// Interrupts a run whose trigger is not what it was. Not from a shard's thread.

@@ -1,4 +1,5 @@
-//! The deferred lane of a shard: a few threads that share an interpreter, and a guard that replaces what is lost.
+//! A deferred interpreter: a few threads that share it, and a guard that replaces what is lost. Which triggers run in which is in
+//! [`crate::rooms`].
 //!
 //! # Mechanism
 //! 1. Workers take jobs from one bounded queue. There are few at first; when all of them are busy the guard hires another, up to a
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
 use parking_lot::Mutex;
-use saltus_core::ids::{ShardId, TriggerId};
+use saltus_core::ids::{RoomId, ShardId, TriggerId};
 use saltus_core::limits::{CANARY_MS, DEFERRED_WORKERS_MIN, INTERPRETERS_GIVEN_UP_MAX, THREADS_LEFT_BEHIND_MAX};
 use saltus_core::ports::{Completions, PluginCode, PluginError, RunReport, RunRequest, Unwound};
 
@@ -32,15 +33,61 @@ use crate::deadline;
 use crate::effects::{self, Lane};
 use crate::ffi::pystate::InterpreterId;
 use crate::ffi::time;
+use crate::global_cache::{self, Home};
 use crate::interpreter::{Interpreter, failure};
 use crate::lanes::{Shared, tell};
+use crate::memory_limit;
 use crate::prepare::Prepared;
+use crate::runtime::Priority;
 
 /// How often the guard looks for overdue jobs.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// After so long an interpreter that could not be made is tried again.
+const MADE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Triggers of which little is known.
+    New,
+    /// Triggers whose runs are short.
+    Shared,
+    /// A trigger whose runs take long, or several if there must be.
+    Own,
+}
+
+impl Kind {
+    /// The letter in the names of its threads.
+    fn letter(self) -> char {
+        match self {
+            Kind::New => 'n',
+            Kind::Shared => 's',
+            Kind::Own => 'o',
+        }
+    }
+
+    fn priority(self) -> Priority {
+        match self {
+            Kind::Shared => Priority::Short,
+            Kind::New | Kind::Own => Priority::Long,
+        }
+    }
+
+    fn workers_min(self) -> usize {
+        match self {
+            Kind::New | Kind::Shared => DEFERRED_WORKERS_MIN,
+            Kind::Own => 1,
+        }
+    }
+}
+
 /// CPU time during a canary's wait that makes a worker one that is busy: little, as it may share its CPU with a shard.
 const BUSY_NS: u64 = CANARY_MS * 1_000_000 / 100;
+
+/// How often it is looked at whether a worker runs, and after which pauses.
+const LOOKS: u32 = 8;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 /// Interpreters given up by all shards of the process.
 static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
@@ -59,39 +106,63 @@ pub enum CacheIn {
     Fresh(Arc<[u8]>),
 }
 
+/// A run for a worker.
+pub struct Run {
+    /// What is to be run.
+    pub request: Box<RunRequest>,
+    /// What it finds.
+    pub cache: CacheIn,
+    /// Who is told when it is over: the trigger's home.
+    pub home: Arc<dyn Completions>,
+}
+
+/// For whom a cache is taken out of an interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taker {
+    /// The inline interpreter: nothing that an inline run could not put back as it was.
+    Inline,
+    /// Another deferred one: whatever is plain.
+    Deferred,
+}
+
 /// What a worker does.
 pub enum Job {
     /// A run.
-    Run(Box<RunRequest>, CacheIn),
+    Run(Run),
     /// Takes a trigger's cache out of the interpreter.
-    TakeCache(TriggerId, CacheAnswer),
+    TakeCache(TriggerId, Taker, CacheAnswer, Arc<dyn Completions>),
     /// Drops a trigger's cache.
     DropCache(TriggerId),
     /// Says what caches hold.
     DumpCaches(CachesAnswer),
 }
 
-/// The shard's end of its deferred lane.
+/// A shard's end of a deferred interpreter.
 pub struct Deferred {
+    id: RoomId,
     queue: Sender<Job>,
     crew: Arc<Crew>,
 }
 
 impl Deferred {
-    /// Makes the interpreter and starts the workers; returns when all are ready.
+    /// Makes the interpreter and starts the workers; returns when all are ready. One of [`Kind::Own`] is made while the shard goes on:
+    /// what it is given waits until then.
     ///
     /// # Errors
     /// What Python or the system said.
     pub fn start(
         shared: Arc<Shared>,
-        shard: ShardId,
+        (shard, kind): (ShardId, Kind),
         workers: usize,
         queue_max: usize,
         completions: Arc<dyn Completions>,
     ) -> Result<Self, PluginError> {
         let (queue, jobs) = channel::bounded(queue_max.max(1));
         let (requests, requested) = channel::bounded(workers.max(1) * 2);
+        let id = RoomId(shared.rooms_made.fetch_add(1, Ordering::Relaxed));
         let crew = Arc::new(Crew {
+            id,
+            kind,
             shared,
             shard,
             workers: workers.max(1),
@@ -104,13 +175,41 @@ impl Deferred {
             next_job: AtomicU64::new(1),
             generation: AtomicU64::new(0),
             left_behind: AtomicUsize::new(0),
+            interpreter: AtomicUsize::new(0),
+            bytes_at_first: AtomicU64::new(0),
         });
-        let mut guard = Guard { crew: crew.clone(), requested, team: Team::make(&crew)? };
+        let team = if kind == Kind::Own { None } else { Some(Team::make(&crew)?) };
+        let watched = crew.clone();
         std::thread::Builder::new()
-            .name(format!("saltus-py-{shard}-guard"))
-            .spawn(move || guard.watch())
+            .name(format!("saltus-py-{shard}{}-guard", kind.letter()))
+            .spawn(move || Guard::live(watched, requested, team))
             .map_err(|e| failure("OSError", &format!("cannot start the guard of plugin workers: {e}")))?;
-        Ok(Deferred { queue, crew })
+        Ok(Deferred { id, queue, crew })
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> RoomId {
+        self.id
+    }
+
+    /// What it is for.
+    pub fn kind(&self) -> Kind {
+        self.crew.kind
+    }
+
+    /// Whose it is.
+    pub fn shard(&self) -> ShardId {
+        self.crew.shard
+    }
+
+    /// Bytes that it needed when it was made.
+    pub fn bytes_at_first(&self) -> u64 {
+        self.crew.bytes_at_first.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that it holds, with all that triggers hold in it.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_at_first() + memory_limit::held_in(self.crew.interpreter.load(Ordering::Relaxed))
     }
 
     /// Whether a job would find no room.
@@ -155,6 +254,8 @@ struct UnderWay {
     overdue: Option<Instant>,
     /// The CPU time of its worker.
     clock: Option<i32>,
+    /// The system's number of its worker's thread.
+    thread_id: i32,
     what: Taken,
     /// It was interrupted because nobody wants it any more.
     cancelled: bool,
@@ -167,10 +268,11 @@ impl UnderWay {
 }
 
 enum Taken {
-    Run(Box<RunRequest>),
+    Run(Box<RunRequest>, Arc<dyn Completions>),
     /// Dropped when it is given up: whoever waits for the answer sees that.
     TakeCache {
         _answer: CacheAnswer,
+        asked_by: Arc<dyn Completions>,
     },
     /// Likewise; nobody waits, or not for long.
     Caches,
@@ -178,6 +280,8 @@ enum Taken {
 
 /// What workers and guard share.
 struct Crew {
+    id: RoomId,
+    kind: Kind,
     shared: Arc<Shared>,
     shard: ShardId,
     workers: usize,
@@ -195,6 +299,9 @@ struct Crew {
     generation: AtomicU64,
     /// Threads in runs that wait for ever.
     left_behind: AtomicUsize,
+    /// The interpreter in use, as a number, and the bytes that it needed when it was made.
+    interpreter: AtomicUsize,
+    bytes_at_first: AtomicU64,
 }
 
 /// What the guard is asked.
@@ -215,7 +322,8 @@ impl Crew {
     fn enter(&self, what: Taken) -> u64 {
         let job = self.next_job.fetch_add(1, Ordering::Relaxed);
         let clock = time::cpu_clock_of_this_thread();
-        self.book.lock().insert(job, UnderWay { overdue: None, clock, what, cancelled: false });
+        let thread_id = rustix::thread::gettid().as_raw_nonzero().get();
+        self.book.lock().insert(job, UnderWay { overdue: None, clock, thread_id, what, cancelled: false });
         job
     }
 
@@ -223,7 +331,7 @@ impl Crew {
     fn begin(&self, job: u64) {
         if let Some(under_way) = self.book.lock().get_mut(&job) {
             let deadline = match &under_way.what {
-                Taken::Run(request) => request.deadline,
+                Taken::Run(request, _) => request.deadline,
                 Taken::TakeCache { .. } | Taken::Caches => Duration::ZERO,
             };
             // Far enough for any deadline.
@@ -241,8 +349,8 @@ impl Crew {
         self.generation.load(Ordering::Acquire) == generation
     }
 
-    fn report(&self, report: RunReport) {
-        self.completions.completed(report);
+    fn report(&self, report: RunReport, home: &dyn Completions) {
+        home.completed(report);
         self.shared.running.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -271,10 +379,10 @@ impl Team {
         hire(crew, generation, None, &stays, 0, entered)?;
         // Nobody else has a GIL that is made just now.
         let interpreter = is_made.recv().unwrap_or_else(|_| Err(failure("RuntimeError", "a plugin worker died")))?;
-        let staff = crew.workers.min(DEFERRED_WORKERS_MIN);
+        let staff = crew.workers.min(crew.kind.workers_min());
         let joining = Arc::default();
         let mut team = Team { interpreter, generation, _stay: stay, stays, hired: 1, staff, joining };
-        for _ in 1..crew.workers.min(DEFERRED_WORKERS_MIN) {
+        for _ in 1..staff {
             team.hire(crew)?;
         }
         Ok(team)
@@ -329,7 +437,7 @@ fn hire(
 ) -> Result<(), PluginError> {
     let worker = Worker { crew: crew.clone(), generation, stays: stays.clone() };
     std::thread::Builder::new()
-        .name(format!("saltus-py-{}-{number}", crew.shard))
+        .name(format!("saltus-py-{}{}-{number}", crew.shard, crew.kind.letter()))
         .spawn(move || worker.live(interpreter, entered))
         .map(drop)
         .map_err(|e| failure("OSError", &format!("cannot start a plugin worker: {e}")))
@@ -342,8 +450,30 @@ struct Guard {
 }
 
 impl Guard {
+    /// Makes the team, if there is none yet, and watches over it.
+    fn live(crew: Arc<Crew>, requested: Receiver<Ask>, team: Option<Team>) {
+        // It interrupts what others wait for.
+        crew.shared.scheduling.apply(Priority::Short);
+        let mut made = team.map_or_else(|| Team::make(&crew), Ok);
+        loop {
+            match made {
+                Ok(team) => {
+                    crew.completions.prepared();
+                    return Guard { crew, requested, team }.watch();
+                }
+                Err(error) => {
+                    tracing::error!(shard = crew.shard.0, error = %error.message, "an interpreter for runs that take long cannot be made; it is tried again, and they wait");
+                }
+            }
+            std::thread::sleep(MADE_AGAIN_AFTER);
+            if crew.generation.load(Ordering::Acquire) == u64::MAX {
+                return;
+            }
+            made = Team::make(&crew);
+        }
+    }
+
     fn watch(&mut self) {
-        self.crew.shared.scheduling.apply();
         loop {
             let suspicion = match self.requested.recv_timeout(LOOK) {
                 Ok(Ask::Suspect(suspicion)) => Some(suspicion),
@@ -396,18 +526,27 @@ impl Guard {
         self.crew.book.lock().iter().map(|(job, under_way)| (*job, under_way.cpu_ns())).collect()
     }
 
-    /// Jobs whose worker has been running most of the time since.
+    /// Jobs whose worker has been running since, and is. Who waits for the GIL looks for it every `GIL_SWITCH_US`, which uses the
+    /// processor as well, but is asleep in between.
     fn busy_since(&self, before: &HashMap<u64, u64>) -> Vec<u64> {
         let after = self.cpu_times();
         let used = |job: &u64, then: &u64| after.get(job).map_or(0, |now| now.saturating_sub(*then));
-        before.iter().filter(|(job, then)| used(job, then) > BUSY_NS).map(|(job, _)| *job).collect()
+        let mut busy: Vec<u64> =
+            before.iter().filter(|(job, then)| used(job, then) > BUSY_NS).map(|(job, _)| *job).collect();
+        for _ in 0..LOOKS {
+            let book = self.crew.book.lock();
+            busy.retain(|job| book.get(job).is_some_and(|under_way| deadline::would_run(under_way.thread_id)));
+            drop(book);
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        busy
     }
 
     /// Interrupts runs that are to end early. What does not end then is overdue after the usual grace.
     fn cancel(&self) {
         let mut book = self.crew.book.lock();
         for under_way in book.values_mut().filter(|under_way| !under_way.cancelled) {
-            let Taken::Run(request) = &under_way.what else { continue };
+            let Taken::Run(request, _) = &under_way.what else { continue };
             if under_way.overdue.is_none() || request.stop.cause().is_none() {
                 continue;
             }
@@ -449,6 +588,7 @@ impl Guard {
             "the deferred interpreter is given up: a run in it cannot be ended, or has left a lock behind; a new one takes its place"
         );
         crew.generation.store(self.team.generation + 1, Ordering::Release);
+        global_cache::local().lost(Home::Room(crew.id));
         let lost: Vec<(u64, UnderWay)> = {
             let mut book = crew.book.lock();
             let jobs: Vec<u64> = book.keys().copied().collect();
@@ -475,20 +615,31 @@ impl Guard {
         for (job, under_way) in lost {
             if guilty.contains(&job) {
                 self.fail(under_way, "it is in a call that cannot be interrupted, and its interpreter is given up");
-            } else if let Taken::Run(request) = under_way.what {
-                let error = failure("Unwound", "the run is discarded");
-                let unwound = Some(Unwound::InterpreterLost);
-                crew.report(RunReport { unwound, ..RunReport::not_run(*request, error, time::now()) });
+            } else {
+                match under_way.what {
+                    Taken::Run(request, home) => {
+                        let error = failure("Unwound", "the run is discarded");
+                        let unwound = Some(Unwound::InterpreterLost);
+                        let report = RunReport { unwound, ..RunReport::not_run(*request, error, time::now()) };
+                        crew.report(report, home.as_ref());
+                    }
+                    Taken::TakeCache { asked_by, .. } => asked_by.prepared(),
+                    Taken::Caches => {}
+                }
             }
         }
         crew.completions.prepared();
     }
 
     fn fail(&self, under_way: UnderWay, why: &str) {
-        let Taken::Run(request) = under_way.what else { return self.crew.completions.prepared() };
+        let (request, home) = match under_way.what {
+            Taken::Run(request, home) => (request, home),
+            Taken::TakeCache { asked_by, .. } => return asked_by.prepared(),
+            Taken::Caches => return self.crew.completions.prepared(),
+        };
         if request.stop.cause().is_some() {
             let error = failure(PluginError::CANCELLED, &format!("{}; it did not end: {why}", effects::CANCELLED));
-            return self.crew.report(RunReport::not_run(*request, error, time::now()));
+            return self.crew.report(RunReport::not_run(*request, error, time::now()), home.as_ref());
         }
         let limit = request.deadline.as_millis();
         let text = format!(
@@ -496,7 +647,7 @@ impl Guard {
         );
         let message = format!("PluginTimeout: {text}");
         let error = PluginError { kind: PluginError::STUCK.to_owned(), message, traceback: String::new() };
-        self.crew.report(RunReport::not_run(*request, error, time::now()));
+        self.crew.report(RunReport::not_run(*request, error, time::now()), home.as_ref());
     }
 }
 
@@ -506,7 +657,7 @@ fn canary(crew: &Arc<Crew>, interpreter: InterpreterId) -> bool {
     let within = Duration::from_millis(CANARY_MS);
     let scheduling = crew.shared.scheduling.clone();
     let started = std::thread::Builder::new().name(format!("saltus-py-{}-canary", crew.shard)).spawn(move || {
-        scheduling.apply();
+        scheduling.apply(Priority::Short);
         let Ok(visitor) = Interpreter::join(interpreter) else { return };
         let sound = visitor.check(within);
         visitor.abandon();
@@ -533,7 +684,9 @@ enum Next {
     TakeCache {
         job: u64,
         trigger: TriggerId,
+        taker: Taker,
         answer: CacheAnswer,
+        asked_by: Arc<dyn Completions>,
     },
     DropCache {
         job: u64,
@@ -545,8 +698,7 @@ enum Next {
     },
     Run {
         job: u64,
-        request: Box<RunRequest>,
-        cache: CacheIn,
+        run: Run,
         code: Arc<PluginCode>,
         prepared: Arc<Prepared>,
     },
@@ -561,16 +713,23 @@ impl Worker {
         entered: impl FnOnce(Result<InterpreterId, PluginError>) + Send + 'static,
     ) {
         let crew = &self.crew;
-        crew.shared.scheduling.apply();
+        crew.shared.scheduling.apply(crew.kind.priority());
         let made = match interpreter {
-            None => Interpreter::create(Lane::Deferred, &crew.shared.surroundings),
+            None => {
+                let (made, bytes) =
+                    memory_limit::counted(|| Interpreter::create(Lane::Deferred, &crew.shared.surroundings));
+                crew.bytes_at_first.store(bytes, Ordering::Relaxed);
+                made
+            }
             Some(id) => Interpreter::join(id),
         };
         let mut interpreter = match made {
             Ok(interpreter) => interpreter,
             Err(error) => return entered(Err(error)),
         };
+        interpreter.is_room(crew.id);
         let id = interpreter.id();
+        crew.interpreter.store(id.as_usize(), Ordering::Relaxed);
         let mut entered = Some(entered);
         while let Some(next) = interpreter.while_waiting(|| {
             if let Some(entered) = entered.take() {
@@ -579,13 +738,13 @@ impl Worker {
             self.next()
         }) {
             let goes_on = match next {
-                Next::TakeCache { job, trigger, answer } => {
+                Next::TakeCache { job, trigger, taker, answer, asked_by } => {
                     crew.begin(job);
-                    let taken = interpreter.take_cache(trigger);
+                    let taken = interpreter.take_cache(trigger, taker);
                     let mine = crew.take(job).is_some();
                     if mine {
                         let _gone = answer.send(taken);
-                        crew.completions.prepared();
+                        asked_by.prepared();
                     }
                     mine
                 }
@@ -600,7 +759,7 @@ impl Worker {
                     let _late = answer.send(interpreter.dump_caches());
                     crew.take(job).is_some()
                 }
-                Next::Run { job, request, cache, code, prepared } => {
+                Next::Run { job, run: Run { request, cache, home }, code, prepared } => {
                     let trigger = request.trigger.def.id;
                     if let CacheIn::Fresh(bytes) = cache {
                         interpreter.drop_cache(trigger);
@@ -610,7 +769,7 @@ impl Worker {
                     }
                     crew.begin(job);
                     let report = interpreter.run(&crew.shared.host, *request, &code, &prepared, Lane::Deferred);
-                    interpreter.while_waiting(|| self.hand_in(job, report))
+                    interpreter.while_waiting(|| self.hand_in(job, report, home.as_ref()))
                 }
             };
             if !goes_on {
@@ -622,7 +781,7 @@ impl Worker {
     }
 
     /// Reports a run, unless the guard has; whether this worker goes on.
-    fn hand_in(&self, job: u64, mut report: RunReport) -> bool {
+    fn hand_in(&self, job: u64, mut report: RunReport, home: &dyn Completions) -> bool {
         let crew = &self.crew;
         if crew.take(job).is_none() {
             crew.left_behind.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).ok();
@@ -646,7 +805,7 @@ impl Worker {
                 error.message.push_str("; and it has left its interpreter unusable");
             }
         }
-        crew.report(report);
+        crew.report(report, home);
         sound
     }
 
@@ -660,16 +819,14 @@ impl Worker {
         };
         crew.idle.fetch_sub(1, Ordering::SeqCst);
         let taken = taken?;
-        let (job, taken) = match taken {
-            Job::TakeCache(trigger, answer) => {
-                let job = crew.enter(Taken::TakeCache { _answer: answer.clone() });
-                (job, Job::TakeCache(trigger, answer))
+        let job = match &taken {
+            Job::TakeCache(_, _, answer, asked_by) => {
+                crew.enter(Taken::TakeCache { _answer: answer.clone(), asked_by: asked_by.clone() })
             }
-            Job::DropCache(trigger) => (crew.enter(Taken::Caches), Job::DropCache(trigger)),
-            Job::DumpCaches(answer) => (crew.enter(Taken::Caches), Job::DumpCaches(answer)),
-            Job::Run(request, cache) => {
+            Job::DropCache(_) | Job::DumpCaches(_) => crew.enter(Taken::Caches),
+            Job::Run(Run { request, home, .. }) => {
                 crew.shared.running.fetch_add(1, Ordering::SeqCst);
-                (crew.enter(Taken::Run(request.clone())), Job::Run(request, cache))
+                crew.enter(Taken::Run(request.clone(), home.clone()))
             }
         };
         // Entered first, asked then: either the guard finds it in the book, or this thread finds that it is too late.
@@ -678,10 +835,13 @@ impl Worker {
             return None;
         }
         match taken {
-            Job::TakeCache(trigger, answer) => Some(Next::TakeCache { job, trigger, answer }),
+            Job::TakeCache(trigger, taker, answer, asked_by) => {
+                Some(Next::TakeCache { job, trigger, taker, answer, asked_by })
+            }
             Job::DropCache(trigger) => Some(Next::DropCache { job, trigger }),
             Job::DumpCaches(answer) => Some(Next::DumpCaches { job, answer }),
-            Job::Run(request, cache) => {
+            Job::Run(run) => {
+                let request = &run.request;
                 if crew.shared.stopping.load(Ordering::SeqCst) {
                     drop(crew.take(job));
                     crew.shared.running.fetch_sub(1, Ordering::SeqCst);
@@ -690,13 +850,13 @@ impl Worker {
                 if request.stop.cause().is_some() {
                     let error = failure(PluginError::CANCELLED, effects::CANCELLED);
                     if crew.take(job).is_some() {
-                        crew.report(RunReport::not_run(*request, error, time::now()));
+                        crew.report(RunReport::not_run(*run.request, error, time::now()), run.home.as_ref());
                     }
                     return Some(Next::Look);
                 }
                 let code = request.trigger.code.refresh();
                 let prepared = crew.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
-                Some(Next::Run { job, request, cache, code, prepared })
+                Some(Next::Run { job, run, code, prepared })
             }
         }
     }
@@ -710,12 +870,12 @@ impl Worker {
         if matches!(taken, Job::Run(..)) {
             crew.shared.running.fetch_sub(1, Ordering::SeqCst);
         }
-        if let Err(TrySendError::Full(Job::Run(request, _)) | TrySendError::Disconnected(Job::Run(request, _))) =
+        if let Err(TrySendError::Full(Job::Run(run)) | TrySendError::Disconnected(Job::Run(run))) =
             crew.back.try_send(taken)
         {
             let error = failure("Unwound", "the run is discarded");
             let unwound = Some(Unwound::InterpreterLost);
-            crew.completions.completed(RunReport { unwound, ..RunReport::not_run(*request, error, time::now()) });
+            run.home.completed(RunReport { unwound, ..RunReport::not_run(*run.request, error, time::now()) });
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct Scope {
     pub state: Arc<State>,
     /// Whether the run is to end early.
     pub stop: Arc<RunStop>,
+    /// Whether its trigger can be run in another deferred interpreter.
+    pub may_move: bool,
 }
 
 /// The trigger's state as the run sees it: as it was, with its own changes.
@@ -126,6 +128,8 @@ pub struct RunInfo {
     pub failed_imports: FailedImports,
     /// Whether it is to end early.
     pub stop: Arc<RunStop>,
+    /// Whether its trigger can be run in another deferred interpreter.
+    pub may_move: bool,
     /// How many lines its trigger has written.
     rate: Arc<LogRate>,
     /// And may write.
@@ -183,6 +187,7 @@ impl RunInfo {
             shard: scope.shard,
             depth: scope.depth,
             stop: scope.stop,
+            may_move: scope.may_move,
             state: RefCell::new(StateView { bytes: scope.state.bytes(), base: scope.state, changes: BTreeMap::new() }),
             natives,
             failed_imports,

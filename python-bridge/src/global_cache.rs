@@ -5,6 +5,9 @@
 //! longest ago go, which is counted. It is *not* on the data path: triggers that the policy may run inline are kept from it.
 //!
 //! In a worker process [`store`] is the server's, over the socket.
+//!
+//! A live object is in one interpreter, its *home*. Here is only where that is, and which triggers have taken it there: who asks for it
+//! elsewhere is told, and goes there if it can; who has taken it stays.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
@@ -12,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use saltus_core::ids::{RoomId, ShardId, TriggerId};
 use saltus_core::limits::GLOBAL_CACHE_BYTES_MAX;
 
 /// What there is under a key, for somebody who has seen a version of it.
@@ -30,6 +34,35 @@ pub enum Found {
     },
     /// No value, or one that is older than what was seen.
     Nothing,
+    /// A live object that is in another interpreter.
+    Elsewhere {
+        /// Where a deferred run has it, if one could.
+        room: Option<RoomId>,
+        /// Where that is and who has put it there, in words.
+        place: String,
+    },
+}
+
+/// Where live objects are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// In a deferred interpreter.
+    Room(RoomId),
+    /// In the inline interpreter of a shard.
+    Inline(ShardId),
+    /// In the worker process of a trigger.
+    Worker(TriggerId),
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// From where.
+    pub home: Home,
+    /// The trigger.
+    pub trigger: TriggerId,
+    /// Its name.
+    pub name: std::sync::Arc<str>,
 }
 
 /// A way to the global cache.
@@ -38,13 +71,13 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The server cannot be reached.
-    fn get(&self, key: &str, known: Option<u64>) -> Result<Found, String>;
+    fn get(&self, key: &str, known: Option<u64>, who: &Who) -> Result<Found, String>;
 
-    /// Puts a plain value, or `None` for a live object, which only its own interpreter sees; its version.
+    /// Puts a plain value, or `None` for a live object, which is where `who` is; its version.
     ///
     /// # Errors
     /// As of `get`.
-    fn put(&self, key: &str, value: Option<Vec<u8>>, expiry: Option<u64>) -> Result<u64, String>;
+    fn put(&self, key: &str, value: Option<Vec<u8>>, expiry: Option<u64>, who: &Who) -> Result<u64, String>;
 
     /// Removes a value; whether there was one.
     ///
@@ -81,12 +114,15 @@ pub fn evicted() -> u64 {
 struct Here;
 
 impl Store for Here {
-    fn get(&self, key: &str, known: Option<u64>) -> Result<Found, String> {
-        Ok(local().get(key, known))
+    fn get(&self, key: &str, known: Option<u64>, who: &Who) -> Result<Found, String> {
+        Ok(local().get(key, known, who))
     }
 
-    fn put(&self, key: &str, value: Option<Vec<u8>>, expiry: Option<u64>) -> Result<u64, String> {
-        Ok(local().put(key, value, expiry))
+    fn put(&self, key: &str, value: Option<Vec<u8>>, expiry: Option<u64>, who: &Who) -> Result<u64, String> {
+        Ok(match value {
+            Some(value) => local().put(key, value, expiry),
+            None => local().put_live(key, expiry, who),
+        })
     }
 
     fn delete(&self, key: &str) -> Result<bool, String> {
@@ -100,11 +136,34 @@ struct Entry {
     version: u64,
 }
 
+/// A live object.
+struct Live {
+    home: Home,
+    put_by: std::sync::Arc<str>,
+    /// Triggers that have it.
+    users: Vec<TriggerId>,
+    expiry: Option<u64>,
+    version: u64,
+}
+
+impl Live {
+    fn place(&self) -> String {
+        match self.home {
+            Home::Room(_) => format!("in the interpreter in which trigger '{}' has put it", self.put_by),
+            Home::Inline(shard) => {
+                format!("in the inline interpreter of shard {shard}, in which trigger '{}' has put it", self.put_by)
+            }
+            Home::Worker(_) => format!("in the process of trigger '{}', which has put it", self.put_by),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Values {
     by_key: HashMap<String, Entry>,
     /// Keys by version: the oldest first.
     by_age: BTreeMap<u64, String>,
+    live: HashMap<String, Live>,
     bytes: usize,
     version: u64,
 }
@@ -126,8 +185,29 @@ pub struct Local {
 
 impl Local {
     /// See [`Store::get`].
-    pub fn get(&self, key: &str, known: Option<u64>) -> Found {
+    pub fn get(&self, key: &str, known: Option<u64>, who: &Who) -> Found {
         let mut values = self.values.lock();
+        if let Some(live) = values.live.get_mut(key) {
+            if live.expiry.is_some_and(|expiry| expiry <= now_ns()) {
+                values.live.remove(key);
+                return Found::Nothing;
+            }
+            if live.home != who.home {
+                let room = match live.home {
+                    Home::Room(room) => Some(room),
+                    Home::Inline(_) | Home::Worker(_) => None,
+                };
+                return Found::Elsewhere { room, place: live.place() };
+            }
+            // Another thread of its interpreter may be about to put it there.
+            if known != Some(live.version) {
+                return Found::Nothing;
+            }
+            if !live.users.contains(&who.trigger) {
+                live.users.push(who.trigger);
+            }
+            return Found::Same;
+        }
         let Some(entry) = values.by_key.get(key) else { return Found::Nothing };
         if entry.expiry.is_some_and(|expiry| expiry <= now_ns()) {
             values.remove(key);
@@ -141,16 +221,39 @@ impl Local {
     }
 
     /// See [`Store::put`].
-    pub fn put(&self, key: &str, value: Option<Vec<u8>>, expiry: Option<u64>) -> u64 {
+    pub fn put_live(&self, key: &str, expiry: Option<u64>, who: &Who) -> u64 {
         let mut values = self.values.lock();
         values.version += 1;
         let version = values.version;
         values.remove(key);
-        if let Some(bytes) = value {
-            values.bytes += key.len() + bytes.len();
-            values.by_key.insert(key.to_owned(), Entry { bytes, expiry, version });
-            values.by_age.insert(version, key.to_owned());
-        }
+        let live = Live { home: who.home, put_by: who.name.clone(), users: vec![who.trigger], expiry, version };
+        values.live.insert(key.to_owned(), live);
+        version
+    }
+
+    /// What a trigger has of the live objects of a deferred interpreter, if it has any: a key.
+    pub fn lives_with(&self, trigger: TriggerId, room: RoomId) -> Option<String> {
+        let (mut values, now) = (self.values.lock(), now_ns());
+        values.live.retain(|_, live| live.expiry.is_none_or(|expiry| expiry > now));
+        let of_it = |live: &Live| live.home == Home::Room(room) && live.users.contains(&trigger);
+        values.live.iter().find(|(_, live)| of_it(live)).map(|(key, _)| key.clone())
+    }
+
+    /// What was there is gone.
+    pub fn lost(&self, home: Home) {
+        self.values.lock().live.retain(|_, live| live.home != home);
+    }
+
+    /// See [`Store::put`].
+    pub fn put(&self, key: &str, bytes: Vec<u8>, expiry: Option<u64>) -> u64 {
+        let mut values = self.values.lock();
+        values.version += 1;
+        let version = values.version;
+        values.remove(key);
+        values.live.remove(key);
+        values.bytes += key.len() + bytes.len();
+        values.by_key.insert(key.to_owned(), Entry { bytes, expiry, version });
+        values.by_age.insert(version, key.to_owned());
         while values.bytes > GLOBAL_CACHE_BYTES_MAX {
             let Some((_, oldest)) = values.by_age.first_key_value() else { break };
             let oldest = oldest.clone();
@@ -167,7 +270,9 @@ impl Local {
 
     /// See [`Store::delete`].
     pub fn delete(&self, key: &str) -> bool {
-        self.values.lock().remove(key).is_some()
+        let mut values = self.values.lock();
+        let live = values.live.remove(key).is_some_and(|live| live.expiry.is_none_or(|expiry| expiry > now_ns()));
+        values.remove(key).is_some() || live
     }
 
     /// How many values there are, and their bytes.
@@ -193,20 +298,48 @@ fn now_ns() -> u64 {
 mod tests {
     use super::*;
 
+    fn who(trigger: u64, home: Home) -> Who {
+        Who { home, trigger: TriggerId(trigger), name: format!("t{trigger}").into() }
+    }
+
     #[test]
     fn who_holds_a_copy_learns_of_newer_values_only() {
-        let cache = Local::default();
-        let first = cache.put("k", Some(vec![1]), None);
-        assert_eq!(cache.get("k", Some(first)), Found::Same);
-        let second = cache.put("k", Some(vec![2]), None);
-        assert_eq!(cache.get("k", Some(first)), Found::Newer { bytes: vec![2], expiry: None, version: second });
-        let live = cache.put("k", None, None);
+        let (cache, me) = (Local::default(), who(1, Home::Room(RoomId(1))));
+        let first = cache.put("k", vec![1], None);
+        assert_eq!(cache.get("k", Some(first), &me), Found::Same);
+        let second = cache.put("k", vec![2], None);
+        let newer = Found::Newer { bytes: vec![2], expiry: None, version: second };
+        assert_eq!(cache.get("k", Some(first), &me), newer);
+        let live = cache.put_live("k", None, &me);
         assert!(live > second);
-        assert_eq!(cache.get("k", Some(second)), Found::Nothing, "a live object has taken its place");
-        assert!(!cache.delete("k"));
-        cache.put("k", Some(vec![3]), Some(1));
-        assert_eq!(cache.get("k", Some(live)), Found::Nothing, "it has expired");
+        assert_eq!(cache.get("k", Some(live), &me), Found::Same);
+        assert!(cache.delete("k") && !cache.delete("k"));
+        assert_eq!(cache.get("k", Some(live), &me), Found::Nothing, "deleted, though its interpreter has it yet");
+        cache.put("k", vec![3], Some(1));
+        assert_eq!(cache.get("k", Some(live), &me), Found::Nothing, "it has expired");
         assert_eq!(cache.size(), (0, 0));
+    }
+
+    #[test]
+    fn who_asks_for_a_live_object_elsewhere_is_told_where_it_is_and_who_has_it_stays() {
+        let cache = Local::default();
+        let (here, there) = (RoomId(1), RoomId(2));
+        let (one, two) = (who(1, Home::Room(here)), who(2, Home::Room(there)));
+        let version = cache.put_live("lock", None, &one);
+        let Found::Elsewhere { room, place } = cache.get("lock", None, &two) else { panic!("it is in another one") };
+        assert_eq!(room, Some(here));
+        assert!(place.contains("trigger 't1'"), "{place}");
+        assert_eq!(cache.lives_with(TriggerId(2), here), None);
+        assert_eq!(cache.get("lock", Some(version), &who(2, Home::Room(here))), Found::Same);
+        assert_eq!(cache.lives_with(TriggerId(2), here).as_deref(), Some("lock"));
+        assert_eq!(cache.lives_with(TriggerId(2), there), None);
+        cache.lost(Home::Room(here));
+        assert_eq!((cache.lives_with(TriggerId(1), here), cache.get("lock", None, &two)), (None, Found::Nothing));
+
+        cache.put_live("lock", None, &who(3, Home::Worker(TriggerId(3))));
+        assert!(matches!(cache.get("lock", None, &two), Found::Elsewhere { room: None, .. }));
+        cache.put_live("short", Some(1), &one);
+        assert_eq!(cache.get("short", None, &two), Found::Nothing, "it has expired");
     }
 
     #[test]
@@ -214,10 +347,10 @@ mod tests {
         let cache = Local::default();
         let big = GLOBAL_CACHE_BYTES_MAX / 4;
         for key in ["a", "b", "c"] {
-            cache.put(key, Some(vec![0; big]), None);
+            cache.put(key, vec![0; big], None);
         }
-        cache.put("a", Some(vec![1; big]), None);
-        cache.put("d", Some(vec![0; big]), None);
+        cache.put("a", vec![1; big], None);
+        cache.put("d", vec![0; big], None);
         let kept: Vec<_> = cache.all().into_iter().map(|(key, ..)| key).collect();
         assert_eq!(kept, ["c", "a", "d"], "b was put longest ago");
         assert!(cache.size().1 <= GLOBAL_CACHE_BYTES_MAX && evicted() > 0);

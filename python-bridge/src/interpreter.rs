@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use saltus_core::ids::TriggerId;
-use saltus_core::limits::INLINE_CACHE_ITEMS_MAX;
+use saltus_core::ids::{RoomId, TriggerId};
+use saltus_core::limits::{GIL_SWITCH_US, INLINE_CACHE_ITEMS_MAX};
 use saltus_core::ports::{
     CodeVerdict, LogLevel, LogText, MemoryUse, PluginCode, PluginError, PluginFolder, PluginHost, QueuedWrite,
     RunEvent, RunReport, RunRequest,
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coroutine;
 use crate::deadline::{Interrupted, Watched, Whose, Why};
+use crate::deferred::Taker;
 use crate::effects::{self, Ending, FailedImports, Lane, RunInfo, Scope};
 use crate::entry::{self, Entries};
 use crate::ffi::audit;
@@ -170,7 +171,15 @@ impl Interpreter {
         };
         let py = pylifecycle::new_interpreter(daemons).map_err(|text| failure("RuntimeError", &text))?;
         prepare(py, surroundings).map_err(|raised| plain_error(py, raised))?;
+        if lane == Lane::Deferred {
+            share_often(py).map_err(|raised| plain_error(py, raised))?;
+        }
         Interpreter::over(py, lane)
+    }
+
+    /// It is this deferred interpreter.
+    pub fn is_room(&self, room: RoomId) {
+        self.natives.room.set(Some(room));
     }
 
     /// Prepares the main interpreter of a worker process, which this thread holds.
@@ -300,6 +309,7 @@ impl Interpreter {
             depth: request.depth,
             state: request.state.clone(),
             stop: request.stop.clone(),
+            may_move: request.may_move,
         };
         let run = (run_id, scope);
         let info = Rc::new(RunInfo::new(host.clone(), whose, run, (lane, auto), natives, failed_imports, rate));
@@ -564,13 +574,19 @@ impl Interpreter {
     ///
     /// # Errors
     /// What in it is not plain; it stays then.
-    pub fn take_cache(&self, trigger: TriggerId) -> Result<Vec<u8>, String> {
+    pub fn take_cache(&self, trigger: TriggerId, taker: Taker) -> Result<Vec<u8>, String> {
         let py = self.py;
         let take = || {
             let key = Object::uint(py, trigger.0)?;
             let Some(space) = self.natives.cache_spaces.dict_get(py, &key)? else { return Ok(Vec::new()) };
-            let most = Object::uint(py, INLINE_CACHE_ITEMS_MAX as u64)?;
-            let bytes = Object::import(py, "saltus._plain")?.call_method(py, "dump", [&space, &most])?;
+            let plain = Object::import(py, "saltus._plain")?;
+            let bytes = match taker {
+                Taker::Inline => {
+                    let most = Object::uint(py, INLINE_CACHE_ITEMS_MAX as u64)?;
+                    plain.call_method(py, "dump", [&space, &most])?
+                }
+                Taker::Deferred => plain.call_method(py, "dump_whole", [&space])?,
+            };
             self.natives.cache_spaces.call_method(py, "pop", [&key])?;
             Ok(bytes.as_bytes(py).unwrap_or_default().to_vec())
         };
@@ -723,6 +739,12 @@ pub fn files_of(py: Py, folder: &PluginFolder) -> PyResult {
         files.dict_set(py, &Object::text(py, name)?, &Object::text(py, text)?)?;
     }
     Ok(files)
+}
+
+/// A run gives way to others that wait for the interpreter.
+fn share_often(py: Py) -> PyResult<()> {
+    let seconds = Object::float(py, GIL_SWITCH_US as f64 / 1e6)?;
+    Object::import(py, "sys")?.call_method(py, "setswitchinterval", [&seconds]).map(drop)
 }
 
 /// Loads the plugin API into this thread's new interpreter and closes what must be closed.

@@ -2,8 +2,8 @@
 //!
 //! **Inline**: an interpreter that is made on the shard's thread and whose plugins run only there. Its GIL is given up for
 //! one purpose: a helper thread takes it to import what a plugin needs, since imports read files; inline runs wait
-//! meanwhile, the shard does not. **Deferred**: a second interpreter, shared by a few worker threads ([`crate::deferred`]). A worker
-//! gives the GIL up while it waits for work and while a query runs. The caller sees to it that the runs of one trigger
+//! meanwhile, the shard does not. **Deferred**: further interpreters ([`crate::rooms`]), each shared by a few worker threads
+//! ([`crate::deferred`]). A worker gives the GIL up while it waits for work and while a query runs. The caller sees to it that the runs of one trigger
 //! follow each other. **Process**: in [`crate::process`].
 //!
 //! The cache of a trigger that is left to the policy is in the interpreter in which it ran last, and moves with it: as
@@ -12,27 +12,28 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
 use saltus_core::ids::{RunId, ShardId, TriggerId};
 use saltus_core::limits::{CACHE_SAVE_MS, DEFERRED_DEADLINE_MS, INLINE_IMPORTS_MAX};
-use saltus_core::policy;
+use saltus_core::policy::{self, seat::Seat};
 use saltus_core::ports::{
     Completions, LogLevel, LogLine, LogText, PluginCode, PluginError, PluginHost, Readiness, RunReport, RunRequest,
-    ShardPlugins, Trigger, Unwound,
+    Seated, ShardPlugins, Trigger, Unwound,
 };
 use saltus_core::trigger::{Execution, TriggerDef};
 
 use crate::cache_vault::CacheVault;
-use crate::deferred::{CacheIn, Deferred, Job};
+use crate::deferred::{CacheIn, Job, Run, Taker};
 use crate::effects::Lane;
 use crate::ffi::pystate::InterpreterId;
 use crate::interpreter::{Interpreter, Lent, Surroundings, failure};
 use crate::prepare::{Prepared, Preparer};
 use crate::process::ProcessLane;
-use crate::runtime::Scheduling;
+use crate::rooms::{Directory, Rooms};
+use crate::runtime::{Priority, Scheduling};
 
 /// What a helper may take for one import.
 const IMPORT_DEADLINE: Duration = Duration::from_millis(DEFERRED_DEADLINE_MS);
@@ -58,6 +59,14 @@ pub struct Shared {
     pub deferred_grace: Duration,
     /// Runs under way in the deferred and the process lane.
     pub running: AtomicUsize,
+    /// The deferred interpreters.
+    pub rooms: Directory,
+    /// How many of them were made.
+    pub rooms_made: AtomicU32,
+    /// Of those, the ones for triggers whose runs take long, and how many of them there may be.
+    pub own_interpreters: AtomicUsize,
+    /// See there: number and bytes.
+    pub own_interpreters_max: (usize, u64),
 }
 
 /// Implements the port.
@@ -65,10 +74,8 @@ pub struct Lanes {
     shared: Arc<Shared>,
     completions: Arc<dyn Completions>,
     inline: Option<Inline>,
-    deferred: Deferred,
+    rooms: Rooms,
     helper: Sender<Errand>,
-    /// The generation of the deferred interpreter in which a trigger ran last.
-    ran: HashMap<TriggerId, u64>,
     caches: HashMap<TriggerId, CacheHome>,
     /// Triggers that were disabled since they ran: their caches begin empty.
     forgotten: HashSet<TriggerId>,
@@ -131,7 +138,7 @@ impl Lanes {
         process: ProcessLane,
     ) -> Result<Self, PluginError> {
         let inline = Interpreter::create(Lane::Inline, &shared.surroundings)?;
-        let deferred = Deferred::start(shared.clone(), shard, workers, queue_max, completions.clone())?;
+        let rooms = Rooms::start(shared.clone(), shard, workers, queue_max, completions.clone())?;
         let (helper, errands) = channel::bounded(1);
         let (interpreter, wake, scheduling) = (inline.id(), completions.clone(), shared.scheduling.clone());
         std::thread::Builder::new()
@@ -139,13 +146,13 @@ impl Lanes {
             .spawn(move || help(interpreter, &errands, wake.as_ref(), &scheduling))
             .map_err(|e| failure("OSError", &format!("cannot start an import helper: {e}")))?;
         let inline = Some(Inline::Here(inline));
-        let (caches, wanted, imported, ran) = Default::default();
+        let (caches, wanted, imported) = Default::default();
         let (forgotten, to_forget, restored) = Default::default();
         Ok(Lanes {
             shared,
             completions,
             inline,
-            deferred,
+            rooms,
             helper,
             caches,
             forgotten,
@@ -153,7 +160,6 @@ impl Lanes {
             restored,
             wanted,
             imported,
-            ran,
             process,
         })
     }
@@ -211,7 +217,8 @@ impl Lanes {
             },
             None => {
                 let (tell, answer) = channel::bounded(1);
-                if self.deferred.send(Job::TakeCache(trigger, tell)).is_ok() {
+                let job = Job::TakeCache(trigger, Taker::Inline, tell, self.completions.clone());
+                if self.rooms.of(trigger).send(job).is_ok() {
                     self.caches.insert(trigger, CacheHome::Moving(answer));
                 }
                 return Readiness::Wait;
@@ -282,7 +289,7 @@ impl Lanes {
         if !taken.is_empty() {
             return CacheIn::Fresh(taken.into());
         }
-        if self.ran.contains_key(&def.id) {
+        if self.rooms.has_run(def.id) {
             // It has ended a run with it, or runs where it is again.
             self.shared.vault.forget(def.id);
             return CacheIn::Stays;
@@ -362,6 +369,12 @@ impl ShardPlugins for Lanes {
         }
     }
 
+    fn ready_deferred(&mut self, trigger: &Trigger, seat: Seat, cost_ns: u64, alone: bool) -> Seated {
+        let id = trigger.def.id;
+        // What is in the inline interpreter, or on the way to it, comes along with the run.
+        self.rooms.seat(id, seat, cost_ns, alone && !self.caches.contains_key(&id))
+    }
+
     fn run_inline(&mut self, request: RunRequest) -> RunReport {
         let code = request.trigger.code.current();
         let prepared = self.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
@@ -396,21 +409,24 @@ impl ShardPlugins for Lanes {
         if request.lane == policy::Lane::Process {
             return self.process.submit(request);
         }
-        if self.deferred.is_full() {
+        let trigger = request.trigger.def.id;
+        if self.rooms.of(trigger).is_full() {
             return Err(Box::new(request));
         }
-        let Some(taken) = self.give_cache(&request) else { return Err(Box::new(request)) };
+        let Some(mut taken) = self.give_cache(&request) else { return Err(Box::new(request)) };
+        if taken.is_empty() {
+            taken = self.rooms.take_brought(trigger);
+        }
         let cache = self.cache_for(&request.trigger.def, taken);
-        let generation = self.deferred.generation();
-        let before = self.ran.insert(request.trigger.def.id, generation);
-        if before.is_some_and(|before| before != generation) {
+        let (room, lost) = self.rooms.enter(trigger);
+        if lost {
             let text = "the interpreter that the trigger ran in was given up because of another plugin's run: what its cache held there is lost";
             tell(self.shared.host.as_ref(), &request, text.to_owned());
         }
-        match self.deferred.send(Job::Run(Box::new(request), cache)) {
+        match room.send(Job::Run(Run { request: Box::new(request), cache, home: self.completions.clone() })) {
             Ok(()) => Ok(()),
-            // This thread has seen room; a worker may have given a job back since.
-            Err(Job::Run(request, _)) => Err(request),
+            // This thread has seen room; a worker may have given a job back since, or another shard has sent one.
+            Err(Job::Run(run)) => Err(run.request),
             Err(_) => unreachable!("sent a run"),
         }
     }
@@ -423,16 +439,16 @@ impl ShardPlugins for Lanes {
         }
         self.restored.insert(trigger);
         self.caches.remove(&trigger);
-        if self.ran.remove(&trigger).is_some() {
+        if let Some(room) = self.rooms.forget(trigger) {
             self.forgotten.insert(trigger);
             // If there is no room, the next run sees to it.
-            let _full = self.deferred.send(Job::DropCache(trigger));
+            let _full = room.send(Job::DropCache(trigger));
         }
         self.process.forget(trigger);
     }
 
     fn stop_runs(&mut self) {
-        self.deferred.nudge();
+        self.rooms.all().for_each(|room| room.nudge());
         self.process.ring_all();
     }
 
@@ -444,15 +460,24 @@ impl ShardPlugins for Lanes {
             self.take_back(failed);
         }
         let mut kept = self.here().map(|interpreter| interpreter.dump_caches()).unwrap_or_default();
-        let (tell, told) = channel::bounded(1);
-        let asked = self.deferred.send(Job::DumpCaches(tell)).is_ok();
-        match told.recv_deadline(until) {
-            Ok(deferred) if asked => kept.extend(deferred),
-            _ => tracing::warn!("caches of the deferred lane are not kept for the next start: its workers are busy"),
+        let asked: Vec<_> = self
+            .rooms
+            .all()
+            .map(|room| {
+                let (tell, told) = channel::bounded(1);
+                room.send(Job::DumpCaches(tell)).is_ok().then_some(told)
+            })
+            .collect();
+        for told in asked {
+            match told.and_then(|told| told.recv_deadline(until).ok()) {
+                Some(deferred) => kept.extend(deferred),
+                None => tracing::warn!(
+                    "caches of a deferred interpreter are not kept for the next start: its workers are busy"
+                ),
+            }
         }
-        for trigger in self.ran.keys() {
-            self.shared.vault.forget(*trigger);
-        }
+        let here = self.rooms.ran().filter(|(_, room)| self.rooms.all().any(|mine| Arc::ptr_eq(mine, room)));
+        here.for_each(|(trigger, _)| self.shared.vault.forget(trigger));
         for (trigger, cache, live) in kept {
             self.shared.vault.put(trigger, cache, &live);
         }
@@ -461,7 +486,7 @@ impl ShardPlugins for Lanes {
 
 /// The helper's life: imports into an interpreter that another thread runs plugins in.
 fn help(interpreter: InterpreterId, errands: &Receiver<Errand>, wake: &dyn Completions, scheduling: &Scheduling) {
-    scheduling.apply();
+    scheduling.apply(Priority::Short);
     while let Ok(Errand { modules, directory, cache, done }) = errands.recv() {
         // Attached for one errand only: the GIL belongs to the shard.
         let failed = match Interpreter::join(interpreter) {

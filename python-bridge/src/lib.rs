@@ -26,6 +26,7 @@ mod output;
 mod prepare;
 mod process;
 mod refusals;
+mod rooms;
 mod runtime;
 mod stack;
 

@@ -48,6 +48,23 @@ pub fn account_of(interpreter: InterpreterId, trigger: TriggerId) -> Option<&'st
     }))
 }
 
+/// Bytes that triggers hold in an interpreter of that number.
+pub fn held_in(interpreter: usize) -> u64 {
+    let accounts = ACCOUNTS.read();
+    let all = accounts.iter().flat_map(|accounts| &accounts.of);
+    all.filter(|((of, _), _)| *of == interpreter).map(|(_, account)| account.held()).sum()
+}
+
+/// Does something on this thread, and how many bytes Python holds for it afterwards; 0 if memory is not counted in this process.
+pub fn counted<R>(body: impl FnOnce() -> R) -> (R, u64) {
+    if !pymem::is_counted() {
+        return (body(), 0);
+    }
+    let account = Account::new(0);
+    let done = pymem::charge(account, body);
+    (done, account.held())
+}
+
 /// The number of the account that this thread is charged to; 0 if there is none.
 pub fn charged_number() -> u64 {
     pymem::charged().map_or(0, |account| account.number() as u64)

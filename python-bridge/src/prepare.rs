@@ -14,7 +14,7 @@ use saltus_core::ports::{PluginCode, PluginError};
 use crate::ffi::pystate::InterpreterId;
 use crate::ffi::{Object, Py, PyResult};
 use crate::interpreter::{failure, plain_error};
-use crate::runtime::Scheduling;
+use crate::runtime::{Priority, Scheduling};
 
 /// Versions kept; beyond it the collection starts again.
 const KEPT_MAX: usize = 4096;
@@ -59,7 +59,7 @@ impl Preparer {
         std::thread::Builder::new()
             .name("saltus-py-prep".to_owned())
             .spawn(move || {
-                scheduling.apply();
+                scheduling.apply(Priority::Short);
                 live(main, &queue, &kept);
             })
             .map_err(|e| failure("OSError", &format!("cannot start the thread that compiles plugins: {e}")))?;

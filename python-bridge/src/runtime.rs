@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::thread::CpuSet;
@@ -20,6 +20,7 @@ use crate::lanes::{Lanes, Shared};
 use crate::native;
 use crate::prepare::{Preparer, error_of};
 use crate::process::{ProcessConfig, ProcessCounts, ProcessLane, Workers};
+use crate::rooms::Directory;
 
 /// How plugins are run.
 #[derive(Clone, Debug)]
@@ -34,6 +35,10 @@ pub struct PythonConfig {
     pub deferred_workers: usize,
     /// Runs that may wait for them.
     pub queue_max: usize,
+    /// Interpreters of their own that triggers with long runs may have in the whole process; each shard may have one in any case.
+    pub own_interpreters: usize,
+    /// Bytes that these may hold together before no more are made, with all that their triggers hold in them.
+    pub own_interpreters_memory: u64,
     /// The CPUs that shards are pinned to; `None` if they may be on any. Workers use the others; where there are none, all, at
     /// the lowest priority.
     pub shard_cpus: Option<Vec<usize>>,
@@ -66,6 +71,8 @@ impl Default for PythonConfig {
             environment: Vec::new(),
             deferred_workers: 16,
             queue_max: saltus_core::limits::DEFERRED_QUEUE_MAX,
+            own_interpreters: saltus_core::limits::OWN_INTERPRETERS_MAX,
+            own_interpreters_memory: saltus_core::limits::OWN_INTERPRETERS_BYTES_MAX,
             shard_cpus: None,
             hardened: false,
             memory_limits: true,
@@ -96,14 +103,29 @@ pub struct CacheCounts {
 /// After a stop has begun, calls of the plugin API raise; what still runs after so long is interrupted.
 pub const STOP_GRACE: Duration = Duration::from_millis(250);
 
+/// How urgent the work of a thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Somebody waits for it, and it is soon over.
+    Short,
+    /// It may take long, and gives way to everybody else.
+    Long,
+}
+
 /// How worker threads and worker processes are scheduled. A new thread inherits the CPU that its shard is pinned to, and a busy
 /// one there costs the shard's wake-ups more than a millisecond: so workers have the CPUs that no shard has, of those that the
-/// process could use when the runtime was started. If shards have them all, workers share them at the lowest priority.
+/// process could use when the runtime was started. If shards have them all, workers share them at a lower priority. Those that may take
+/// long give way to the others in either case.
 #[derive(Clone)]
 pub struct Scheduling {
     cpus: Option<CpuSet>,
-    lowest_priority: bool,
+    shares: bool,
 }
+
+/// The lowest priority.
+const NICE_LONG: i32 = 19;
+/// Below the shards, and far above what may take long.
+const NICE_SHORT: i32 = 5;
 
 impl Scheduling {
     fn beside(available: Option<CpuSet>, shard_cpus: Option<&[usize]>) -> Self {
@@ -113,20 +135,30 @@ impl Scheduling {
             others
         });
         match others.filter(|others| others.count() > 0) {
-            Some(others) => Scheduling { cpus: Some(others), lowest_priority: false },
-            None => Scheduling { cpus: available, lowest_priority: true },
+            Some(others) => Scheduling { cpus: Some(others), shares: false },
+            None => Scheduling { cpus: available, shares: true },
         }
     }
 
-    /// Applies it to this thread; what the system refuses stays as it was, with a warning.
-    pub fn apply(&self) {
+    fn nice(&self, priority: Priority) -> i32 {
+        match priority {
+            Priority::Long => NICE_LONG,
+            Priority::Short if self.shares => NICE_SHORT,
+            Priority::Short => 0,
+        }
+    }
+
+    /// Applies it to this thread, which has the priority of those that start workers; what the system refuses stays as it was, with a
+    /// warning.
+    pub fn apply(&self, priority: Priority) {
         if let Some(cpus) = &self.cpus
             && let Err(error) = rustix::thread::sched_setaffinity(None, cpus)
         {
             tracing::warn!(%error, "a plugin worker stays on its shard's cpu");
         }
-        if self.lowest_priority
-            && let Err(error) = rustix::process::nice(19)
+        let nice = self.nice(priority);
+        if nice != 0
+            && let Err(error) = rustix::process::setpriority_process(None, nice)
         {
             tracing::warn!(%error, "a plugin worker keeps its shard's priority");
         }
@@ -176,8 +208,20 @@ impl PythonRuntime {
         let (stopping, running) = (AtomicBool::new(false), AtomicUsize::new(0));
         let deferred_grace = config.deferred_grace;
         let vault = CacheVault::open(config.cache_file.clone(), Self::python_series(), config.restore_caches);
-        let shared =
-            Arc::new(Shared { host, surroundings, scheduling, preparer, vault, stopping, deferred_grace, running });
+        let shared = Arc::new(Shared {
+            host,
+            surroundings,
+            scheduling,
+            preparer,
+            vault,
+            stopping,
+            deferred_grace,
+            running,
+            rooms: Directory::default(),
+            rooms_made: AtomicU32::new(0),
+            own_interpreters: AtomicUsize::new(0),
+            own_interpreters_max: (config.own_interpreters, config.own_interpreters_memory),
+        });
         let workers = Workers::start(shared.clone(), config.process.clone())?;
         Ok(Arc::new(PythonRuntime { shared, config, main, workers }))
     }
@@ -208,6 +252,11 @@ impl PythonRuntime {
     pub fn cache_counts(&self) -> CacheCounts {
         let (global_values, global_bytes) = global_cache::local().size();
         CacheCounts { vault: self.shared.vault.counts(), global_values, global_bytes, evicted: global_cache::evicted() }
+    }
+
+    /// How many interpreters of their own triggers have, and the bytes that these hold.
+    pub fn own_interpreters(&self) -> (usize, u64) {
+        (self.shared.own_interpreters.load(Ordering::Relaxed), self.shared.rooms.own_bytes())
     }
 
     /// Compiles a plugin without running it; the names that its top level binds.
@@ -338,15 +387,18 @@ mod tests {
     }
 
     #[test]
-    fn workers_have_the_cpus_that_no_shard_has_or_the_lowest_priority() {
-        let check = |available: &[usize], shards: Option<&[usize]>, cpus: &[usize], lowest: bool| {
+    fn workers_have_the_cpus_that_no_shard_has_or_a_lower_priority() {
+        let check = |available: &[usize], shards: Option<&[usize]>, cpus: &[usize], shares: bool| {
             let scheduling = Scheduling::beside(Some(set(available)), shards);
-            assert_eq!((scheduling.cpus, scheduling.lowest_priority), (Some(set(cpus)), lowest));
+            assert_eq!((scheduling.cpus, scheduling.shares), (Some(set(cpus)), shares));
         };
         check(&[0, 1, 2], Some(&[0, 1]), &[2], false);
         check(&[0, 1], Some(&[0, 1]), &[0, 1], true);
         check(&[0, 1], None, &[0, 1], true);
         check(&[3], Some(&[0, 100_000]), &[3], false);
-        assert!(Scheduling::beside(None, Some(&[0])).lowest_priority);
+        let (apart, shares) =
+            (Scheduling::beside(Some(set(&[0, 1])), Some(&[0])), Scheduling::beside(None, Some(&[0])));
+        assert_eq!([Priority::Short, Priority::Long].map(|priority| apart.nice(priority)), [0, NICE_LONG]);
+        assert_eq!([Priority::Short, Priority::Long].map(|priority| shares.nice(priority)), [NICE_SHORT, NICE_LONG]);
     }
 }

@@ -220,6 +220,8 @@ fn start_python(config: &Config, host: Arc<host::Host>) -> Option<Arc<PythonRunt
         site_packages: config.virtual_env.iter().map(|venv| site_packages(venv)).collect(),
         environment: plugin_environment(config),
         deferred_workers: config.deferred_workers,
+        own_interpreters: config.own_interpreters,
+        own_interpreters_memory: config.own_interpreters_memory,
         shard_cpus: config.cpus.iter().copied().collect(),
         hardened: config.python_hardened,
         stall_limit: config.stall_limit,

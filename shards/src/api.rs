@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use saltus_core::ids::{MonoNs, ShardId, TableId};
 use saltus_core::line_protocol::{LineError, Precision};
 use saltus_core::names::NewTableError;
-use saltus_core::policy::Lane;
+use saltus_core::policy::{Lane, seat::Seat};
 use saltus_core::ports::MemoryUse;
 use saltus_core::trigger::{Limits, TriggerDef};
 
@@ -208,6 +208,8 @@ pub struct TriggerStats {
     pub lane: Lane,
     /// Why it is that lane.
     pub lane_reason: String,
+    /// Which interpreter its deferred runs take; `None` in other lanes.
+    pub seat: Option<Seat>,
     /// For how long it has been.
     pub lane_for: Duration,
     /// What keeps the trigger out of the inline lane for now.

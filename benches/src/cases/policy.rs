@@ -28,7 +28,7 @@ impl Decisions {
         self.now += PERIOD_NS;
         let now = MonoNs(self.now);
         self.budget.begin_turn();
-        let rows = self.policy.inline_rows_max().min(3) * usize::from(self.budget.turn_has_room());
+        let rows = self.policy.rows_max().min(3) * usize::from(self.budget.turn_has_room());
         // Every run costs a little more or less, so that the percentiles have something to find.
         let nanoseconds = RUN_NS + (self.now / PERIOD_NS) % 97;
         let changed = self.policy.observe(Observation::Ran(Cost { nanoseconds, rows, event_rows: 1 }), now);

@@ -88,7 +88,7 @@ fn another_budget_is_in_force_at_once() {
     life.run(RUNS_TO_EARN, cost(3_000));
     assert_eq!(life.policy.lane(), Lane::Inline);
     life.run(RUNS_TO_EARN, cost(4_000));
-    assert_eq!((life.policy.lane(), life.policy.inline_rows_max()), (Lane::Inline, 1));
+    assert_eq!((life.policy.lane(), life.policy.rows_max()), (Lane::Inline, 1));
     life.policy.set_budget(BUDGET);
     life.run(1, cost(4_000));
     assert_eq!(life.policy.reason(), &Reason::Slow { p99: Duration::from_millis(4) });
@@ -115,7 +115,7 @@ fn runs_over_many_events_are_judged_by_what_one_event_costs() {
     life.run(RUNS_TO_EARN, batch);
     assert_eq!(life.policy.lane(), Lane::Inline, "50 us for ten rows");
     life.run(RUNS_TO_EARN, Cost { nanoseconds: 100_000, rows: 20, event_rows: 10 });
-    assert_eq!(life.policy.inline_rows_max(), 50, "5 us a row, 250 us a run");
+    assert_eq!(life.policy.rows_max(), 50, "5 us a row, 250 us a run");
 }
 
 #[test]
@@ -397,4 +397,117 @@ proptest! {
             prop_assert_eq!(budget.charge(TriggerId(1), cost, now), None);
         }
     }
+}
+
+/// A trigger that its operator has deferred, so that nothing but its seat moves.
+fn deferred() -> Life {
+    let now = MonoNs(1);
+    let policy = Policy::new(Execution::Deferred, Isolation::Auto, BUDGET, now);
+    Life { policy, now, decisions: Vec::new() }
+}
+
+const LONG: u64 = LONG_RUN_US + 1;
+
+#[test]
+fn who_is_new_is_with_the_new_until_its_runs_have_been_short_for_a_while() {
+    let mut life = deferred();
+    life.run(RUNS_TO_EARN - 1, cost(1_000));
+    assert_eq!((life.policy.seat(), life.policy.take_moved()), (Seat::New, None));
+    life.run(1, cost(1_000));
+    assert_eq!((life.policy.seat(), life.policy.take_moved()), (Seat::Shared, Some(Reason::Short)));
+    assert_eq!(life.policy.take_moved(), None, "said once");
+    life.run(1000, cost(1_000));
+    life.tell(Observation::CodeChanged);
+    assert_eq!(life.policy.seat(), Seat::New, "nothing is known of new code");
+}
+
+#[test]
+fn who_takes_long_sits_apart_until_it_has_been_short_for_long() {
+    let mut life = deferred();
+    life.run(1, cost(1_000_000));
+    assert_eq!(life.policy.seat(), Seat::New, "the first run imports modules");
+    life.run(1, cost(200_000));
+    let p90 = Duration::from_millis(200);
+    assert_eq!((life.policy.seat(), life.policy.take_moved()), (Seat::Own, Some(Reason::Long { p90 })));
+    assert!(
+        life.policy.account().ends_with("its runs take long (p90 200ms of CPU time): it has an interpreter of its own")
+    );
+    life.tell(Observation::Crowded(true));
+    assert!(life.policy.account().contains("which it shares with others like it"), "{}", life.policy.account());
+
+    for returns in 0..3 {
+        let from = life.now;
+        // By runs of 1 ms each the clock of this test moves.
+        while life.policy.seat() == Seat::Own {
+            life.run(1, cost(10));
+        }
+        let waited = life.now.since(from);
+        // It was moved by one of the last thirty runs.
+        assert!(waited + 30 * MS >= (10_000 * MS) << returns, "it came back after {waited} ns");
+        assert!(matches!(life.policy.take_moved(), Some(Reason::ShortAgain { .. })));
+        life.run(30, cost(LONG));
+        assert_eq!(life.policy.seat(), Seat::Own);
+    }
+}
+
+#[test]
+fn one_run_in_five_that_takes_a_little_longer_moves_nobody_by_itself_but_every_tenth_does() {
+    let mut life = deferred();
+    life.run(RUNS_TO_EARN, cost(100));
+    for _ in 0..50 {
+        life.run(19, cost(100));
+        life.run(1, cost(LONG));
+    }
+    assert_eq!(life.policy.seat(), Seat::Shared);
+    for _ in 0..50 {
+        life.run(5, cost(100));
+        life.run(1, cost(LONG));
+    }
+    assert_eq!(life.policy.seat(), Seat::Own);
+}
+
+#[test]
+fn who_was_interrupted_sits_apart_at_once_and_who_was_inline_is_not_new() {
+    let mut life = deferred();
+    life.tell(Observation::Overran(Duration::from_millis(400)));
+    assert_eq!(life.policy.seat(), Seat::Own);
+
+    let mut life = Life::new();
+    life.run_until_inline();
+    life.tell(Observation::Blocked("open".into()));
+    assert_eq!((life.policy.lane(), life.policy.seat()), (Lane::Deferred, Seat::Shared));
+    let mut life = Life::new();
+    life.run_until_inline();
+    life.tell(Observation::Overran(Duration::from_millis(10)));
+    assert_eq!((life.policy.lane(), life.policy.seat()), (Lane::Deferred, Seat::New));
+}
+
+#[test]
+fn what_holds_a_trigger_where_it_is_is_said_and_asked_again_later() {
+    let mut life = deferred();
+    life.run(RUNS_TO_EARN, cost(100));
+    life.run(1, cost(100));
+    life.run(1, cost(100_000));
+    assert_eq!(life.policy.seat(), Seat::Own);
+    life.tell(Observation::Stays { seat: Seat::Shared, why: "its cache holds a lock".into() });
+    assert!(life.policy.account().ends_with("it stays in its interpreter: its cache holds a lock"));
+    life.run(1_000, cost(100_000));
+    assert_eq!(life.policy.seat(), Seat::Shared);
+    life.now.0 += 60_000 * MS;
+    life.run(1, cost(100_000));
+    assert_eq!(life.policy.seat(), Seat::Own);
+
+    let room = RoomId(7);
+    life.tell(Observation::LivesIn { room, what: "'lock' of the global cache".into() });
+    life.run(1_000, cost(100_000));
+    assert_eq!(life.policy.seat(), Seat::Beside(room), "what it shares keeps it there");
+}
+
+#[test]
+fn a_run_is_given_no_more_rows_than_fit_where_others_wait_for_it() {
+    let mut life = deferred();
+    life.run(10, Cost { nanoseconds: MS, rows: 100, event_rows: 1 });
+    assert_eq!(life.policy.rows_max(), LONG_RUN_US as usize / 10, "10 us a row");
+    life.run(10, cost(200_000));
+    assert_eq!((life.policy.seat(), life.policy.rows_max()), (Seat::Own, usize::MAX), "nobody waits for it there");
 }

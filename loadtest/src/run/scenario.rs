@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 const MANUAL: &str = "docs/book/src/load-testing.md";
 
 /// The scenarios that are part of the program, in the order in which they are shown.
-const SHIPPED: [(&str, &str); 15] = [
+const SHIPPED: [(&str, &str); 16] = [
     ("single-row", include_str!("../../scenarios/single-row.toml")),
     ("single-row-no-sync", include_str!("../../scenarios/single-row-no-sync.toml")),
+    ("many-writers", include_str!("../../scenarios/many-writers.toml")),
     ("ramp", include_str!("../../scenarios/ramp.toml")),
     ("queryable", include_str!("../../scenarios/queryable.toml")),
     ("http-trigger", include_str!("../../scenarios/http-trigger.toml")),

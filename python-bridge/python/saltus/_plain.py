@@ -27,6 +27,14 @@ def dump(space: dict[str, tuple[Any, int | None]], items_max: int) -> bytes:
     return marshal.dumps(copy(space, items_max))
 
 
+def dump_whole(space: dict[str, tuple[Any, int | None]]) -> bytes:
+    """The entries of one trigger's cache as bytes, of whatever size; what is in two places stays so."""
+    kept, live = dump_what_can_be(space)
+    if live:
+        raise NotPlain(f"its cache holds live objects, which no other interpreter can have: {', '.join(live)}")
+    return kept
+
+
 def dump_what_can_be(space: dict[str, tuple[Any, int | None]]) -> tuple[bytes, list[str]]:
     """The entries whose values are plain, and the keys of the others. What is in two places stays so."""
     kept: dict[str, tuple[Any, int | None]] = {}

@@ -4,7 +4,8 @@
 //! - Those of a trigger in its interpreter: `_saltus._cache_spaces`, a dict by trigger of dicts `{key: (value, expiry or None)}`.
 //! - Global ones as well, under -1, with entries `(value, expiry or None, version, is live)`. Besides, the plain ones are as bytes in
 //!   [`crate::global_cache`], which all interpreters and worker processes of the server share. A plain value is the same object
-//!   in its interpreter and a copy in others, until a newer one is put; a live object is seen in its own interpreter only.
+//!   in its interpreter and a copy in others, until a newer one is put. A live object is in one interpreter: a deferred run that asks
+//!   for it elsewhere is unwound, and made again there with its trigger.
 //!
 //! Expiry is the system's clock, in nanoseconds since 1970.
 
@@ -12,7 +13,7 @@ use std::ffi::CStr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use saltus_core::ids::TriggerId;
+use saltus_core::ids::{RoomId, TriggerId};
 use saltus_core::limits::{
     CACHE_SWEEP_SECS, GLOBAL_CACHE_VALUE_BYTES_MAX, INLINE_CACHE_VALUE_ITEMS_MAX, PLUGIN_TEST_CACHE_SECS,
 };
@@ -23,7 +24,7 @@ use crate::ffi::methodobject::{Args, Method};
 use crate::ffi::pyerrors::Builtin;
 use crate::ffi::typeobject::{Payload, TypeBuilder};
 use crate::ffi::{Object, Py, PyResult, Raised};
-use crate::global_cache::{self, Found};
+use crate::global_cache::{self, Found, Home, Who};
 
 /// The payload.
 pub struct Cache {
@@ -104,9 +105,9 @@ impl Cache {
             Some(bytes) => Some(bytes.to_vec()),
             None => None,
         };
-        let live = Object::bool(py, plain.is_none());
+        let (live, who) = (Object::bool(py, plain.is_none()), self.who());
         let version = py
-            .detach(|| global_cache::store().put(name, plain, expiry))
+            .detach(|| global_cache::store().put(name, plain, expiry, &who))
             .map_err(|why| Raised::new(py, Builtin::Runtime, &why))?;
         let expiry = instant(py, expiry)?;
         let entry = Object::tuple(py, vec![value, expiry, Object::uint(py, version)?, live])?;
@@ -118,54 +119,72 @@ impl Cache {
         let mine = space.dict_get(py, key)?;
         let known = match &mine {
             None => None,
-            Some(entry) => {
-                let entry = entry.sequence_items(py)?;
-                Some((entry[2].extract_u64(py)?, entry[3].truthy(py)?))
-            }
+            Some(entry) => Some(entry.sequence_items(py)?[2].extract_u64(py)?),
         };
-        let version = known.map(|(version, _)| version);
+        let who = self.who();
         let found = py
-            .detach(|| global_cache::store().get(name, version))
+            .detach(|| global_cache::store().get(name, known, &who))
             .map_err(|why| Raised::new(py, Builtin::Runtime, &why))?;
-        match (found, mine, known) {
-            (Found::Newer { bytes, expiry, version }, ..) => {
+        match (found, mine) {
+            (Found::Elsewhere { room, place }, _) => Err(self.elsewhere(py, name, room, &place)),
+            (Found::Newer { bytes, expiry, version }, _) => {
                 let value = self.info.natives.marshal_loads.call(py, [&Object::bytes(py, &bytes)?])?;
                 let expiry = instant(py, expiry)?;
                 let (version, live) = (Object::uint(py, version)?, Object::bool(py, false));
                 space.dict_set(py, key, &Object::tuple(py, vec![value.clone(), expiry, version, live])?)?;
                 Ok(Some(value))
             }
-            (Found::Same, Some(entry), _) => Ok(entry.sequence_items(py)?.into_iter().next()),
-            // A live object of this interpreter, unless it has expired.
-            (Found::Nothing, Some(entry), Some((_, true))) => {
-                let items = entry.sequence_items(py)?;
-                if has_expired(py, &items[1])? {
+            (Found::Same, Some(entry)) => Ok(entry.sequence_items(py)?.into_iter().next()),
+            (_, Some(entry)) => {
+                // Another thread may have put a new one.
+                if space.dict_get(py, key)?.is_some_and(|now| now.is(&entry)) {
                     space.call_method(py, "pop", [key, &Object::none(py)])?;
-                    return Ok(None);
                 }
-                Ok(items.into_iter().next())
-            }
-            (_, Some(_), _) => {
-                space.call_method(py, "pop", [key, &Object::none(py)])?;
                 Ok(None)
             }
-            (_, None, _) => Ok(None),
+            (_, None) => Ok(None),
         }
+    }
+
+    fn who(&self) -> Who {
+        let info = &self.info;
+        let home = match (info.natives.room.get(), info.lane) {
+            (Some(room), _) => Home::Room(room),
+            (None, Lane::Inline) => Home::Inline(info.shard),
+            (None, Lane::Deferred) => Home::Worker(info.trigger_id),
+        };
+        Who { home, trigger: info.trigger_id, name: info.trigger.clone() }
+    }
+
+    /// A live object is in another interpreter: the run is made again there, or says why it cannot.
+    fn elsewhere(&self, py: Py, name: &str, room: Option<RoomId>, place: &str) -> Raised {
+        let info = &self.info;
+        let is_here = info.natives.room.get().is_some();
+        if let (Some(room), true, true) = (room, is_here, info.may_move) {
+            let what = format!("'{name}' of the global cache").into();
+            if let Err(raised) = info.unwind(py, Unwound::LivesIn { room, what }) {
+                return raised;
+            }
+        }
+        let remedy = match (room, is_here) {
+            (Some(_), true) => {
+                "this trigger cannot move there, as it holds live objects of its own, or of yet another one"
+            }
+            (Some(_), false) if info.lane == Lane::Inline => "create this trigger with --execution auto or deferred",
+            (Some(_), false) => "a trigger in a process of its own cannot have it",
+            (None, _) => "create that trigger with --execution deferred and without --isolation process",
+        };
+        let text = format!(
+            "the value of '{name}' in the global cache is a live object {place}: {remedy}; or put plain values, which every trigger can have"
+        );
+        Raised::new(py, Builtin::Runtime, &text)
     }
 
     fn delete_global(&self, py: Py, key: &Object, name: &str) -> PyResult<bool> {
         let shared =
             py.detach(|| global_cache::store().delete(name)).map_err(|why| Raised::new(py, Builtin::Runtime, &why))?;
-        let space = self.global_space(py)?;
-        let mine = space.dict_get(py, key)?;
-        let live = match &mine {
-            Some(entry) => entry.sequence_items(py)?[3].truthy(py)?,
-            None => false,
-        };
-        if mine.is_some() {
-            space.call_method(py, "pop", [key, &Object::none(py)])?;
-        }
-        Ok(shared || live)
+        self.global_space(py)?.call_method(py, "pop", [key, &Object::none(py)])?;
+        Ok(shared)
     }
 }
 

@@ -16,6 +16,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
+use saltus_core::ids::RoomId;
+
 use crate::deadline;
 use crate::ffi::methodobject::{Args, Function};
 use crate::ffi::moduleobject::{self, Functions};
@@ -74,6 +76,8 @@ pub struct Natives {
     pub cache_spaces: Object,
     /// When they were last searched for expired ones, by this thread.
     pub cache_swept: Cell<Option<Instant>>,
+    /// The deferred interpreter that this is, if it is one of the server's.
+    pub room: Cell<Option<RoomId>>,
 }
 
 impl Natives {
@@ -105,6 +109,7 @@ impl Natives {
             names: names::Names::default(),
             cache_spaces: module.getattr(py, "_cache_spaces")?,
             cache_swept: Cell::new(None),
+            room: Cell::new(None),
         }))
     }
 }

@@ -121,6 +121,13 @@ pub enum CacheSaid {
     },
     /// To `Get`: there is none.
     Nothing,
+    /// To `Get`: a live object, and where it is.
+    Elsewhere {
+        /// The number of the deferred interpreter, if it is in one.
+        room: Option<u32>,
+        /// In words.
+        place: String,
+    },
     /// To `Put`: its version.
     Put(u64),
     /// To `Delete`: whether there was one.
@@ -133,6 +140,7 @@ impl From<Found> for CacheSaid {
             Found::Same => CacheSaid::Same,
             Found::Newer { bytes, expiry, version } => CacheSaid::Newer { value: Blob(bytes), expiry, version },
             Found::Nothing => CacheSaid::Nothing,
+            Found::Elsewhere { room, place } => CacheSaid::Elsewhere { room: room.map(|room| room.0), place },
         }
     }
 }
@@ -156,6 +164,7 @@ pub struct Run {
     pub received_ns: u64,
     pub depth: u8,
     pub attempt: u32,
+    pub long: bool,
     pub api: ApiSettings,
     /// Of its schedule, if that names local times.
     pub time_zone: Option<String>,

@@ -21,7 +21,7 @@ use super::desk::{Desk, Takings};
 use super::supervisor::Supervisor;
 use super::{ProcessConfig, Workers};
 use crate::interpreter::failure;
-use crate::runtime::Scheduling;
+use crate::runtime::{Priority, Scheduling};
 
 /// Orders that may wait for the thread; more of them give runs back to their shards.
 const ORDERS_MAX: usize = 256;
@@ -64,7 +64,7 @@ impl Starter {
         std::thread::Builder::new()
             .name("saltus-starter".to_owned())
             .spawn(move || {
-                scheduling.apply();
+                scheduling.apply(Priority::Short);
                 thread.live(&taken);
             })
             .map_err(|e| failure("OSError", &format!("cannot start the thread of the process lane: {e}")))?;
@@ -130,7 +130,7 @@ impl Thread {
         let (handed_over, taken) = channel::bounded::<(Takings, Arc<()>)>(1);
         let thread = std::thread::Builder::new().name("saltus-process".to_owned()).spawn(move || {
             if let Ok((takings, _alive)) = taken.recv() {
-                workers.shared.scheduling.apply();
+                workers.shared.scheduling.apply(Priority::Short);
                 Supervisor::new(workers, takings, trigger).live();
             }
         });

@@ -41,7 +41,7 @@ use super::message::{
 use super::starter::Started;
 use crate::effects;
 use crate::ffi::time;
-use crate::global_cache;
+use crate::global_cache::{self, Home, Who};
 use crate::interpreter::failure;
 use crate::prepare::Prepared;
 
@@ -240,7 +240,7 @@ impl Supervisor {
             Some(process) => process,
             None => self.start_process(request.limits.memory_bytes)?,
         };
-        process.depth = request.depth;
+        (process.depth, process.trigger_id) = (request.depth, request.trigger.def.id);
         let kept = shared.vault.get(def.id).filter(|_| wants_cache);
         if process.hand_over(&mut message, code, prepared, rows.as_ref(), (&request.state, kept.as_deref())).is_err() {
             // It has died since the last run and nobody has noticed: the run has not begun.
@@ -453,11 +453,14 @@ fn cancelled() -> PluginError {
 }
 
 /// What the server's global cache says.
-fn global(ask: CacheAsk) -> CacheSaid {
+fn global(ask: CacheAsk, who: &Who) -> CacheSaid {
     let cache = global_cache::local();
     match ask {
-        CacheAsk::Get { key, known } => cache.get(&key, known).into(),
-        CacheAsk::Put { key, value, expiry } => CacheSaid::Put(cache.put(&key, value.map(|Blob(bytes)| bytes), expiry)),
+        CacheAsk::Get { key, known } => cache.get(&key, known, who).into(),
+        CacheAsk::Put { key, value, expiry } => CacheSaid::Put(match value {
+            Some(Blob(bytes)) => cache.put(&key, bytes, expiry),
+            None => cache.put_live(&key, expiry, who),
+        }),
         CacheAsk::Delete { key } => CacheSaid::Deleted(cache.delete(&key)),
     }
 }
@@ -525,6 +528,7 @@ fn run_message(request: &RunRequest, code: &PluginCode, event: Event) -> Run {
         limits: request.limits,
         received_ns: request.received.0,
         depth: request.depth,
+        long: request.long,
         attempt: request.attempt,
         api: request.trigger.def.api,
         time_zone: match &request.trigger.def {
@@ -578,6 +582,8 @@ struct Process {
     state: Option<u64>,
     /// How deep the run of now is in a chain.
     depth: u8,
+    /// The trigger of that run.
+    trigger_id: TriggerId,
     /// Which trigger it works for, for its log lines.
     db: Arc<str>,
     /// Where its words go: the server's host, or that of its last run, if that was a test.
@@ -609,6 +615,7 @@ impl Process {
             code: None,
             state: None,
             depth: 0,
+            trigger_id: TriggerId(0),
             db: "".into(),
             host,
             stop: Arc::default(),
@@ -753,7 +760,9 @@ impl Process {
             }
             FromWorker::Cache { id, ask } => {
                 // A worker that is gone needs no answer.
-                let _gone = self.channel.send(&ToWorker::Cached { id, said: global(ask) }, None);
+                let home = Home::Worker(self.trigger_id);
+                let who = Who { home, trigger: self.trigger_id, name: self.trigger.clone() };
+                let _gone = self.channel.send(&ToWorker::Cached { id, said: global(ask, &who) }, None);
             }
             // Of a run that is over.
             FromWorker::Stream { run_id, .. } | FromWorker::Piece { run_id } => {

@@ -21,7 +21,7 @@ use arrow::array::RecordBatch;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
-use saltus_core::ids::{Epoch, EventId, MonoNs, RunId, Sequence, ShardId, Stream, TriggerId};
+use saltus_core::ids::{Epoch, EventId, MonoNs, RoomId, RunId, Sequence, ShardId, Stream, TriggerId};
 use saltus_core::limits::CACHE_SAVED_BYTES_MAX;
 use saltus_core::policy;
 use saltus_core::ports::{
@@ -40,7 +40,7 @@ use super::{memory, system};
 use crate::deadline;
 use crate::effects::{self, Lane};
 use crate::ffi::{pylifecycle, time};
-use crate::global_cache::{self, Found, Store};
+use crate::global_cache::{self, Found, Store, Who};
 use crate::interpreter::{Interpreter, failure};
 use crate::prepare::Prepared;
 use crate::runtime::{STOP_GRACE, find_home};
@@ -299,16 +299,17 @@ impl ServersCache {
 }
 
 impl Store for ServersCache {
-    fn get(&self, key: &str, known: Option<u64>) -> Result<Found, String> {
+    fn get(&self, key: &str, known: Option<u64>, _who: &Who) -> Result<Found, String> {
         match self.ask(CacheAsk::Get { key: key.to_owned(), known })? {
             CacheSaid::Same => Ok(Found::Same),
             CacheSaid::Newer { value: Blob(bytes), expiry, version } => Ok(Found::Newer { bytes, expiry, version }),
             CacheSaid::Nothing => Ok(Found::Nothing),
+            CacheSaid::Elsewhere { room, place } => Ok(Found::Elsewhere { room: room.map(RoomId), place }),
             CacheSaid::Put(_) | CacheSaid::Deleted(_) => Err(MIXED_UP.to_owned()),
         }
     }
 
-    fn put(&self, key: &str, value: Option<Vec<u8>>, expiry: Option<u64>) -> Result<u64, String> {
+    fn put(&self, key: &str, value: Option<Vec<u8>>, expiry: Option<u64>, _who: &Who) -> Result<u64, String> {
         match self.ask(CacheAsk::Put { key: key.to_owned(), value: value.map(Blob), expiry })? {
             CacheSaid::Put(version) => Ok(version),
             _ => Err(MIXED_UP.to_owned()),
@@ -499,6 +500,8 @@ impl Postman {
             state: self.state.clone(),
             // The server interrupts it by a message.
             stop: Arc::default(),
+            may_move: false,
+            long: run.long,
         };
         Ok(Order { request, code, prepared, cache: run.cache.map(|Blob(bytes)| bytes) })
     }

@@ -141,6 +141,8 @@ fn request(code: Code, tables: Vec<TableBatch>) -> RunRequest {
         test_host: None,
         state: Arc::default(),
         stop: Arc::default(),
+        may_move: true,
+        long: false,
     }
 }
 

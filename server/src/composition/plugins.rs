@@ -42,6 +42,12 @@ impl MetricsSource for Plugins {
             counts.killed,
         );
         caches(text, &self.0.cache_counts());
+        let mut gauge = |name: &str, help: &'static str, value: u64| {
+            text.sample(name, MetricKind::Gauge, help, &[], value as f64);
+        };
+        let (own, bytes) = self.0.own_interpreters();
+        gauge("saltus_own_interpreters", "Interpreters of their own for triggers whose runs take long.", own as u64);
+        gauge("saltus_own_interpreters_bytes", "Memory that these hold, with all that their triggers hold.", bytes);
         text.sample("saltus_worker_processes", MetricKind::Gauge, "Worker processes alive.", &[], counts.alive as f64);
     }
 }

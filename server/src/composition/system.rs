@@ -272,6 +272,7 @@ fn trigger_row(def: &TriggerDef, stats: Option<&TriggerStats>) -> TriggerRow {
         restore_cache: def.api.restore_cache,
         lane: stats.map(|s| s.lane.to_string()),
         lane_reason: stats.map(|s| s.lane_reason.clone()),
+        interpreter: stats.and_then(|s| s.seat).map(|seat| seat.as_str().to_owned()),
         lane_since: stats.map(|s| TimeNs(wall_clock_ns() - i64::try_from(s.lane_for.as_nanos()).unwrap_or(0))),
         lane_barred: stats.and_then(|s| s.lane_barred.clone()),
         run_async: def.run_async,
@@ -321,11 +322,9 @@ fn run_row(time_ns: i64, record: &RunRecord) -> TriggerRunRow {
             detail: Some(why.to_string()),
             ..row
         },
-        RunOutcome::Decided(decision) => TriggerRunRow {
-            outcome: "decision".to_owned(),
-            detail: Some(format!("{} -> {}: {}", decision.from, decision.to, decision.reason)),
-            ..row
-        },
+        RunOutcome::Decided(decision) => {
+            TriggerRunRow { outcome: "decision".to_owned(), detail: Some(decision.to_string()), ..row }
+        }
     }
 }
 

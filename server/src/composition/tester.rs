@@ -188,6 +188,8 @@ impl Bench {
             // A test begins with an empty one, and leaves nothing.
             state: Arc::default(),
             stop: Arc::default(),
+            may_move: false,
+            long: false,
         };
         Ok(block_on(self.engine.test_run(run))?)
     }

@@ -103,6 +103,10 @@ pub struct Config {
     pub stall_abort: Option<Duration>,
     /// Threads per shard for deferred runs.
     pub deferred_workers: usize,
+    /// Interpreters of their own that triggers with long runs may have.
+    pub own_interpreters: usize,
+    /// Bytes that these may hold.
+    pub own_interpreters_memory: u64,
     /// Trigger kinds that may be created; `None` is all.
     pub trigger_kinds: Option<Vec<TriggerKind>>,
     /// Threads that answer queries.
@@ -255,6 +259,8 @@ impl Reader<'_> {
             stall_abort: self.stall_abort()?,
             lag_bytes: self.bounded_size("trigger-lag-size", 1)?,
             deferred_workers: self.at_least_one("deferred-workers")?,
+            own_interpreters: self.read("own-interpreters", parse::number)?,
+            own_interpreters_memory: self.read("own-interpreters-memory", parse::size)?,
             trigger_kinds: self.trigger_kinds()?,
             query_threads: self.query_threads()?,
             query_memory_bytes: self.read("query-memory", |t| parse::size_or_share(t, self.machine.memory_bytes))?,
@@ -696,6 +702,8 @@ mod tests {
             ("inline-budget", "2s", "inline-budget (flag): '2s': expected 1us to 1s"),
             ("object-store", "s3", "object-store (flag): 's3' is not in this version; use file"),
             ("http-bind", "8181", "http-bind (flag): '8181' is no address with port"),
+            ("own-interpreters", "many", "own-interpreters (flag): 'many' is no whole number"),
+            ("own-interpreters-memory", "9", "own-interpreters-memory (flag): '9' is no size; write"),
             ("deferred-workers", "0", "deferred-workers (flag): must be at least 1"),
             ("huge-pages", "yes", "huge-pages (flag): 'yes' is none of auto, on, off"),
             ("node-id-from-env", "NOPE", "node-id-from-env (flag): the variable NOPE is not set"),

@@ -73,6 +73,8 @@ pub const SETTINGS: &[Setting] = &[
     value("deferred-deadline", &["SALTUS_DEFERRED_DEADLINE"]),
     value("deferred-grace", &["SALTUS_DEFERRED_GRACE"]),
     value("deferred-workers", &["SALTUS_DEFERRED_WORKERS"]),
+    value("own-interpreters", &["SALTUS_OWN_INTERPRETERS"]),
+    value("own-interpreters-memory", &["SALTUS_OWN_INTERPRETERS_MEMORY"]),
     value("trigger-memory", &["SALTUS_TRIGGER_MEMORY"]),
     value("trigger-output-rows", &["SALTUS_TRIGGER_OUTPUT_ROWS"]),
     value("trigger-log-rate", &["SALTUS_TRIGGER_LOG_RATE"]),

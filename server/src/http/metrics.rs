@@ -36,6 +36,7 @@ const SHARD_COUNTERS: &[(&str, &str)] = &[
     ("runs_discarded_total", "Runs discarded, their events to be run again in another lane."),
     ("inline_waits_total", "Runs that waited for an interpreter to be prepared or for their state."),
     ("lane_changes_total", "Changes of triggers' lanes."),
+    ("interpreter_changes_total", "Changes of triggers' interpreters in the deferred lane."),
     ("events_failed_total", "Events given up after failures."),
     ("state_commits_total", "Changes of triggers' durable states."),
     ("cpu_waits_total", "Runs that waited for their trigger's share of a core."),

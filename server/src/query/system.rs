@@ -41,6 +41,9 @@ system_table! {
         lane: Option<String>,
         /// Why it is that lane.
         lane_reason: Option<String>,
+        /// Which interpreter of the deferred lane: `new` for triggers of which little is known, `shared` for those whose runs are
+        /// short, `own` for one whose runs take long, `beside` where something lives that it shares; null in other lanes.
+        interpreter: Option<String>,
         /// Since when.
         lane_since: Option<TimeNs>,
         /// What keeps a trigger with `auto` out of the inline lane for now.

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use saltus_core::ids::{MonoNs, RunId};
 use saltus_core::limits::{RETRIES_MAX, RUNS_BEFORE_ANSWER_US};
-use saltus_core::policy::{Cost, Lane, Observation, Overspent};
+use saltus_core::policy::{Cost, Decision, Lane, Observation, Overspent};
 use saltus_core::ports::{
-    LogLevel, LogLine, LogText, PluginError, Readiness, RunEvent, RunOutcome, RunRecord, RunReport, RunRequest,
+    LogLevel, LogLine, LogText, PluginError, Readiness, RunEvent, RunOutcome, RunRecord, RunReport, RunRequest, Seated,
     ShardPlugins, StopCause, Trigger, Unwound,
 };
 use saltus_core::request::{PluginResponse, RequestError};
@@ -191,8 +191,10 @@ impl Shard {
     /// Whether the trigger can be run in its lane now; what stands against the inline lane may move it to another.
     fn ready(&self, state: &State, plugins: &mut dyn ShardPlugins) -> bool {
         let mut inner = state.borrow_mut();
-        if inner.policy.lane() != Lane::Inline {
-            return true;
+        match inner.policy.lane() {
+            Lane::Inline => {}
+            Lane::Deferred => return self.ready_deferred(&mut inner, plugins),
+            Lane::Process => return true,
         }
         let trigger = inner.trigger.clone();
         // New code has earned nothing yet.
@@ -207,6 +209,25 @@ impl Shard {
             Readiness::CacheNotPlain(why) => {
                 tracing::debug!(trigger = %trigger.def.name, %why, "the cache cannot move to the inline lane");
                 self.observe(&mut inner, Observation::CachePlain(false));
+                true
+            }
+        }
+    }
+
+    /// Whether a deferred run of the trigger can be submitted, where it is to sit or where it has to stay.
+    fn ready_deferred(&self, state: &mut TriggerState, plugins: &mut dyn ShardPlugins) -> bool {
+        let trigger = state.trigger.clone();
+        let alone = state.running == 1;
+        match plugins.ready_deferred(&trigger, state.policy.seat(), state.policy.long().1, alone) {
+            Seated::Ready { crowded } => {
+                self.observe(state, Observation::Crowded(crowded));
+                true
+            }
+            Seated::Wait => false,
+            Seated::Stays(seat, why) => {
+                let text = format!("the trigger stays in the interpreter in which it is: {why}");
+                self.log_for(&trigger, LogLevel::Warn, text);
+                self.observe(state, Observation::Stays { seat, why });
                 true
             }
         }
@@ -253,20 +274,31 @@ impl Shard {
 
     /// Tells the policy, and the world what it decides.
     fn observe(&self, state: &mut TriggerState, observation: Observation) {
-        let Some(decision) = state.policy.observe(observation, mono_now()) else { return };
-        self.counters.lane_changes.add(1);
-        let def = &state.trigger.def;
-        let text = format!("lane {} -> {}: {}", decision.from, decision.to, decision.reason);
-        self.log_for(&state.trigger, LogLevel::Info, text);
-        let (db, trigger) = (def.db.clone(), def.name.clone());
-        self.shared.host.record(RunRecord { db, trigger, lane: decision.to, what: RunOutcome::Decided(decision) });
+        let decision = state.policy.observe(observation, mono_now());
+        let lane = state.policy.lane();
+        if let Some(reason) = state.policy.take_moved()
+            && lane == Lane::Deferred
+        {
+            self.counters.seat_changes.add(1);
+            self.decided(&state.trigger, Decision { at: mono_now(), from: lane, to: lane, reason });
+        }
+        if let Some(decision) = decision {
+            self.counters.lane_changes.add(1);
+            self.decided(&state.trigger, decision);
+        }
+    }
+
+    fn decided(&self, trigger: &Arc<Trigger>, decision: Decision) {
+        self.log_for(trigger, LogLevel::Info, format!("lane {decision}"));
+        let (db, name) = (trigger.def.db.clone(), trigger.def.name.clone());
+        let record = RunRecord { db, trigger: name, lane: decision.to, what: RunOutcome::Decided(decision) };
+        self.shared.host.record(record);
     }
 
     fn request(&self, state: &State, event: &Event) -> RunRequest {
-        let (trigger, lane, kept, stop) = {
-            let state = state.borrow();
-            (state.trigger.clone(), state.policy.lane(), Shard::state_for_run(&state), state.stop.clone())
-        };
+        let state = state.borrow();
+        let (trigger, lane, kept, stop) =
+            (state.trigger.clone(), state.policy.lane(), Shard::state_for_run(&state), state.stop.clone());
         let config = &self.shared.config;
         let limits = trigger.def.limits.over(config.limits);
         let deadline = if lane == Lane::Inline { config.inline_deadline } else { limits.run_time };
@@ -288,6 +320,8 @@ impl Shard {
             test_host: None,
             state: kept,
             stop,
+            may_move: state.policy.may_move(),
+            long: state.policy.long().0,
         }
     }
 
@@ -372,7 +406,8 @@ impl Shard {
             if is_request && (given_up || requests::is_begun(&run.event)) {
                 return false;
             }
-            let always = given_up || matches!(why, Unwound::Import(_) | Unwound::ImportRefused(_));
+            let moves = matches!(why, Unwound::Import(_) | Unwound::ImportRefused(_) | Unwound::LivesIn { .. });
+            let always = given_up || moves;
             always || def.execution == Execution::Auto
         };
         let lost = unwound.as_ref().filter(|why| !again(why)).cloned();
@@ -561,6 +596,7 @@ impl Shard {
             (Some(Unwound::Blocked(what)), _) | (None, Some(what)) => Observation::Blocked(what.clone()),
             (Some(Unwound::Overran), _) => Observation::Overran(took),
             (Some(Unwound::CacheNotPlain), _) => Observation::CachePlain(false),
+            (Some(Unwound::LivesIn { room, what }), _) => Observation::LivesIn { room: *room, what: what.clone() },
             (Some(Unwound::Import(_) | Unwound::ImportRefused(_)), _) => return false,
             (Some(Unwound::InterpreterLost | Unwound::Stopped | Unwound::Changed), _) => return false,
             (None, None) if overran => Observation::Overran(took),

@@ -44,6 +44,7 @@ pub(crate) struct Counters {
     pub runs_discarded: Counter,
     pub runs_waited: Counter,
     pub lane_changes: Counter,
+    pub seat_changes: Counter,
     pub events_failed: Counter,
     /// Changes of triggers' states in the log.
     pub state_commits: Counter,
@@ -84,6 +85,7 @@ impl Counters {
             runs_discarded: Counter::default(),
             runs_waited: Counter::default(),
             lane_changes: Counter::default(),
+            seat_changes: Counter::default(),
             events_failed: Counter::default(),
             state_commits: Counter::default(),
             cpu_waits: Counter::default(),
@@ -118,6 +120,7 @@ impl Counters {
             ("runs_discarded_total", self.runs_discarded.get()),
             ("inline_waits_total", self.runs_waited.get()),
             ("lane_changes_total", self.lane_changes.get()),
+            ("interpreter_changes_total", self.seat_changes.get()),
             ("events_failed_total", self.events_failed.get()),
             ("state_commits_total", self.state_commits.get()),
             ("cpu_waits_total", self.cpu_waits.get()),

@@ -418,14 +418,10 @@ impl TriggerState {
 
     /// All waiting events up to `rows_max` rows, at least one. Tables are listed in order of their first event.
     fn gather(&mut self, rows_max: usize) -> Option<Event> {
-        let def = &self.trigger.def;
         let mut gathered = self.queue.pop_front()?;
         self.queued_bytes -= gathered.bytes();
         let mut rows = gathered.rows();
-        let rows_max = match (def.execution, self.policy.lane()) {
-            (Execution::Auto, Lane::Inline) => rows_max.min(self.policy.inline_rows_max()),
-            _ => rows_max,
-        };
+        let rows_max = rows_max.min(self.policy.rows_max());
         if gathered.first_rows == 0 {
             gathered.first_rows = rows;
         }
@@ -773,7 +769,8 @@ fn stats_of(state: &TriggerState) -> TriggerStats {
         events_failed: m.events_failed,
         discarded: m.discarded,
         lane: state.policy.lane(),
-        lane_reason: state.policy.reason().to_string(),
+        lane_reason: state.policy.account(),
+        seat: (state.policy.lane() == Lane::Deferred).then(|| state.policy.seat()),
         lane_for: Duration::from_nanos(mono_now().since(state.policy.since())),
         lane_barred: state.policy.barred().map(|reason| reason.to_string()),
         memory: m.memory,
