@@ -32,6 +32,8 @@ const HEAD: usize = 5;
 const MESSAGE_IN_PACKET_MAX: usize = PROCESS_PACKET_BYTES_MAX / 2 - HEAD;
 /// Bytes of what is attached within a packet; what is longer is a file.
 pub const ATTACHED_IN_PACKET_MAX: usize = PROCESS_PACKET_BYTES_MAX / 2;
+/// Bytes that most messages need less than.
+const MESSAGE_USUAL: usize = 512;
 /// Packets that are looked at to see whether one was left unread.
 const LEFT_MAX: usize = 1024;
 const IN_PACKET: u8 = 0;
@@ -275,7 +277,7 @@ fn parts(packet: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
-    postcard::to_allocvec(message).map_err(io::Error::other)
+    postcard::to_extend(message, Vec::with_capacity(MESSAGE_USUAL)).map_err(io::Error::other)
 }
 
 fn decode<M: DeserializeOwned>(message: &[u8]) -> io::Result<M> {

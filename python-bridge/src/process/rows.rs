@@ -317,7 +317,7 @@ mod tests {
         let good = rows.add(&every_kind(70)).unwrap();
         let bytes = rows.into_attached().unwrap().into_buffer().unwrap();
         let wrong = |change: &dyn Fn(&mut Layout)| {
-            let mut layout: Layout = postcard::from_bytes(&postcard::to_allocvec(&good).unwrap()).unwrap();
+            let mut layout: Layout = postcard::from_bytes(&postcard::to_extend(&good, Vec::new()).unwrap()).unwrap();
             change(&mut layout);
             assert!(read(&bytes, &layout).is_err(), "{layout:?}");
         };
