@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn what_would_make_the_sender_wait_is_not_sent_at_once() {
-        let (a, b) = ends();
+        let (a, _b) = ends();
         let kind = |sent: io::Result<()>| sent.unwrap_err().kind();
         let long = "x".repeat(PROCESS_PACKET_BYTES_MAX);
         assert_eq!(kind(a.send_at_once(&long, &Attached::Nothing)), io::ErrorKind::FileTooLarge);

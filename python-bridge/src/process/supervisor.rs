@@ -98,7 +98,7 @@ struct Done {
 /// How a run ended in the worker.
 enum Outcome {
     /// It was made.
-    Done(Done),
+    Done(Box<Done>),
     /// It was not: the plugin's file has changed.
     Changed,
 }
@@ -402,7 +402,7 @@ impl Supervisor {
                 }
                 let Outcome::Done(done) = outcome else { return Err(NotMade::Again) };
                 self.deaths = 0;
-                if request.stop.cause().is_some() { Err(NotMade::Failed(cancelled())) } else { Ok(done) }
+                if request.stop.cause().is_some() { Err(NotMade::Failed(cancelled())) } else { Ok(*done) }
             }
             Err(End::Died(how)) => {
                 let orders = process.orders.clone();
@@ -440,7 +440,7 @@ impl Supervisor {
             }
             match process.next(&self.takings, kill_at) {
                 Ok(Some(message @ FromWorker::Finished { .. })) => {
-                    return process.done(run, message).map(Outcome::Done);
+                    return process.done(run, message).map(|done| Outcome::Done(Box::new(done)));
                 }
                 Ok(Some(FromWorker::Changed { run_id })) if run_id == run.0 => return Ok(Outcome::Changed),
                 Ok(Some(

@@ -450,7 +450,7 @@ impl Orders {
                 Order::Run(run) => *run,
                 Order::GiveCache => return Task::GiveCache,
             };
-            match self.to_be_run(run, attached) {
+            match self.run_of(run, attached) {
                 Ok(Some(run)) => return Task::Run(Box::new(run)),
                 Ok(None) => {}
                 Err(error) => {
@@ -462,7 +462,7 @@ impl Orders {
     }
 
     /// The run of an order; `None` if it is not to be made as the plugin's file has changed.
-    fn to_be_run(&mut self, run: Run, attached: Attached) -> Result<Option<ToBeRun>, ArrowError> {
+    fn run_of(&mut self, run: Run, attached: Attached) -> Result<Option<ToBeRun>, ArrowError> {
         let proxy = &self.proxy;
         if let Some(entries) = run.state {
             let mut state = State::of_revision(run.state_revision);
