@@ -164,6 +164,8 @@ pub const PLUGIN_FILES_MAX: usize = 1000;
 pub const PLUGIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Milliseconds between two looks at all plugin files.
 pub const PLUGIN_LOOK_MS: u64 = 200;
+/// Milliseconds since the last change of a plugin file within which its next change may leave the same time stamp.
+pub const PLUGIN_FILE_RACY_MS: u64 = 2_000;
 /// Milliseconds between two looks while a plugin is being changed.
 pub const PLUGIN_LOOK_AGAIN_MS: u64 = 50;
 /// Milliseconds without a change after which the files of a plugin count as a new version.
@@ -223,6 +225,10 @@ pub const PROCESS_RESTART_PAUSE_MAX_MS: u64 = 30_000;
 pub const PROCESS_QUERIES_MAX: usize = 16;
 /// Bytes of a message between server and worker process; results of queries and rows are beside it.
 pub const PROCESS_MESSAGE_BYTES_MAX: usize = 4 * RUN_OUTPUT_BYTES_MAX;
+/// Bytes of a packet between server and worker process; what is longer goes beside it, through shared memory.
+pub const PROCESS_PACKET_BYTES_MAX: usize = 64 * 1024;
+/// Milliseconds after which the server looks after a run that a shard has handed to a worker process itself, if nothing was heard of it.
+pub const PROCESS_LOOK_MS: u64 = 20;
 /// Bytes kept of what a worker process says on its standard error, for the account of its death.
 pub const PROCESS_STDERR_BYTES_MAX: usize = 8 * 1024;
 /// How often a plugin's output may trigger further runs in one chain.
@@ -266,12 +272,9 @@ const _: () = assert!(INLINE_RUN_BUDGET_US * 4 <= LONG_RUN_US, "what may be prom
 const _: () =
     assert!(INLINE_TURN_BUDGET_US < INLINE_DEADLINE_MS * 1000, "a run is interrupted long after it is too slow");
 const _: () = assert!(RUN_OUTPUT_BYTES_MAX <= LINE_BODY_BYTES_MAX, "what a run may queue can be written");
-const _: () = assert!(
-    RUN_OUTPUT_BYTES_MAX * 2 < PROCESS_MESSAGE_BYTES_MAX,
-    "what a run may queue fits a message when it is quoted"
-);
+const _: () = assert!(RUN_OUTPUT_BYTES_MAX * 2 < PROCESS_MESSAGE_BYTES_MAX, "what a run may queue fits a message");
 const _: () = assert!(RESPONSE_BYTES_MAX < PROCESS_MESSAGE_BYTES_MAX, "an answer fits what a worker process may send");
-const _: () = assert!(STATE_BYTES_MAX * 8 < PROCESS_MESSAGE_BYTES_MAX, "a state fits a message when it is quoted");
+const _: () = assert!(STATE_BYTES_MAX * 8 < PROCESS_MESSAGE_BYTES_MAX, "a state fits a message");
 const _: () = assert!(STATE_BYTES_MAX + RUN_OUTPUT_BYTES_MAX < WAL_RECORD_BYTES_MAX, "rows and state fit one frame");
 const _: () = assert!(
     GLOBAL_CACHE_VALUE_BYTES_MAX * 8 < PROCESS_MESSAGE_BYTES_MAX

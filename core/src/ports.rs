@@ -2,6 +2,7 @@
 //! `server` implements. Both sides know only this file.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -45,6 +46,11 @@ pub trait CodeSource: Send + Sync {
     /// The same, after a look at what can be looked at quickly. May block on file I/O: never called on a shard's thread.
     fn refresh(&self) -> Arc<PluginCode> {
         self.current()
+    }
+
+    /// The file that [`CodeSource::refresh`] looks at, if there is one: while it does not change, `current` is as good. Never blocks.
+    fn file(&self) -> Option<&Path> {
+        None
     }
 }
 

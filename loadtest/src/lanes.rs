@@ -466,6 +466,10 @@ fn goals(lanes: &[Figures]) -> Vec<Goal> {
         if let Some(deferred) = of("deferred", no_sync) {
             let beyond = deferred.entry.p50_us - inline.entry.p50_us;
             goals.push(Goal::below(&format!("deferred entry p50 beyond inline, {how}, us"), beyond, 100.0));
+            if let Some(process) = of("process", no_sync) {
+                let beyond = process.entry.p50_us - deferred.entry.p50_us;
+                goals.push(Goal::below(&format!("process entry p50 beyond deferred, {how}, us"), beyond, 100.0));
+            }
         }
         if let Some(postgres) = of("postgres", no_sync) {
             let times = postgres.entry.p50_us / inline.entry.p50_us;
@@ -514,6 +518,7 @@ mod tests {
         let lanes = [
             row("inline", true, 40),
             row("deferred", true, 150),
+            row("process", true, 200),
             row("postgres", true, 300),
             row("inline", false, 200),
             row("postgres", false, 300),
@@ -526,6 +531,7 @@ mod tests {
                 ("inline activation p50, no_sync, us", Some(true)),
                 ("inline entry p99 beyond the hiccups', no_sync, us", Some(true)),
                 ("deferred entry p50 beyond inline, no_sync, us", Some(false)),
+                ("process entry p50 beyond deferred, no_sync, us", Some(true)),
                 ("PostgreSQL's entry p50 over inline's, no_sync, times", Some(true)),
                 ("inline entry p50 beyond the durable ack's, us", Some(false)),
                 ("PostgreSQL's entry p50 over inline's, durable, times", None),

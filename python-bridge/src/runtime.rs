@@ -1,8 +1,8 @@
 //! The process's Python: started once, on the main thread, and never ended (design, section 6).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::thread::CpuSet;
@@ -110,6 +110,19 @@ pub enum Priority {
     Short,
     /// It may take long, and gives way to everybody else.
     Long,
+}
+
+impl Priority {
+    /// Gives this thread of a worker process its nice value. It is told no more than that: what CPUs it has was settled when it began.
+    ///
+    /// # Errors
+    /// What the system said: only who may gets a better one.
+    pub fn take(self) -> std::io::Result<()> {
+        static FIRST: OnceLock<i32> = OnceLock::new();
+        let first = *FIRST.get_or_init(|| rustix::process::getpriority_process(None).unwrap_or(0));
+        let nice = if self == Priority::Long { NICE_LONG } else { first };
+        rustix::process::setpriority_process(None, nice).map_err(std::io::Error::from)
+    }
 }
 
 /// How worker threads and worker processes are scheduled. A new thread inherits the CPU that its shard is pinned to, and a busy

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::{Server, Start};
 use serde_json::{Value, json};
 
@@ -165,6 +167,44 @@ fn a_worker_that_dies_or_is_killed_costs_its_run_and_nothing_else() {
         (1.0, 1.0)
     );
     assert_eq!(trigger(&server)["limits"], "{\"run_time\":\"2000ms\"}");
+}
+
+/// While a worker waits, the shard gives it its runs itself; a run of a file that was changed is still one of the new file.
+#[test]
+fn a_file_that_was_changed_counts_in_the_next_run_although_the_shard_looks_at_no_file() {
+    let root = tempfile::tempdir().unwrap();
+    let start = Start::new(root.path());
+    let version = |n: usize| {
+        format!(
+            "def process_writes(influxdb3_local, table_batches, args=None):\n    for batch in table_batches:\n        \
+             for row in batch['rows']:\n            \
+             influxdb3_local.write(LineBuilder('out').int64_field('version', {n}).int64_field('n', row['n']))\n"
+        )
+    };
+    start.plugin("version.py", &version(1));
+    let server = start.run();
+    server.create_database("main");
+    server.create_trigger_with("main", "t", "version.py", "table:in", json!({"isolation": "process"}), Value::Null);
+    let mut n = 0;
+    let mut version_of_next = || {
+        n += 1;
+        assert_eq!(server.write("main", &format!("in n={n}i {n}")).status, 204);
+        let rows = server.sql_until("main", &format!("SELECT version FROM out WHERE n = {n}"), |rows| rows.len() == 1);
+        rows[0]["version"].as_u64()
+    };
+    for expected in 1..=2 {
+        let direct = || metric(&server, "saltus_worker_processes_direct_runs_total");
+        let before = direct();
+        // Not before the last change of the file is old enough for the next one to show.
+        let end = Instant::now() + Duration::from_secs(60);
+        while direct() < before + 3.0 {
+            assert_eq!(version_of_next(), Some(expected));
+            assert!(Instant::now() < end, "the shard never gives the worker a run");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        start.plugin("version.py", &version(expected as usize + 1));
+        assert_eq!(version_of_next(), Some(expected + 1));
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-"""Checks, byte address by byte address, that a worker process sees its rows where they lie in shared memory."""
+"""Checks, byte address by byte address, that a worker process sees its rows where they lie: many in shared memory, and few where their
+packet was copied to, once."""
 
 import ctypes
 import re
@@ -67,8 +68,9 @@ def _arrow_buffers(array):
 
 def process_writes(influxdb3_local, table_batches, args=None):
     mappings = _mappings()
-    assert len(mappings) == 1, mappings
-    inside = lambda address: any(start <= address < end for start, end in mappings)
+    assert len(mappings) <= 1, mappings
+    seen = set()
+    inside = lambda address: seen.add(address) or not mappings or mappings[0][0] <= address < mappings[0][1]
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.restype = ctypes.c_void_p
     get_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
@@ -83,4 +85,6 @@ def process_writes(influxdb3_local, table_batches, args=None):
         addresses = list(_arrow_buffers(_ArrowArray.from_address(get_pointer(array, b"arrow_array"))))
         assert all(inside(address) for address in addresses)
         buffers += len(addresses)
-    influxdb3_local.info(len(table_batches), "batches,", views, "views,", buffers, "buffers in one mapping")
+    # What is in a packet is one piece of memory.
+    assert mappings or max(seen) - min(seen) < 32 * 1024, seen
+    influxdb3_local.info(len(table_batches), "batches,", views, "views,", buffers, "buffers in", "a mapping" if mappings else "a packet")

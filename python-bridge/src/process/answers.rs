@@ -1,12 +1,11 @@
 //! Streamed answers across the socket: one piece under way at a time.
 //!
-//! 1. The worker says `Stream` with status and headers, or `Piece` with a memory file, and then waits until the server says `Room`.
+//! 1. The worker says `Stream` with status and headers, or `Piece` with its bytes, and then waits until the server says `Room`.
 //! 2. The server's supervisor gives the piece to the reader, as long as that takes within the run's time, and says `Room`, or
 //!    that nobody takes it any more.
 //!
 //! The wait is the worker's, between two pieces: so a piece is never sent twice, and a slow reader slows the plugin and nothing else.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,8 +15,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use saltus_core::request::{AnswerSlot, PieceSender, PluginResponse, RequestError, ResponseHead, Sent};
 
-use super::channel::Channel;
-use super::memory;
+use super::channel::{Attached, Channel};
 use super::message::{FromWorker, Response};
 
 /// How long the supervisor waits for room before it looks at what else there is.
@@ -85,7 +83,7 @@ impl AnswerSlot for WorkerSlot {
         let (sender, told) = channel::bounded(1);
         *self.room.0.lock() = Some((self.run_id, sender));
         let response = Response { status: head.status, headers: head.headers, streamed: true };
-        self.channel.send(&FromWorker::Stream { run_id: self.run_id, response }, None).ok()?;
+        self.channel.send(&FromWorker::Stream { run_id: self.run_id, response }, &Attached::Nothing).ok()?;
         Some(Box::new(WorkerPieces { channel: self.channel.clone(), told, run_id: self.run_id, unanswered: true }))
     }
 }
@@ -107,9 +105,8 @@ impl PieceSender for WorkerPieces {
                 Err(RecvTimeoutError::Timeout) => return Sent::NoRoom,
             }
         }
-        let Ok(file) = memory::write_bytes(&piece) else { return Sent::NoRoom };
-        let message = FromWorker::Piece { run_id: self.run_id };
-        if self.channel.send(&message, file.as_ref().map(AsFd::as_fd)).is_err() {
+        let Ok(attached) = Attached::bytes(&piece) else { return Sent::NoRoom };
+        if self.channel.send(&FromWorker::Piece { run_id: self.run_id }, &attached).is_err() {
             return Sent::ReaderGone;
         }
         self.unanswered = true;

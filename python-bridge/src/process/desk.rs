@@ -1,8 +1,12 @@
 //! Where a shard leaves the runs of a trigger for its supervisor.
 //!
+//! A run that its worker can have at once is sent to it by the shard itself ([`super::offer`]), and put on the desk as one that is under
+//! way: whoever waits for the worker's answer finds it there. For such a run the supervisor is not woken but by the worker's words,
+//! or by the timer, if nothing is heard of it for `PROCESS_LOOK_MS`.
+//!
 //! # Invariants
-//! 1. One shard puts, one supervisor takes. Putting is an atomic, a push on a bounded lock-free queue and the raising of an
-//!    event descriptor; it never waits.
+//! 1. One shard puts, one supervisor takes. Putting is an atomic, a push on a bounded lock-free queue, a packet that there is room for,
+//!    and the raising of an event descriptor or the setting of a timer; it never waits.
 //! 2. `announced` counts the runs that were put and are not reported yet. A desk is closed only by the change of
 //!    `announced` to [`CLOSED`], which tells the closer how many runs are still to come out of the queue; after it
 //!    nothing is put. So no run is lost between a supervisor that goes and a shard that does not know.
@@ -11,14 +15,18 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
+use crossbeam::queue::ArrayQueue;
 use rustix::event::EventfdFlags;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use saltus_core::ids::TriggerId;
-use saltus_core::limits::PROCESS_QUEUE_MAX;
+use saltus_core::limits::{PROCESS_LOOK_MS, PROCESS_QUEUE_MAX};
 use saltus_core::ports::{Completions, RunReport, RunRequest};
 
 use super::Workers;
+use super::offer::Offer;
 use crate::ffi::time;
 use crate::interpreter::failure;
 
@@ -29,21 +37,65 @@ const CLOSED: usize = usize::MAX;
 pub struct Desk {
     /// Raised whenever there is something to look at.
     bell: OwnedFd,
+    /// Expires when a run that the shard has begun is to be looked after.
+    timer: OwnedFd,
     announced: AtomicUsize,
+    /// The worker, while it waits for a run.
+    offer: ArrayQueue<Offer>,
     /// The trigger was disabled or deleted: nothing of its cache is kept.
     forgotten: AtomicBool,
 }
 
 impl Desk {
+    /// A desk for a run that is announced.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn new() -> rustix::io::Result<Self> {
+        let timer_flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Desk {
+            bell: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            timer: rustix::time::timerfd_create(TimerfdClockId::Monotonic, timer_flags)?,
+            announced: AtomicUsize::new(1),
+            offer: ArrayQueue::new(1),
+            forgotten: AtomicBool::new(false),
+        })
+    }
+
+    /// Offers the worker to the shard.
+    pub fn offer(&self, offer: Offer) {
+        self.offer.force_push(offer);
+    }
+
+    /// Takes the offer away; `None` if the shard has.
+    pub fn take_offer(&self) -> Option<Offer> {
+        self.offer.pop()
+    }
+
+    /// Has the timer expire once after that time; never, if it is zero.
+    pub fn set_timer(&self, after: Duration) {
+        let it_value = Timespec { tv_sec: after.as_secs() as i64, tv_nsec: i64::from(after.subsec_nanos()) };
+        let time = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+        let set = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &time);
+        debug_assert!(set.is_ok(), "a timer can be set to any time");
+    }
+
+    /// Readable when the timer has expired.
+    pub fn timer(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+
     /// Wakes the supervisor.
     pub fn ring(&self) {
         // It fails only when the counter is full, and then the bell rings already.
         let _full = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
-    /// Stops the bell.
+    /// Stops the bell and the timer's.
     pub fn silence(&self) {
-        let _silent = rustix::io::read(&self.bell, &mut [0; 8]);
+        for bell in [&self.bell, &self.timer] {
+            let _silent = rustix::io::read(bell, &mut [0; 8]);
+        }
     }
 
     /// A run was reported.
@@ -73,12 +125,20 @@ impl AsFd for Desk {
     }
 }
 
+/// A run on the desk.
+pub struct Put {
+    /// The run.
+    pub request: Box<RunRequest>,
+    /// When the shard has given it to the worker, if it has.
+    pub given: Option<Instant>,
+}
+
 /// The supervisor's side.
 pub struct Takings {
     /// What is shared.
     pub desk: Arc<Desk>,
     /// The runs.
-    pub runs: Receiver<Box<RunRequest>>,
+    pub runs: Receiver<Put>,
     /// Where they are reported.
     pub completions: Arc<dyn Completions>,
 }
@@ -99,24 +159,33 @@ enum NotPut {
 /// The shard's side of one desk.
 struct Post {
     desk: Arc<Desk>,
-    queue: Sender<Box<RunRequest>>,
+    queue: Sender<Put>,
 }
 
 impl Post {
-    /// Makes room for one run, which must be put then.
-    fn announce(&self) -> Result<(), NotPut> {
+    /// Makes room for one run, which must be put then; how many are announced already.
+    fn announce(&self) -> Result<usize, NotPut> {
         let announce = |announced| (announced < PROCESS_QUEUE_MAX).then(|| announced + 1);
         match self.desk.announced.fetch_update(Ordering::SeqCst, Ordering::SeqCst, announce) {
-            Ok(_) => Ok(()),
+            Ok(before) => Ok(before),
             Err(CLOSED) => Err(NotPut::Closed),
             Err(_) => Err(NotPut::Full),
         }
     }
 
-    fn put(&self, request: RunRequest) {
-        let put = self.queue.try_send(Box::new(request));
+    /// Puts a run that was announced after `before` others.
+    fn put(&self, request: RunRequest, before: usize) {
+        // While another run is under way or waits, the worker is not the shard's to have.
+        let offer = if before == 0 { self.desk.take_offer() } else { None };
+        let given = offer.is_some_and(|offer| offer.take_up(&request)).then(Instant::now);
+        if given.is_some() {
+            self.desk.set_timer(Duration::from_millis(PROCESS_LOOK_MS));
+        }
+        let put = self.queue.try_send(Put { request: Box::new(request), given });
         debug_assert!(put.is_ok(), "the queue has room for every run that is announced, and its taker lives");
-        self.desk.ring();
+        if given.is_none() {
+            self.desk.ring();
+        }
     }
 }
 
@@ -140,8 +209,8 @@ impl ProcessLane {
     pub fn submit(&mut self, request: RunRequest) -> Result<(), Box<RunRequest>> {
         let trigger = request.trigger.def.id;
         match self.posts.get(&trigger).map(|post| (post, post.announce())) {
-            Some((post, Ok(()))) => {
-                post.put(request);
+            Some((post, Ok(before))) => {
+                post.put(request, before);
                 return Ok(());
             }
             Some((_, Err(NotPut::Full))) => return Err(Box::new(request)),
@@ -150,8 +219,8 @@ impl ProcessLane {
         // Desks are closed when their triggers have been quiet for long, those of deleted triggers among them.
         self.posts.retain(|_, post| post.desk.announced.load(Ordering::SeqCst) != CLOSED);
         let (queue, runs) = channel::bounded(PROCESS_QUEUE_MAX);
-        let bell = match rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) {
-            Ok(bell) => bell,
+        let desk = match Desk::new() {
+            Ok(desk) => Arc::new(desk),
             Err(error) => {
                 let why = format!("no worker process can be started: {error}");
                 let report = RunReport::not_run(request, failure("WorkerNotStarted", &why), time::now());
@@ -159,14 +228,13 @@ impl ProcessLane {
                 return Ok(());
             }
         };
-        let desk = Arc::new(Desk { bell, announced: AtomicUsize::new(1), forgotten: AtomicBool::new(false) });
         let takings = Takings { desk: desk.clone(), runs, completions: self.completions.clone() };
         let post = Post { desk, queue };
         let name = request.trigger.def.name.clone();
         if !self.workers.starter.supervise(self.workers.clone(), takings, name) {
             return Err(Box::new(request));
         }
-        post.put(request);
+        post.put(request, 0);
         self.posts.insert(trigger, post);
         Ok(())
     }

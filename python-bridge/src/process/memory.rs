@@ -1,40 +1,35 @@
-//! Record batches in shared memory: written once, sealed, and read where they lie.
+//! Sealed memory files, and results of queries in them: written once, and read where they lie.
 //!
-//! # Layout
-//! A memory file is a row of segments, each at a multiple of 64 bytes and each an Arrow IPC file with one record batch, so
-//! that every batch brings its own dictionaries. Buffers are aligned to 64 bytes in it. The list of segments travels in
-//! the message that the file is attached to.
+//! # Layout of results
+//! A row of segments, each at a multiple of 64 bytes and each an Arrow IPC file with one record batch, so that every batch brings
+//! its own dictionaries. Buffers are aligned to 64 bytes in it. The list of segments travels in the message that the bytes are
+//! attached to.
 //!
-//! The reader maps the file; arrays are slices of the mapping and keep it alive. What is copied is the writer's side, once.
+//! The reader maps the file; arrays are slices of the mapping and keep it alive. What is copied is the writer's side, once. Short
+//! results are in the packet itself. (Rows of tables have a layout of their own: [`super::rows`].)
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, DictionaryArray, Int32Array, RecordBatch, TimestampNanosecondArray};
+use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
-use arrow::compute::take;
-use arrow::datatypes::{DataType, Field, Int32Type, Schema, TimestampNanosecondType};
 use arrow::error::ArrowError;
 use arrow_ipc::convert::fb_to_schema;
 use arrow_ipc::reader::{FileDecoder, read_footer_length};
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow_ipc::{MetadataVersion, root_as_footer};
-use bytes::Bytes;
 use rustix::fs::MemfdFlags;
-use saltus_core::batch::{Batch, BatchColumn};
-use saltus_core::schema::{ColumnKind, time_type};
 use serde::{Deserialize, Serialize};
 
+use super::channel::{ATTACHED_IN_PACKET_MAX, Attached};
 use super::system;
 
 /// Alignment of segments and of the buffers in them.
 const ALIGN: usize = 64;
 /// Bytes behind an IPC file's footer: its length and the magic.
 const TRAILER: usize = 10;
-/// A tag dictionary with more values than this, and than the batch has rows, is sent without the values that no row uses.
-const DICTIONARY_KEPT: usize = 256;
 
 /// Where a batch lies in a memory file.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -43,18 +38,53 @@ pub struct Segment {
     length: u64,
 }
 
-/// A sealed memory file of `batches`, and where they lie in it; no file without batches.
+/// A sealed memory file that `write` has filled.
+///
+/// # Errors
+/// What `write` or the system said.
+pub fn file(name: &str, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut out = BufWriter::with_capacity(64 * 1024, File::from(file));
+    write(&mut out)?;
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    rustix::fs::fcntl_add_seals(&file, system::IMMUTABLE)?;
+    Ok(file.into())
+}
+
+/// A sealed memory file of `bytes` alone.
+///
+/// # Errors
+/// What the system said.
+pub fn file_of(bytes: &[u8]) -> io::Result<OwnedFd> {
+    file("saltus-bytes", |out| out.write_all(bytes))
+}
+
+/// `batches` as they are attached to a message, and where they lie in it.
 ///
 /// # Errors
 /// What Arrow or the system said.
-pub fn write(batches: &[RecordBatch]) -> Result<(Option<OwnedFd>, Vec<Segment>), ArrowError> {
+pub fn write(batches: &[RecordBatch]) -> Result<(Attached, Vec<Segment>), ArrowError> {
     if batches.is_empty() {
-        return Ok((None, Vec::new()));
+        return Ok((Attached::Nothing, Vec::new()));
     }
-    let file = rustix::fs::memfd_create("saltus-rows", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
-    let mut out =
-        Counted { out: BufWriter::with_capacity(64 * 1024, File::from(file.map_err(io::Error::from)?)), at: 0 };
     let mut segments = Vec::with_capacity(batches.len());
+    // The layout adds to that; if it is too much after all, it is a file.
+    let is_short = batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>() < ATTACHED_IN_PACKET_MAX;
+    if is_short {
+        let mut bytes = Vec::with_capacity(ATTACHED_IN_PACKET_MAX);
+        write_segments(batches, &mut bytes, &mut segments)?;
+        return Ok((Attached::bytes(&bytes)?, segments));
+    }
+    let file = file("saltus-result", |out| write_segments(batches, out, &mut segments).map_err(io::Error::other))?;
+    Ok((Attached::File(file), segments))
+}
+
+fn write_segments(
+    batches: &[RecordBatch],
+    out: &mut impl Write,
+    segments: &mut Vec<Segment>,
+) -> Result<(), ArrowError> {
+    let mut out = Counted { out, at: 0 };
     for batch in batches {
         out.write_all(&[0; ALIGN][..out.at.next_multiple_of(ALIGN) - out.at])?;
         let offset = out.at;
@@ -65,45 +95,16 @@ pub fn write(batches: &[RecordBatch]) -> Result<(Option<OwnedFd>, Vec<Segment>),
         drop(writer);
         segments.push(Segment { offset: offset as u64, length: (out.at - offset) as u64 });
     }
-    let file = out.out.into_inner().map_err(io::IntoInnerError::into_error)?;
-    rustix::fs::fcntl_add_seals(&file, system::IMMUTABLE).map_err(io::Error::from)?;
-    Ok((Some(file.into()), segments))
+    Ok(())
 }
 
-/// A sealed memory file of `bytes` alone; none if there are none.
-///
-/// # Errors
-/// What the system said.
-pub fn write_bytes(bytes: &[u8]) -> io::Result<Option<OwnedFd>> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let file = rustix::fs::memfd_create("saltus-body", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut file = File::from(file);
-    file.write_all(bytes)?;
-    rustix::fs::fcntl_add_seals(&file, system::IMMUTABLE)?;
-    Ok(Some(file.into()))
-}
-
-/// The bytes of a memory file of [`write_bytes`], over a mapping of it.
-///
-/// # Errors
-/// What the system said.
-pub fn read_bytes(file: Option<&OwnedFd>) -> io::Result<Bytes> {
-    let Some(file) = file else { return Ok(Bytes::new()) };
-    system::map(file)
-}
-
-/// The batches of a memory file, over a mapping of it.
+/// The batches of [`write()`], where they lie.
 ///
 /// # Errors
 /// It is not what [`write()`] makes, or what the system said.
-pub fn read(file: Option<&OwnedFd>, segments: &[Segment]) -> Result<Vec<RecordBatch>, ArrowError> {
-    let Some(file) = file else {
-        return if segments.is_empty() { Ok(Vec::new()) } else { Err(malformed("the memory file is missing")) };
-    };
-    let mapping = Buffer::from(system::map(file)?);
-    segments.iter().map(|segment| read_segment(&mapping, *segment)).collect()
+pub fn read(attached: Attached, segments: &[Segment]) -> Result<Vec<RecordBatch>, ArrowError> {
+    let bytes = attached.into_buffer()?;
+    segments.iter().map(|segment| read_segment(&bytes, *segment)).collect()
 }
 
 fn read_segment(mapping: &Buffer, Segment { offset, length }: Segment) -> Result<RecordBatch, ArrowError> {
@@ -135,68 +136,6 @@ fn malformed(what: &str) -> ArrowError {
     ArrowError::IpcError(format!("malformed shared memory: {what}"))
 }
 
-/// A table's batch as a record batch: the columns in order, then `time`.
-///
-/// # Errors
-/// What Arrow said.
-pub fn record_batch(batch: &Batch) -> Result<RecordBatch, ArrowError> {
-    let mut fields = Vec::with_capacity(batch.columns.len() + 1);
-    let mut arrays = Vec::with_capacity(batch.columns.len() + 1);
-    for column in &batch.columns {
-        fields.push(Field::new(column.name.as_ref(), column.kind.arrow_type(), true));
-        arrays.push(match column.kind {
-            ColumnKind::Tag => Arc::new(used_values(column.data.as_dictionary())?),
-            _ => column.data.clone(),
-        });
-    }
-    fields.push(Field::new("time", time_type(), false));
-    arrays.push(Arc::new(batch.time.clone()));
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
-}
-
-/// The tags without the dictionary's values that no row uses, if it is much larger than the batch: a batch shares the
-/// dictionary of all batches of its connection.
-fn used_values(tags: &DictionaryArray<Int32Type>) -> Result<DictionaryArray<Int32Type>, ArrowError> {
-    if tags.values().len() <= tags.len().max(DICTIONARY_KEPT) {
-        return Ok(tags.clone());
-    }
-    let mut new_keys = std::collections::HashMap::<i32, i32, ahash::RandomState>::default();
-    let mut used = Vec::new();
-    let keys = tags.keys().iter().map(|key| {
-        key.map(|key| {
-            *new_keys.entry(key).or_insert_with(|| {
-                used.push(key);
-                used.len() as i32 - 1
-            })
-        })
-    });
-    let keys: Int32Array = keys.collect();
-    DictionaryArray::try_new(keys, take(tags.values(), &Int32Array::from(used), None)?)
-}
-
-/// A record batch of [`record_batch`] as a table's batch over the same memory. Plugins never see the fingerprints of
-/// series, so they are not sent.
-///
-/// # Errors
-/// It has other types than a table's batch.
-pub fn table_batch(rows: &RecordBatch) -> Result<Batch, ArrowError> {
-    let schema = rows.schema_ref();
-    let count = schema.fields().len().checked_sub(1).ok_or_else(|| malformed("no columns"))?;
-    let mut columns = Vec::with_capacity(count);
-    for (field, data) in schema.fields().iter().zip(rows.columns()).take(count) {
-        let kind = kind_of(field.data_type()).ok_or_else(|| malformed("a column of a type that no table has"))?;
-        columns.push(BatchColumn { name: field.name().as_str().into(), kind, data: data.clone() });
-    }
-    let time: &TimestampNanosecondArray =
-        rows.column(count).as_primitive_opt::<TimestampNanosecondType>().ok_or_else(|| malformed("no time"))?;
-    Ok(Batch { columns, time: time.clone(), series: vec![0; rows.num_rows()].into() })
-}
-
-fn kind_of(data_type: &DataType) -> Option<ColumnKind> {
-    use ColumnKind::{Boolean, Float, Integer, String, Tag, UInteger};
-    [Tag, Integer, UInteger, Float, String, Boolean].into_iter().find(|kind| kind.arrow_type() == *data_type)
-}
-
 /// Counts what is written.
 struct Counted<W> {
     out: W,
@@ -218,63 +157,40 @@ impl<W: Write> Write for Counted<W> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
+    use arrow::array::{ArrayRef, DictionaryArray, Float64Array, Int64Array, StringArray};
+    use arrow::datatypes::Int32Type;
 
     use super::*;
 
-    fn batch() -> Batch {
-        let host: DictionaryArray<Int32Type> = vec![Some("a"), None, Some("b")].into_iter().collect();
-        let columns: Vec<(&str, ColumnKind, ArrayRef)> = vec![
-            ("host", ColumnKind::Tag, Arc::new(host)),
-            ("n", ColumnKind::Integer, Arc::new(Int64Array::from(vec![Some(1), None, Some(-3)]))),
-            ("f", ColumnKind::Float, Arc::new(Float64Array::from(vec![1.5, 2.5, f64::INFINITY]))),
-            ("s", ColumnKind::String, Arc::new(StringArray::from(vec![Some("x"), Some("h\u{e4}"), None]))),
-            ("b", ColumnKind::Boolean, Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]))),
+    fn batch(rows: usize) -> RecordBatch {
+        let numbers = || 0..rows as i64;
+        let host: DictionaryArray<Int32Type> = numbers().map(|n| (n % 3 > 0).then_some("a")).collect();
+        let columns: [(&str, ArrayRef); 4] = [
+            ("host", Arc::new(host)),
+            ("n", Arc::new(numbers().map(|n| (n != 1).then_some(n)).collect::<Int64Array>())),
+            ("f", Arc::new(numbers().map(|n| Some(n as f64 / 2.0)).collect::<Float64Array>())),
+            ("s", Arc::new(numbers().map(|n| (n != 2).then(|| format!("h\u{e4}{n}"))).collect::<StringArray>())),
         ];
-        let columns =
-            columns.into_iter().map(|(name, kind, data)| BatchColumn { name: name.into(), kind, data }).collect();
-        Batch { columns, time: vec![1, 2, 3].into(), series: vec![0; 3].into() }
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, data)| (name, data, true))).unwrap()
     }
 
     #[test]
-    fn batches_come_back_over_one_mapping_with_aligned_buffers() {
-        let rows = record_batch(&batch()).unwrap();
-        let (file, segments) = write(&[rows.clone(), rows.slice(1, 2), rows.clone()]).unwrap();
-        let file = file.unwrap();
-        let read = read(Some(&file), &segments).unwrap();
-        assert_eq!(read, [rows.clone(), rows.slice(1, 2), rows.clone()]);
-        let size = rustix::fs::fstat(&file).unwrap().st_size as usize;
-        let first = read[0].column(1).to_data().buffers()[0].as_ptr() as usize;
-        for batch in &read {
-            for column in batch.columns() {
+    fn batches_come_back_over_one_piece_of_memory_with_aligned_buffers() {
+        for rows in [3, 10_000] {
+            let rows = batch(rows);
+            let (attached, segments) = write(&[rows.clone(), rows.slice(1, 2), rows.clone()]).unwrap();
+            assert_eq!(matches!(attached, Attached::File(_)), rows.num_rows() > 3);
+            let bytes = attached.into_buffer().unwrap();
+            let read = read(Attached::Here(bytes.clone()), &segments).unwrap();
+            assert_eq!(read, [rows.clone(), rows.slice(1, 2), rows]);
+            for column in read.iter().flat_map(RecordBatch::columns) {
                 let data = column.to_data();
                 for buffer in data.buffers().iter().chain(data.child_data().iter().flat_map(|child| child.buffers())) {
-                    let at = buffer.as_ptr() as usize;
-                    assert!(at.abs_diff(first) < size, "outside of the mapping");
-                    assert_eq!(at % ALIGN, 0);
+                    assert!(bytes.as_ptr_range().contains(&buffer.as_ptr()), "outside of the memory");
+                    assert_eq!(buffer.as_ptr() as usize % ALIGN, 0);
                 }
             }
         }
-        let back = table_batch(&read[0]).unwrap();
-        assert_eq!(
-            back.columns.iter().map(|c| c.kind).collect::<Vec<_>>(),
-            batch().columns.iter().map(|c| c.kind).collect::<Vec<_>>()
-        );
-        assert_eq!(back.time, batch().time);
-    }
-
-    #[test]
-    fn values_that_no_row_uses_are_not_sent() {
-        let values: StringArray = (0..10_000).map(|n| Some(format!("host{n}"))).collect();
-        let keys = Int32Array::from(vec![Some(9_999), None, Some(7), Some(9_999)]);
-        let tags = DictionaryArray::new(keys, Arc::new(values));
-        let small = used_values(&tags).unwrap();
-        assert_eq!(small.values().len(), 2);
-        let text = |tags: &DictionaryArray<Int32Type>| {
-            let tags = tags.downcast_dict::<StringArray>().unwrap();
-            tags.into_iter().map(|text| text.map(str::to_owned)).collect::<Vec<_>>()
-        };
-        assert_eq!(text(&small), text(&tags));
     }
 
     #[test]
@@ -282,16 +198,19 @@ mod tests {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create("open", flags).unwrap();
         rustix::fs::ftruncate(&file, 4096).unwrap();
-        let error = read(Some(&file), &[Segment { offset: 0, length: 10 }]).unwrap_err();
+        let error = read(Attached::File(file), &[Segment { offset: 0, length: 10 }]).unwrap_err();
         assert!(error.to_string().contains("not sealed"), "{error}");
     }
 
     #[test]
     fn segments_that_lie_elsewhere_are_refused() {
-        let (file, segments) = write(&[record_batch(&batch()).unwrap()]).unwrap();
+        let (attached, segments) = write(&[batch(3)]).unwrap();
+        let bytes = attached.into_buffer().unwrap();
         let Segment { offset, length } = segments[0];
         for wrong in [(offset, length + 1), (u64::MAX, 2), (offset + 64, length - 64), (offset, 3), (0, 0)] {
-            assert!(read(file.as_ref(), &[Segment { offset: wrong.0, length: wrong.1 }]).is_err(), "{wrong:?}");
+            let wrong = Segment { offset: wrong.0, length: wrong.1 };
+            assert!(read(Attached::Here(bytes.clone()), &[wrong]).is_err(), "{wrong:?}");
+            assert!(read(Attached::Nothing, &[wrong]).is_err(), "{wrong:?}");
         }
     }
 }

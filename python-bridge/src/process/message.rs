@@ -1,40 +1,67 @@
-//! What server and worker say to each other. Rows and results of queries are beside the messages, in shared memory.
+//! What server and worker say to each other. Rows, bodies and results of queries are attached to the messages
+//! ([`super::channel::Attached`]).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use saltus_core::ports::{LogLevel, LogText, PluginError, PluginFolder, ScheduledCall, Started};
+use saltus_core::limits::PLUGIN_FILE_RACY_MS;
+use saltus_core::ports::{LogLevel, PluginError, PluginFolder, ScheduledCall};
 use saltus_core::query_param::QueryParam;
-use saltus_core::trigger::{ApiSettings, Limits};
+use saltus_core::trigger::{ApiSettings, Limits, MissingColumns};
+use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::memory::Segment;
+use super::rows;
 use crate::global_cache::Found;
 use crate::interpreter::Surroundings;
 
-/// Bytes as base64.
+/// Bytes, taken as a whole and not one by one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blob(pub Vec<u8>);
 
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(&self.0))
+        serializer.serialize_bytes(&self.0)
     }
 }
 
 impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map(Blob).map_err(serde::de::Error::custom)
+        struct Bytes;
+
+        impl Visitor<'_> for Bytes {
+            type Value = Blob;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
+            }
+        }
+
+        deserializer.deserialize_bytes(Bytes)
     }
 }
 
-/// From the server. If one is lost the connection is, and with it the worker.
+/// From the server to the thread that makes runs, over a connection of its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// A run to be made; only when the one before is finished. What is attached are its rows, or the body of its request.
+    Run(Box<Run>),
+    /// What can be kept of the trigger's cache is to be given; only between runs. Answered by [`FromWorker::Kept`].
+    GiveCache,
+}
+
+/// From the server to the worker's other thread. If one is lost the connection is, and with it the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// The first message.
+    /// The first message, with the worker's end of the connection for orders.
     Hello {
         /// The server's process id: another parent means that the server is gone.
         server: u32,
@@ -43,9 +70,7 @@ pub enum ToWorker {
         /// Bytes beyond what the worker has when it is ready.
         memory_max: Option<u64>,
     },
-    /// A run to be made; only when the one before is finished.
-    Run(Box<Run>),
-    /// The answer to [`FromWorker::Query`], with its memory file.
+    /// The answer to [`FromWorker::Query`], with the bytes of the batches.
     Answer {
         /// Which query.
         id: u64,
@@ -73,8 +98,6 @@ pub enum ToWorker {
         /// What the global cache said.
         said: CacheSaid,
     },
-    /// What can be kept of the trigger's cache is to be given; only between runs. Answered by [`FromWorker::Kept`].
-    GiveCache,
     /// The server stops: what runs is to be interrupted.
     Interrupt,
 }
@@ -145,7 +168,7 @@ impl From<Found> for CacheSaid {
     }
 }
 
-/// A run, with the memory file of its rows.
+/// A run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Run {
     pub run_id: u64,
@@ -165,7 +188,7 @@ pub struct Run {
     pub depth: u8,
     pub attempt: u32,
     pub long: bool,
-    pub api: ApiSettings,
+    pub api: Api,
     /// Of its schedule, if that names local times.
     pub time_zone: Option<String>,
     /// The trigger's durable state; left out when the worker has this revision from the run before.
@@ -173,6 +196,57 @@ pub struct Run {
     pub state_revision: u64,
     /// What an earlier life or an earlier worker has kept of the trigger's cache; with the first run only.
     pub cache: Option<Blob>,
+    /// The plugin's file as it was when its code was looked up, if it is one. If it is another one by now, the worker makes no run
+    /// and says [`FromWorker::Changed`]. Left out where the server has looked just now.
+    pub unless_changed: Option<PluginFile>,
+}
+
+/// What tells that a plugin's file has changed without reading it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginFile {
+    path: PathBuf,
+    inode: u64,
+    length: u64,
+    /// When it was changed, or its name or its time stamps, which nobody can set: seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl PluginFile {
+    /// The file as it is now; `None` if it is not there.
+    pub fn look(path: &Path) -> Option<Self> {
+        let seen = std::fs::metadata(path).ok()?;
+        let changed = (seen.ctime(), seen.ctime_nsec());
+        Some(PluginFile { path: path.to_owned(), inode: seen.ino(), length: seen.len(), changed })
+    }
+
+    /// Whether it is the same now.
+    pub fn is_as_it_was(&self) -> bool {
+        PluginFile::look(&self.path).as_ref() == Some(self)
+    }
+
+    /// Whether it was changed so long before an instant that its next change cannot look the same.
+    pub fn is_older_than(&self, at: SystemTime) -> bool {
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(self.changed.0).unwrap_or_default());
+        at.duration_since(changed).is_ok_and(|age| age >= Duration::from_millis(PLUGIN_FILE_RACY_MS))
+    }
+}
+
+/// [`ApiSettings`], but for what the server looks at.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Api {
+    pub missing_columns: MissingColumns,
+}
+
+impl From<ApiSettings> for Api {
+    fn from(ApiSettings { missing_columns, .. }: ApiSettings) -> Self {
+        Api { missing_columns }
+    }
+}
+
+impl From<Api> for ApiSettings {
+    fn from(Api { missing_columns }: Api) -> Self {
+        ApiSettings { missing_columns, ..ApiSettings::default() }
+    }
 }
 
 /// A plugin's source, and what was found out about it in the server.
@@ -181,7 +255,7 @@ pub struct Code {
     pub source: String,
     pub directory: Option<PluginFolder>,
     /// The marshalled code object, or why it does not compile.
-    pub compiled: Result<Vec<u8>, Failure>,
+    pub compiled: Result<Blob, Failure>,
     /// Nobody can tell kept globals from fresh ones.
     pub reusable: bool,
 }
@@ -193,7 +267,7 @@ pub enum Event {
     Writes(Vec<Table>),
     /// It is time.
     Schedule(ScheduledCall),
-    /// Somebody asks; the memory file is the body, if there is any.
+    /// Somebody asks; what is attached is the body.
     Request(Box<Request>),
 }
 
@@ -203,7 +277,7 @@ pub struct Table {
     pub name: String,
     /// The write's epoch, shard and sequence.
     pub id: (u32, u16, u64),
-    pub rows: Segment,
+    pub rows: rows::Layout,
     pub all_columns: Option<Vec<String>>,
 }
 
@@ -244,7 +318,7 @@ pub enum FromWorker {
         /// Severity.
         level: Level,
         /// What is said.
-        text: Text,
+        text: String,
     },
     /// SQL to be run; answered by [`ToWorker::Answer`].
     Query {
@@ -289,12 +363,17 @@ pub enum FromWorker {
         /// Status and headers.
         response: Response,
     },
-    /// A piece of it, with its memory file; likewise.
+    /// A piece of it, which is attached; likewise.
     Piece {
         /// Which run.
         run_id: u64,
     },
-    /// The run is over; the memory file is the body of the response, if there is any.
+    /// The plugin's file is not what the order says: nothing of the run was made.
+    Changed {
+        /// Which run.
+        run_id: u64,
+    },
+    /// The run is over; what is attached is the body of the response.
     Finished {
         /// Which run.
         run_id: u64,
@@ -359,34 +438,6 @@ impl From<Level> for LogLevel {
             Level::Info => LogLevel::Info,
             Level::Warn => LogLevel::Warn,
             Level::Error => LogLevel::Error,
-        }
-    }
-}
-
-/// A [`LogText`].
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Text {
-    Said(String),
-    RunStarted(Started),
-    RunFinished(std::time::Duration),
-}
-
-impl From<LogText> for Text {
-    fn from(text: LogText) -> Self {
-        match text {
-            LogText::Said(text) => Text::Said(text),
-            LogText::RunStarted(started) => Text::RunStarted(started),
-            LogText::RunFinished(took) => Text::RunFinished(took),
-        }
-    }
-}
-
-impl From<Text> for LogText {
-    fn from(text: Text) -> Self {
-        match text {
-            Text::Said(text) => LogText::Said(text),
-            Text::RunStarted(started) => LogText::RunStarted(started),
-            Text::RunFinished(took) => LogText::RunFinished(took),
         }
     }
 }

@@ -2,19 +2,26 @@
 //!
 //! # Mechanism
 //! 1. A shard puts a run on the [`desk`] of its trigger: a bounded queue and an event descriptor, nothing that waits.
-//! 2. The [`supervisor`] thread of that trigger starts the worker when it has none, writes the run's rows into sealed shared
-//!    memory ([`memory`]) and sends the run over a socket pair ([`channel`], [`message`]).
-//! 3. The [`worker`], a whole CPython with one interpreter, maps the memory and makes the run as the other lanes do. What the
-//!    plugin logs and asks goes back over the socket; what it queues comes with the result.
-//! 4. A run that overruns its deadline is interrupted inside the worker; a worker that does not answer within a grace is
+//! 2. The [`supervisor`] thread of that trigger starts the worker when it has none, attaches the run's [`rows`] or body to its [`order`] and
+//!    sends it to the [`worker`] over a socket pair ([`channel`], [`message`]). What is short is in the packet, and the rest in sealed
+//!    shared memory ([`memory`]).
+//! 3. A worker that waits for its next run is offered to the shard ([`offer`]), which gives it the run itself, if the worker has the code
+//!    and the packet has room for the rows: there is one wake-up between the shard and the plugin. The supervisor is at the
+//!    other end of the run, and looks after it.
+//! 4. The worker, a whole CPython with one interpreter, makes the run as the other lanes do. What the plugin logs and asks goes to the
+//!    supervisor over another socket pair; what it queues comes with the result.
+//! 5. A run that overruns its deadline is interrupted inside the worker; a worker that does not answer within a grace is
 //!    killed, with every process that it started. A worker that dies fails the run that it had, and no other; the
-//!    next run gets a fresh one, after a pause that doubles while it keeps dying.
+//!    next run gets a fresh one, after a pause that doubles while it keeps dying. An order that the worker had not read when it died is
+//!    the next one's.
 //!
 //! # Invariants
 //! 1. A worker has one run at a time, and runs of one trigger keep their order.
 //! 2. Every run that was accepted is reported once, unless the server stops before it has begun.
-//! 3. Nothing that a worker does can end the server or another worker. It holds no descriptor of the server but its end of
-//!    the socket pair and of the pipe that is its standard error.
+//! 3. Nothing that a worker does can end the server or another worker. It holds no descriptor of the server but its ends of
+//!    the socket pairs and of the pipe that is its standard error. No memory is shared that somebody may write: what is in a packet is
+//!    copied, and files are sealed before they are sent, and refused if they are not when they are received. So rows that a plugin
+//!    keeps never change, and a worker that writes where it should not harms itself.
 //! 4. A worker never outlives the server: it is killed by the system when the thread that started it ends, and ends itself
 //!    when the socket closes.
 
@@ -23,6 +30,9 @@ mod channel;
 mod desk;
 mod memory;
 mod message;
+mod offer;
+mod order;
+mod rows;
 mod starter;
 mod supervisor;
 mod system;
@@ -82,6 +92,8 @@ pub struct ProcessCounts {
     pub died: u64,
     /// Killed because a run did not end after its deadline.
     pub killed: u64,
+    /// Runs that shards gave to workers themselves.
+    pub direct: u64,
     /// Alive now.
     pub alive: usize,
 }
@@ -91,6 +103,7 @@ struct Counters {
     started: AtomicU64,
     died: AtomicU64,
     killed: AtomicU64,
+    direct: AtomicU64,
     alive: AtomicUsize,
 }
 
@@ -115,11 +128,12 @@ impl Workers {
 
     /// What became of worker processes.
     pub fn counts(&self) -> ProcessCounts {
-        let Counters { started, died, killed, alive } = &self.counters;
+        let Counters { started, died, killed, direct, alive } = &self.counters;
         ProcessCounts {
             started: started.load(Ordering::Relaxed),
             died: died.load(Ordering::Relaxed),
             killed: killed.load(Ordering::Relaxed),
+            direct: direct.load(Ordering::Relaxed),
             alive: alive.load(Ordering::Relaxed),
         }
     }

@@ -36,6 +36,10 @@ pub struct Started {
     pub over: OwnedFd,
     /// To talk to it.
     pub channel: Channel,
+    /// Where its orders go.
+    pub orders: Channel,
+    /// The other end of that, which it is to be given.
+    pub their_orders: OwnedFd,
     /// What it says on its standard error; does not block.
     pub stderr: OwnedFd,
 }
@@ -151,7 +155,7 @@ impl Thread {
 fn refuse_all(takings: &Takings, kind: &str, why: &str) {
     for _ in 0..takings.desk.close() {
         match takings.runs.recv_timeout(SENDING_MAX) {
-            Ok(request) => takings.refuse(*request, kind, why),
+            Ok(put) => takings.refuse(*put.request, kind, why),
             Err(_) => return,
         }
     }
@@ -162,6 +166,8 @@ fn start(config: &ProcessConfig) -> io::Result<Started> {
     let program = config.program.as_deref().unwrap_or(Path::new("/proc/self/exe"));
     let (channel, theirs) = Channel::pair()?;
     channel.limit_sending(SENDING_MAX)?;
+    let (orders, their_orders) = Channel::pair()?;
+    orders.limit_sending(SENDING_MAX)?;
     // A group of its own: the terminal's signals do not reach it, and what it starts can be killed with it.
     let mut child = Command::new(program)
         .arg0(config.program.as_deref().unwrap_or(Path::new("saltus")))
@@ -178,7 +184,7 @@ fn start(config: &ProcessConfig) -> io::Result<Started> {
         Ok((stderr, over))
     };
     match watch() {
-        Ok((stderr, over)) => Ok(Started { child, over, channel, stderr }),
+        Ok((stderr, over)) => Ok(Started { child, over, channel, orders, their_orders, stderr }),
         Err(error) => {
             let _over_already = child.kill();
             let _status = child.wait();

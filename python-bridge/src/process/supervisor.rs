@@ -1,43 +1,47 @@
 //! One trigger's worker process, seen from the server: a thread that hands it runs, serves it, and ends it.
 //!
-//! The thread waits for four things at once: its desk's bell, the worker's messages, the worker's standard error and the
+//! The thread waits for five things at once: its desk's bell and timer, the worker's messages, the worker's standard error and the
 //! worker's end. Queries run on threads of their own, so that a slow one keeps nothing else waiting.
+//!
+//! While the worker waits for a run it is offered to the shard ([`super::offer`]). So before anything of a waiting worker is heeded, its
+//! message or its death, the offer is taken back; if it is gone, what was heard belongs to a run that comes over the desk.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam::channel::TryRecvError;
+use crossbeam::channel::{self, Receiver, Sender, TryRecvError, TrySendError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal};
 use rustix::time::Timespec;
-use saltus_core::ids::{EventId, MonoNs, RunId, TriggerId};
+use saltus_core::ids::{MonoNs, RunId, TriggerId};
 use saltus_core::limits::{
     CACHE_SAVE_MS, PROCESS_QUERIES_MAX, PROCESS_RESTART_PAUSE_MAX_MS, PROCESS_RESTART_PAUSE_MIN_MS, PROCESS_START_MS,
     PROCESS_STDERR_BYTES_MAX,
 };
 use saltus_core::ports::{
-    CodeVerdict, LogLine, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport, RunRequest, RunStop,
-    SyncWrite, TableBatch,
+    CodeVerdict, LogLevel, LogLine, LogText, PluginCode, PluginError, PluginHost, QueuedWrite, RunEvent, RunReport,
+    RunRequest, RunStop, SyncWrite,
 };
 use saltus_core::query_param::QueryParam;
-use saltus_core::request::{PluginRequest, PluginResponse, ResponseHead};
+use saltus_core::request::{PluginResponse, ResponseHead};
 use saltus_core::state::{State, StateChange};
-use saltus_core::trigger::{TriggerDef, TriggerSpec};
 
 use super::Workers;
 use super::answers::Forward;
-use super::channel::{Channel, Received, read_available};
-use super::desk::Takings;
+use super::channel::{Attached, Channel, Packet, Received, read_available};
+use super::desk::{Put, Takings};
 use super::memory;
 use super::message::{
-    Blob, CacheAsk, CacheSaid, Code, Event, Failure, FromWorker, Request, Response, Run, Table, ToWorker,
+    Blob, CacheAsk, CacheSaid, Code, Failure, FromWorker, Order, PluginFile, Response, Run, ToWorker,
 };
+use super::offer::Offer;
+use super::order;
 use super::starter::Started;
 use crate::effects;
 use crate::ffi::time;
@@ -53,6 +57,10 @@ const STACK_MAX: Duration = Duration::from_millis(200);
 const GONE_MAX: Duration = Duration::from_secs(5);
 /// A run without a deadline worth the name is killed after so long.
 const RUN_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// How long a thread that has made a query waits for the next one.
+const HELPER_STAYS: Duration = Duration::from_secs(1);
+/// What is said of a worker that breaks the rules.
+const UNASKED: &str = "said something that nobody had asked for";
 /// A worker that closed its socket is about to end.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
 
@@ -68,6 +76,8 @@ pub struct Supervisor {
     not_before: Option<Instant>,
     /// The run of now was handed to a worker.
     begun: bool,
+    /// The run of which it was said last that it began.
+    announced: Option<RunId>,
     /// The worker was told to end its run, and with it itself.
     told_to_stop: bool,
     /// Whose runs they are, and whether its cache is to be kept.
@@ -83,6 +93,22 @@ struct Done {
     entered: Option<MonoNs>,
     finished: MonoNs,
     cost_ns: u64,
+}
+
+/// How a run ended in the worker.
+enum Outcome {
+    /// It was made.
+    Done(Box<Done>),
+    /// It was not: the plugin's file has changed.
+    Changed,
+}
+
+/// Why a run was not made.
+enum NotMade {
+    /// It failed.
+    Failed(PluginError),
+    /// Nothing of it was begun, and it is to be handed over once more: the file has changed, or the worker ended before it read the order.
+    Again,
 }
 
 /// Why a worker has no future.
@@ -106,6 +132,7 @@ impl Supervisor {
             deaths: 0,
             not_before: None,
             begun: false,
+            announced: None,
             told_to_stop: false,
             whose: None,
         }
@@ -115,33 +142,37 @@ impl Supervisor {
     pub fn live(mut self) {
         let mut idle_since = Instant::now();
         loop {
-            if self.stopping() {
+            let put = match self.takings.runs.try_recv() {
+                Ok(put) => Some(put),
+                // The shard is gone.
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) if self.stopping() => self.on_the_way(),
+                Err(TryRecvError::Empty) => {
+                    let until = idle_since + self.workers.config.idle;
+                    if Instant::now() >= until && self.takings.desk.close_if_empty() {
+                        break;
+                    }
+                    match self.idle(until.max(Instant::now() + Duration::from_millis(1))) {
+                        Some(put) => Some(put),
+                        None => continue,
+                    }
+                }
+            };
+            let Some(put) = put.filter(|put| put.given.is_some() || !self.stopping()) else {
                 // What waits was not begun; it is nobody's failure.
                 self.takings.desk.close();
                 break;
+            };
+            self.workers.shared.running.fetch_add(1, Ordering::SeqCst);
+            let report = self.run(put);
+            self.takings.desk.done();
+            if self.begun || !self.stopping() {
+                self.takings.completions.completed(report);
             }
-            let request = self.takings.runs.try_recv();
-            if matches!(request, Err(TryRecvError::Disconnected)) {
-                // The shard is gone.
-                break;
-            }
-            if let Ok(request) = request {
-                self.workers.shared.running.fetch_add(1, Ordering::SeqCst);
-                let report = self.run(*request);
-                self.takings.desk.done();
-                if self.begun || !self.stopping() {
-                    self.takings.completions.completed(report);
-                }
-                self.workers.shared.running.fetch_sub(1, Ordering::SeqCst);
-                idle_since = Instant::now();
-                continue;
-            }
-            let until = idle_since + self.workers.config.idle;
-            if Instant::now() >= until && self.takings.desk.close_if_empty() {
-                break;
-            }
-            self.idle(until.max(Instant::now() + Duration::from_millis(1)));
+            self.workers.shared.running.fetch_sub(1, Ordering::SeqCst);
+            idle_since = Instant::now();
         }
+        let _withdrawn = self.takings.desk.take_offer();
         if let Some(mut process) = self.process.take() {
             self.keep_cache(&mut process);
             tracing::info!(pid = process.pid(), trigger = %self.trigger, "a worker process is ended");
@@ -149,10 +180,32 @@ impl Supervisor {
         }
     }
 
+    /// Offers the worker to the shard, if a run of the code that it has needs nothing else.
+    fn offer(&self, process: &mut Process) {
+        let (Some(code), Some(state)) = (process.code, process.state) else { return };
+        // A file that has just changed might change unseen.
+        if !process.may_be_offered {
+            return;
+        }
+        let (orders, file) = (process.orders.clone(), process.file.clone());
+        self.takings.desk.offer(Offer { orders, code, state, file });
+        process.is_offered = true;
+    }
+
+    /// Takes the offer of the worker back. If it is gone, the run that the shard has for it, which is a push away.
+    fn on_the_way(&mut self) -> Option<Put> {
+        let was_offered = self.process.as_mut().is_some_and(|process| std::mem::take(&mut process.is_offered));
+        if !was_offered || self.takings.desk.take_offer().is_some() {
+            return None;
+        }
+        self.takings.runs.recv().ok()
+    }
+
     /// Takes from a worker that is to be ended what the next one is to have.
     fn keep_cache(&self, process: &mut Process) {
         let Some((trigger, true)) = self.whose else { return };
-        if self.takings.desk.is_forgotten() || process.channel.send(&ToWorker::GiveCache, None).is_err() {
+        let ask = || process.orders.send(&Order::GiveCache, &Attached::Nothing);
+        if self.takings.desk.is_forgotten() || ask().is_err() {
             return;
         }
         let until = Instant::now() + Duration::from_millis(CACHE_SAVE_MS);
@@ -173,42 +226,78 @@ impl Supervisor {
         self.workers.shared.stopping.load(Ordering::SeqCst)
     }
 
-    /// Serves the worker once, between runs.
-    fn idle(&mut self, until: Instant) {
+    /// Serves the worker once, between runs; the run that has come meanwhile, if one is known of.
+    fn idle(&mut self, until: Instant) -> Option<Put> {
         let Some(mut process) = self.process.take() else {
             let mut bell = [PollFd::new(&self.takings.desk, PollFlags::IN)];
             let _again = poll(&mut bell, timeout(until).as_ref());
-            return self.takings.desk.silence();
+            self.takings.desk.silence();
+            return None;
         };
-        let ended = match process.next(&self.takings, until) {
-            Ok(Some(
-                FromWorker::Finished { .. } | FromWorker::Ready | FromWorker::Refused(_) | FromWorker::Kept { .. },
-            )) => Some("said something that nobody had asked for".to_owned()),
-            Ok(Some(message)) => {
-                process.serve(message);
-                None
-            }
-            Ok(None) => None,
-            Err(End::Died(how)) => Some(how),
-            Err(End::Late | End::Stopped) => None,
-        };
-        match ended {
-            Some(how) => {
-                let error = self.died(process, &how, "while it had no run");
-                tracing::debug!(%error, "an idle worker died");
-            }
-            None => self.process = Some(process),
+        if !process.is_offered {
+            self.offer(&mut process);
         }
+        let heard = process.next(&self.takings, until);
+        if matches!(heard, Ok(None)) {
+            self.process = Some(process);
+            return None;
+        }
+        process.heard = Some(heard);
+        self.process = Some(process);
+        let put = self.on_the_way();
+        if put.is_none() {
+            self.heed();
+        }
+        put
     }
 
-    fn run(&mut self, request: RunRequest) -> RunReport {
-        if request.stop.cause().is_some() {
+    /// Heeds what was heard of the worker while it had no run.
+    fn heed(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        let how = match process.heard.take() {
+            Some(Ok(Some(
+                FromWorker::Finished { .. }
+                | FromWorker::Changed { .. }
+                | FromWorker::Ready
+                | FromWorker::Refused(_)
+                | FromWorker::Kept { .. },
+            ))) => UNASKED.to_owned(),
+            Some(Err(End::Died(how))) => how,
+            Some(Ok(Some(message))) => {
+                process.serve(message);
+                self.process = Some(process);
+                return;
+            }
+            None | Some(Ok(None) | Err(End::Late | End::Stopped)) => {
+                self.process = Some(process);
+                return;
+            }
+        };
+        let error = self.died(process, &how, "while it had no run");
+        tracing::debug!(%error, "an idle worker died");
+    }
+
+    fn run(&mut self, Put { request, given }: Put) -> RunReport {
+        let request = *request;
+        self.begun = given.is_some();
+        if !self.begun && request.stop.cause().is_some() {
             return RunReport::not_run(request, cancelled(), time::now());
         }
-        let code = request.trigger.code.refresh();
-        let prepared = self.workers.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
-        let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
-        let report = match self.attempt(&request, &code, &prepared) {
+        let (mut done, mut verdict) = (Err(NotMade::Again), None);
+        if let Some(given) = given {
+            self.workers.counters.direct.fetch_add(1, Ordering::Relaxed);
+            verdict = self.process.as_ref().and_then(|process| process.verdict.clone());
+            done = self.attend(&request, given);
+        }
+        // An order that was never read was not begun; a second one in a row is the worker's fault.
+        for _ in 0..2 {
+            match done {
+                Err(NotMade::Again) if request.stop.cause().is_some() => done = Err(NotMade::Failed(cancelled())),
+                Err(NotMade::Again) => done = self.attempt(&request, &mut verdict),
+                _ => break,
+            }
+        }
+        let report = match done {
             Ok(Done { result, writes, response, state, entered, finished, cost_ns }) => RunReport {
                 request,
                 result,
@@ -223,68 +312,117 @@ impl Supervisor {
                 unwound: None,
                 memory: None,
             },
-            Err(error) => RunReport::not_run(request, error, time::now()),
+            Err(NotMade::Failed(error)) => RunReport::not_run(request, error, time::now()),
+            Err(NotMade::Again) => {
+                let error = failure("WorkerDied", "WorkerDied: worker processes end before they read their orders");
+                RunReport::not_run(request, error, time::now())
+            }
         };
-        RunReport { code: Some(verdict), ..report }
+        RunReport { code: verdict, ..report }
     }
 
-    fn attempt(&mut self, request: &RunRequest, code: &PluginCode, prepared: &Prepared) -> Result<Done, PluginError> {
+    /// Hands a run to the worker, a new one if there is none, and attends it.
+    fn attempt(&mut self, request: &RunRequest, verdict: &mut Option<CodeVerdict>) -> Result<Done, NotMade> {
+        // Before the look: what changes after it looks different.
+        let (looked, file) = (SystemTime::now(), request.trigger.code.file().map(PluginFile::look));
+        let code = request.trigger.code.refresh();
+        let prepared = self.workers.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
+        *verdict = Some(CodeVerdict { hash: code.hash, inline: prepared.inline.clone() });
         self.begun = false;
-        let (event, rows) = event(&request.event)
-            .map_err(|e| failure("WorkerNotStarted", &format!("the event cannot be shared with the worker: {e}")))?;
-        let mut message = ToWorker::Run(Box::new(run_message(request, code, event)));
-        let (shared, def) = (self.workers.shared.clone(), &request.trigger.def);
-        let wants_cache = shared.vault.wants(def);
-        self.whose = Some((def.id, wants_cache));
+        let not_shared = |e: &dyn std::fmt::Display| {
+            NotMade::Failed(failure("WorkerNotStarted", &format!("the event cannot be shared with the worker: {e}")))
+        };
+        let (run, body) = order::of_request(request, code.hash).map_err(|e| not_shared(&e))?;
+        let attached = body.into_attached().map_err(|e| not_shared(&e))?;
+        let mut order = Order::Run(Box::new(run));
+        let wants_cache = self.workers.shared.vault.wants(&request.trigger.def);
+        let _withdrawn = self.takings.desk.take_offer();
+        if let Some(process) = &mut self.process {
+            process.is_offered = false;
+        }
+        self.heed();
+        let kept = self.workers.shared.vault.get(request.trigger.def.id).filter(|_| wants_cache);
+        let rest = (&*request.state, kept.as_deref());
+        let start = |this: &mut Self| this.start_process(request.limits.memory_bytes).map_err(NotMade::Failed);
         let mut process = match self.process.take() {
             Some(process) => process,
-            None => self.start_process(request.limits.memory_bytes)?,
+            None => start(self)?,
         };
-        (process.depth, process.trigger_id) = (request.depth, request.trigger.def.id);
-        let kept = shared.vault.get(def.id).filter(|_| wants_cache);
-        if process.hand_over(&mut message, code, prepared, rows.as_ref(), (&request.state, kept.as_deref())).is_err() {
+        if process.hand_over(&mut order, &code, &prepared, &attached, rest).is_err() {
             // It has died since the last run and nobody has noticed: the run has not begun.
             let error = self.died(process, "closed its connection", "while it had no run");
             tracing::debug!(%error, "an idle worker died");
-            process = self.start_process(request.limits.memory_bytes)?;
-            let rest = (&*request.state, kept.as_deref());
-            if let Err(error) = process.hand_over(&mut message, code, prepared, rows.as_ref(), rest) {
+            process = start(self)?;
+            if let Err(error) = process.hand_over(&mut order, &code, &prepared, &attached, rest) {
                 let how = format!("did not take the run ({error})");
-                return Err(self.died(process, &how, "before the run"));
+                return Err(NotMade::Failed(self.died(process, &how, "before the run")));
             }
         }
-        self.begun = true;
-        process.stop = request.stop.clone();
-        process.host = request.test_host.clone().unwrap_or_else(|| self.workers.shared.host.clone());
+        process.verdict.clone_from(verdict);
+        process.may_be_offered = match &file {
+            None => true,
+            Some(file) => file.as_ref().is_some_and(|file| file.is_older_than(looked)),
+        };
+        process.file = file.flatten();
+        self.process = Some(process);
+        let done = self.attend(request, Instant::now());
+        if let (Err(NotMade::Again), Some(kept)) = (&done, kept) {
+            self.workers.shared.vault.put(request.trigger.def.id, kept.to_vec(), &[]);
+        }
+        done
+    }
+
+    /// Attends a run that the worker was given at that instant.
+    fn attend(&mut self, request: &RunRequest, given: Instant) -> Result<Done, NotMade> {
+        let Some(mut process) = self.process.take() else { return Err(NotMade::Again) };
+        self.takings.desk.set_timer(Duration::ZERO);
+        (self.begun, process.is_offered) = (true, false);
+        let shared = self.workers.shared.clone();
+        let def = &request.trigger.def;
+        process.begin(request, &shared.host);
+        self.whose = Some((def.id, shared.vault.wants(def)));
         // The worker has it.
         shared.vault.forget(def.id);
-        let kill_at = Instant::now() + request.deadline.saturating_add(self.workers.config.kill_grace).min(RUN_MAX);
+        if self.announced.replace(request.run_id) != Some(request.run_id) {
+            process.say(request.run_id, LogLevel::Info, LogText::RunStarted(request.event.started()));
+        }
+        let kill_at = given + request.deadline.saturating_add(self.workers.config.kill_grace).min(RUN_MAX);
         match self.serve_run(&mut process, request, kill_at) {
-            Ok(done) => {
-                self.deaths = 0;
+            Ok(outcome) => {
                 if self.told_to_stop {
                     // It takes no further run.
                     self.keep_cache(&mut process);
                     self.end(process);
                 } else {
+                    if matches!(outcome, Outcome::Done(_)) {
+                        // Before the report, which may bring the next run.
+                        self.offer(&mut process);
+                    }
                     self.process = Some(process);
                 }
-                if request.stop.cause().is_some() { Err(cancelled()) } else { Ok(done) }
+                let Outcome::Done(done) = outcome else { return Err(NotMade::Again) };
+                self.deaths = 0;
+                if request.stop.cause().is_some() { Err(NotMade::Failed(cancelled())) } else { Ok(*done) }
             }
-            Err(End::Died(how)) => Err(self.died(process, &how, "during the run")),
-            Err(End::Late) => Err(self.killed(process, request.deadline)),
+            Err(End::Died(how)) => {
+                let orders = process.orders.clone();
+                let error = self.died(process, &how, "during the run");
+                // Known only now that it is gone for certain.
+                Err(if orders.was_left_unread() { NotMade::Again } else { NotMade::Failed(error) })
+            }
+            Err(End::Late) => Err(NotMade::Failed(self.killed(process, request.deadline))),
             Err(End::Stopped) => {
                 self.end(process);
                 if !self.stopping() {
-                    return Err(cancelled());
+                    return Err(NotMade::Failed(cancelled()));
                 }
-                Err(failure(PluginError::STOPPED, "the database is shutting down"))
+                Err(NotMade::Failed(failure(PluginError::STOPPED, "the database is shutting down")))
             }
         }
     }
 
     /// Serves the worker until its run is over.
-    fn serve_run(&mut self, process: &mut Process, request: &RunRequest, kill_at: Instant) -> Result<Done, End> {
+    fn serve_run(&mut self, process: &mut Process, request: &RunRequest, kill_at: Instant) -> Result<Outcome, End> {
         let run = request.run_id;
         let slot = match &request.event {
             RunEvent::Request(asked) => asked.answer.as_ref(),
@@ -297,51 +435,25 @@ impl Supervisor {
             let cancelled = request.stop.cause().is_some();
             if (self.stopping() || cancelled) && !self.told_to_stop {
                 self.told_to_stop = true;
-                let _gone = process.channel.send(&ToWorker::Interrupt, None);
+                process.tell(&ToWorker::Interrupt);
                 kill_at = kill_at.min(Instant::now() + self.workers.config.kill_grace);
             }
             match process.next(&self.takings, kill_at) {
-                Ok(Some(FromWorker::Finished {
-                    run_id,
-                    result,
-                    writes,
-                    response,
-                    state,
-                    entered_ns,
-                    finished_ns,
-                    cost_ns,
-                })) if run_id == run.0 => {
-                    let body = memory::read_bytes(process.attached.take().as_ref());
-                    let body = body.map_err(|e| End::Died(format!("sent a response that cannot be read ({e})")))?;
-                    let queued = |(db, lines): (String, String)| QueuedWrite { db: db.into(), lines, no_sync: false };
-                    let changed = |(key, value): (String, Option<String>)| StateChange {
-                        key: key.into(),
-                        value: value.map(Into::into),
-                    };
-                    return Ok(Done {
-                        result: result.map_err(PluginError::from),
-                        writes: writes.into_iter().map(queued).collect(),
-                        response: response.map(|Response { status, headers, streamed }| PluginResponse {
-                            head: ResponseHead { status, headers },
-                            body: (!streamed).then_some(body),
-                        }),
-                        state: state.into_iter().map(changed).collect(),
-                        entered: entered_ns.map(MonoNs),
-                        finished: MonoNs(finished_ns),
-                        cost_ns,
-                    });
+                Ok(Some(message @ FromWorker::Finished { .. })) => {
+                    return process.done(run, message).map(|done| Outcome::Done(Box::new(done)));
                 }
+                Ok(Some(FromWorker::Changed { run_id })) if run_id == run.0 => return Ok(Outcome::Changed),
                 Ok(Some(
-                    FromWorker::Finished { .. } | FromWorker::Ready | FromWorker::Refused(_) | FromWorker::Kept { .. },
+                    FromWorker::Changed { .. } | FromWorker::Ready | FromWorker::Refused(_) | FromWorker::Kept { .. },
                 )) => {
-                    return Err(End::Died("said something that nobody had asked for".to_owned()));
+                    return Err(End::Died(UNASKED.to_owned()));
                 }
                 Ok(Some(FromWorker::Stream { run_id, response })) if run_id == run.0 => {
                     let gone = !forward.begin(slot, response);
                     process.tell(&ToWorker::Room { run_id, gone });
                 }
                 Ok(Some(FromWorker::Piece { run_id })) if run_id == run.0 => {
-                    let piece = memory::read_bytes(process.attached.take().as_ref());
+                    let piece = std::mem::take(&mut process.attached).into_bytes();
                     let piece = piece.map_err(|e| End::Died(format!("sent a piece that cannot be read ({e})")))?;
                     let gone = !forward.piece(piece, kill_at, || self.stopping());
                     process.tell(&ToWorker::Room { run_id, gone });
@@ -372,14 +484,14 @@ impl Supervisor {
         })?;
         self.workers.counters.started.fetch_add(1, Ordering::Relaxed);
         self.workers.counters.alive.fetch_add(1, Ordering::Relaxed);
-        let mut process = Process::new(started, self.trigger.clone(), self.workers.shared.host.clone());
+        let (mut process, their_orders) = Process::new(started, self.trigger.clone(), self.workers.shared.host.clone());
         tracing::info!(pid = process.pid(), trigger = %self.trigger, "a worker process is started");
         let hello = ToWorker::Hello {
             server: std::process::id(),
             surroundings: self.workers.shared.surroundings.clone(),
             memory_max: Some(self.workers.config.memory_max.unwrap_or(memory_max)),
         };
-        if let Err(error) = process.channel.send(&hello, None) {
+        if let Err(error) = process.channel.send(&hello, &their_orders) {
             return Err(self.died(process, &format!("did not take its first message ({error})"), "while it started"));
         }
         let until = Instant::now() + Duration::from_millis(PROCESS_START_MS);
@@ -396,7 +508,7 @@ impl Supervisor {
                 }
                 Ok(None) if Instant::now() < until => {}
                 Ok(Some(_)) => {
-                    return Err(self.died(process, "said something that nobody had asked for", "while it started"));
+                    return Err(self.died(process, UNASKED, "while it started"));
                 }
                 Ok(None) | Err(End::Late | End::Stopped) => {
                     let how = format!("was not ready after {PROCESS_START_MS} ms");
@@ -482,65 +594,6 @@ fn timeout(until: Instant) -> Option<Timespec> {
     Timespec::try_from(left).ok()
 }
 
-fn event(event: &RunEvent) -> Result<(Event, Option<OwnedFd>), arrow::error::ArrowError> {
-    let tables = match event {
-        RunEvent::Writes(tables) => tables,
-        RunEvent::Schedule(call) => return Ok((Event::Schedule(*call), None)),
-        RunEvent::Request(request) => {
-            let PluginRequest { method, path, tail, query_string, query, headers, body, peer, answer } = &**request;
-            let asked = Request {
-                method: method.clone(),
-                path: path.to_string(),
-                tail: tail.clone(),
-                query_string: query_string.clone(),
-                query: query.clone(),
-                headers: headers.clone(),
-                peer: *peer,
-                streams: answer.is_some(),
-            };
-            return Ok((Event::Request(Box::new(asked)), memory::write_bytes(body)?));
-        }
-    };
-    let batches = tables.iter().map(|table| memory::record_batch(&table.batch)).collect::<Result<Vec<_>, _>>()?;
-    let (file, segments) = memory::write(&batches)?;
-    let tables = tables.iter().zip(segments).map(|(TableBatch { table, id, all_columns, .. }, rows)| {
-        let EventId { stream, sequence } = id;
-        let all_columns = all_columns.as_ref().map(|all| all.iter().map(ToString::to_string).collect());
-        Table { name: table.to_string(), id: (stream.epoch.0, stream.shard.0, sequence.0), rows, all_columns }
-    });
-    Ok((Event::Writes(tables.collect()), file))
-}
-
-fn run_message(request: &RunRequest, code: &PluginCode, event: Event) -> Run {
-    let TriggerDef { id, name, db, plugin_filename, arguments, .. } = &request.trigger.def;
-    Run {
-        run_id: request.run_id.0,
-        shard: request.shard.0,
-        trigger_id: id.0,
-        trigger: name.to_string(),
-        db: db.to_string(),
-        plugin_filename: plugin_filename.clone(),
-        arguments: arguments.clone(),
-        code_hash: code.hash,
-        code: None,
-        event,
-        deadline_ns: u64::try_from(request.deadline.as_nanos()).unwrap_or(u64::MAX),
-        limits: request.limits,
-        received_ns: request.received.0,
-        depth: request.depth,
-        long: request.long,
-        attempt: request.attempt,
-        api: request.trigger.def.api,
-        time_zone: match &request.trigger.def {
-            TriggerDef { spec: TriggerSpec::Every(_), .. } => None,
-            def => def.timing.time_zone.clone(),
-        },
-        state: None,
-        state_revision: request.state.revision,
-        cache: None,
-    }
-}
-
 /// What an exit status says, as a predicate.
 fn status_text(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
@@ -568,12 +621,48 @@ fn signal_name(signal: i32) -> String {
     name.to_owned()
 }
 
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads that do what takes time for one worker; they stay for a while, as the next query often comes soon.
+struct Helpers {
+    /// Without a place in it: what is put in, somebody waits for.
+    jobs: Sender<Job>,
+    taken: Receiver<Job>,
+}
+
+impl Default for Helpers {
+    fn default() -> Self {
+        let (jobs, taken) = channel::bounded(0);
+        Helpers { jobs, taken }
+    }
+}
+
+impl Helpers {
+    /// Has a job done by whoever waits for one, or by a new thread.
+    fn take(&self, what: &str, job: Job) -> io::Result<()> {
+        let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.jobs.try_send(job) else {
+            return Ok(());
+        };
+        let taken = self.taken.clone();
+        std::thread::Builder::new().name(format!("saltus-{what}")).spawn(move || {
+            job();
+            while let Ok(job) = taken.recv_timeout(HELPER_STAYS) {
+                job();
+            }
+        })?;
+        Ok(())
+    }
+}
+
 /// A live worker process; killed when it is dropped.
 struct Process {
     trigger: Arc<str>,
     child: Child,
     over: OwnedFd,
     channel: Arc<Channel>,
+    /// Where its runs go: to the thread that makes them.
+    orders: Arc<Channel>,
+    packet: Packet,
     stderr: Option<OwnedFd>,
     tail: VecDeque<u8>,
     /// The plugin's code that it has; none before its first run.
@@ -593,8 +682,19 @@ struct Process {
     /// It was killed, or is going to be.
     gone: Arc<AtomicBool>,
     queries: Arc<AtomicUsize>,
+    helpers: Helpers,
+    /// What the check of its code has found.
+    verdict: Option<CodeVerdict>,
+    /// What the plugin's file was when that code was looked up, if it is one.
+    file: Option<PluginFile>,
+    /// The shard may give it runs of that code.
+    may_be_offered: bool,
+    /// It was offered, and the offer was not taken back.
+    is_offered: bool,
+    /// What was heard of it and has not been heeded.
+    heard: Option<Result<Option<FromWorker>, End>>,
     /// What came with its last message.
-    attached: Option<OwnedFd>,
+    attached: Attached,
     /// Its socket is closed.
     closed: bool,
     /// It ended without our doing.
@@ -603,13 +703,16 @@ struct Process {
 }
 
 impl Process {
-    fn new(started: Started, trigger: Arc<str>, host: Arc<dyn PluginHost>) -> Self {
-        let Started { child, over, channel, stderr } = started;
-        Process {
+    /// With the end of the connection for orders that it is to be given.
+    fn new(started: Started, trigger: Arc<str>, host: Arc<dyn PluginHost>) -> (Self, Attached) {
+        let Started { child, over, channel, orders, their_orders, stderr } = started;
+        let process = Process {
             trigger,
             child,
             over,
             channel: Arc::new(channel),
+            orders: Arc::new(orders),
+            packet: Packet::default(),
             stderr: Some(stderr),
             tail: VecDeque::new(),
             code: None,
@@ -621,11 +724,18 @@ impl Process {
             stop: Arc::default(),
             gone: Arc::default(),
             queries: Arc::default(),
-            attached: None,
+            helpers: Helpers::default(),
+            verdict: None,
+            file: None,
+            may_be_offered: false,
+            is_offered: false,
+            heard: None,
+            attached: Attached::Nothing,
             closed: false,
             over_by_itself: false,
             reaped: false,
-        }
+        };
+        (process, Attached::File(their_orders))
     }
 
     fn pid(&self) -> u32 {
@@ -635,42 +745,88 @@ impl Process {
     /// Sends a run; with its code, if the worker does not have that yet.
     fn hand_over(
         &mut self,
-        message: &mut ToWorker,
+        order: &mut Order,
         code: &PluginCode,
         prepared: &Prepared,
-        rows: Option<&OwnedFd>,
+        attached: &Attached,
         (state, kept): (&State, Option<&[u8]>),
     ) -> io::Result<()> {
-        if let ToWorker::Run(run) = message {
-            // The worker has the state of the run before, unless it is another one now.
-            run.state = (self.state != Some(state.revision))
-                .then(|| state.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect());
-            run.cache = kept.filter(|_| self.code.is_none()).map(|bytes| Blob(bytes.to_vec()));
-            run.code = (self.code != Some(code.hash)).then(|| Code {
+        if let Order::Run(run) = order {
+            let Run { state: given, cache, code: given_code, .. } = &mut **run;
+            *given = order::state(state, self.state);
+            *cache = kept.filter(|_| self.code.is_none()).map(|bytes| Blob(bytes.to_vec()));
+            *given_code = (self.code != Some(code.hash)).then(|| Code {
                 source: code.source.to_string(),
                 directory: code.directory.as_deref().cloned(),
-                compiled: prepared.code.clone().map_err(Failure::from),
+                compiled: prepared.code.clone().map(Blob).map_err(Failure::from),
                 reusable: prepared.reusable,
             });
-            if *self.db != *run.db {
-                self.db = run.db.as_str().into();
-            }
         }
-        self.tail.clear();
-        self.channel.send(message, rows.map(AsFd::as_fd))?;
+        self.orders.send(order, attached)?;
         self.code = Some(code.hash);
-        self.state = Some(state.revision);
         Ok(())
+    }
+
+    /// A run that it was given is under way: what it says now is said for that.
+    fn begin(&mut self, request: &RunRequest, host: &Arc<dyn PluginHost>) {
+        self.tail.clear();
+        self.state = Some(request.state.revision);
+        (self.depth, self.trigger_id) = (request.depth, request.trigger.def.id);
+        self.stop = request.stop.clone();
+        self.host = request.test_host.as_ref().unwrap_or(host).clone();
+        if *self.db != *request.trigger.def.db {
+            self.db = request.trigger.def.db.clone();
+        }
+    }
+
+    fn say(&self, run_id: RunId, level: LogLevel, text: LogText) {
+        self.host.log(LogLine { db: self.db.clone(), trigger: self.trigger.clone(), run_id, level, text });
+    }
+
+    /// What came of a run, if the worker's message is about that one.
+    fn done(&mut self, run: RunId, message: FromWorker) -> Result<Done, End> {
+        let FromWorker::Finished { run_id, result, writes, response, state, entered_ns, finished_ns, cost_ns } =
+            message
+        else {
+            return Err(End::Died(UNASKED.to_owned()));
+        };
+        if run_id != run.0 {
+            return Err(End::Died(UNASKED.to_owned()));
+        }
+        let body = std::mem::take(&mut self.attached).into_bytes();
+        let body = body.map_err(|e| End::Died(format!("sent a response that cannot be read ({e})")))?;
+        if result.is_ok() {
+            let took = entered_ns.map_or(0, |entered| finished_ns.saturating_sub(entered));
+            self.say(run, LogLevel::Info, LogText::RunFinished(Duration::from_nanos(took)));
+        }
+        let queued = |(db, lines): (String, String)| QueuedWrite { db: db.into(), lines, no_sync: false };
+        let changed =
+            |(key, value): (String, Option<String>)| StateChange { key: key.into(), value: value.map(Into::into) };
+        Ok(Done {
+            result: result.map_err(PluginError::from),
+            writes: writes.into_iter().map(queued).collect(),
+            response: response.map(|Response { status, headers, streamed }| PluginResponse {
+                head: ResponseHead { status, headers },
+                body: (!streamed).then_some(body),
+            }),
+            state: state.into_iter().map(changed).collect(),
+            entered: entered_ns.map(MonoNs),
+            finished: MonoNs(finished_ns),
+            cost_ns,
+        })
     }
 
     /// The worker's next message. `None` when it is time, or when somebody has rung.
     fn next(&mut self, takings: &Takings, until: Instant) -> Result<Option<FromWorker>, End> {
+        if let Some(heard) = self.heard.take() {
+            return heard;
+        }
         let mut closing = None;
         loop {
             if !self.closed {
-                match self.channel.receive(false) {
-                    Ok(Received::Message(message, file)) => {
-                        self.attached = file;
+                match self.channel.receive(&mut self.packet, false) {
+                    Ok(Received::Message(message, attached)) => {
+                        self.attached = attached;
                         return Ok(Some(message));
                     }
                     Ok(Received::Closed) => self.closed = true,
@@ -692,9 +848,9 @@ impl Process {
             if woken.over {
                 self.over_by_itself = true;
                 // Its last messages are in the socket, which others may hold open.
-                match self.channel.receive(false) {
-                    Ok(Received::Message(message, file)) => {
-                        self.attached = file;
+                match self.channel.receive(&mut self.packet, false) {
+                    Ok(Received::Message(message, attached)) => {
+                        self.attached = attached;
                         return Ok(Some(message));
                     }
                     _ => return Err(End::Died("ended".to_owned())),
@@ -708,13 +864,16 @@ impl Process {
 
     /// Waits for anything, and takes what stands on standard error.
     fn wait(&mut self, takings: Option<&Takings>, until: Instant) -> Woken {
+        let timer = takings.map(|takings| takings.desk.timer());
         let mut sources = vec![PollFd::new(&self.over, PollFlags::IN)];
-        sources.extend(takings.map(|takings| PollFd::new(&takings.desk, PollFlags::IN)));
+        if let (Some(takings), Some(timer)) = (takings, &timer) {
+            sources.extend([PollFd::new(&takings.desk, PollFlags::IN), PollFd::new(timer, PollFlags::IN)]);
+        }
         sources.extend((!self.closed).then(|| PollFd::new(&self.channel, PollFlags::IN)));
         sources.extend(self.stderr.as_ref().map(|stderr| PollFd::new(stderr, PollFlags::IN)));
         let _interrupted = poll(&mut sources, timeout(until).as_ref());
         let ready = |at: usize| !sources[at].revents().is_empty();
-        let woken = Woken { over: ready(0), rung: takings.is_some() && ready(1) };
+        let woken = Woken { over: ready(0), rung: takings.is_some() && (ready(1) || ready(2)) };
         let stderr_ready = self.stderr.is_some() && ready(sources.len() - 1);
         drop(sources);
         if let Some(takings) = takings.filter(|_| woken.rung) {
@@ -746,46 +905,44 @@ impl Process {
     /// Does what a message asks that is no answer to us.
     fn serve(&mut self, message: FromWorker) {
         match message {
-            FromWorker::Log { run_id, level, text } => self.host.log(LogLine {
-                db: self.db.clone(),
-                trigger: self.trigger.clone(),
-                run_id: RunId(run_id),
-                level: level.into(),
-                text: text.into(),
-            }),
+            FromWorker::Log { run_id, level, text } => self.say(RunId(run_id), level.into(), LogText::Said(text)),
             FromWorker::Query { id, db, sql, params } => self.query(id, db, sql, params),
             FromWorker::Write { id, db, lines, no_sync } => {
                 let write = SyncWrite { db: db.into(), lines, no_sync, depth: self.depth.saturating_add(1) };
                 self.write(id, write);
             }
             FromWorker::Cache { id, ask } => {
-                // A worker that is gone needs no answer.
                 let home = Home::Worker(self.trigger_id);
                 let who = Who { home, trigger: self.trigger_id, name: self.trigger.clone() };
-                let _gone = self.channel.send(&ToWorker::Cached { id, said: global(ask, &who) }, None);
+                self.tell(&ToWorker::Cached { id, said: global(ask, &who) });
             }
             // Of a run that is over.
             FromWorker::Stream { run_id, .. } | FromWorker::Piece { run_id } => {
                 self.tell(&ToWorker::Room { run_id, gone: true });
             }
-            FromWorker::Ready | FromWorker::Refused(_) | FromWorker::Finished { .. } | FromWorker::Kept { .. } => {}
+            FromWorker::Ready
+            | FromWorker::Refused(_)
+            | FromWorker::Finished { .. }
+            | FromWorker::Changed { .. }
+            | FromWorker::Kept { .. } => {}
         }
     }
 
     fn tell(&self, message: &ToWorker) {
         // If the worker is gone, that shows when it is listened to.
-        let _gone = self.channel.send(message, None);
+        let _gone = self.channel.send(message, &Attached::Nothing);
     }
 
     fn write(&self, id: u64, write: SyncWrite) {
-        let refuse =
-            |why: String, channel: &Channel| drop(channel.send(&ToWorker::Written { id, result: Err(why) }, None));
+        let refuse = |why: String, channel: &Channel| {
+            drop(channel.send(&ToWorker::Written { id, result: Err(why) }, &Attached::Nothing))
+        };
         self.beside(
             "write",
             move |host, channel| {
                 let result = host.write(write);
                 // A worker that is gone needs no answer.
-                let _gone = channel.send(&ToWorker::Written { id, result }, None);
+                let _gone = channel.send(&ToWorker::Written { id, result }, &Attached::Nothing);
             },
             refuse,
         );
@@ -793,8 +950,9 @@ impl Process {
 
     fn query(&self, id: u64, db: String, sql: String, params: Vec<(String, QueryParam)>) {
         let (stop, gone) = (self.stop.clone(), self.gone.clone());
-        let refuse =
-            |why: String, channel: &Channel| drop(channel.send(&ToWorker::Answer { id, result: Err(why) }, None));
+        let refuse = |why: String, channel: &Channel| {
+            drop(channel.send(&ToWorker::Answer { id, result: Err(why) }, &Attached::Nothing))
+        };
         self.beside(
             "query",
             move |host, channel| {
@@ -803,18 +961,18 @@ impl Process {
                 let shared = batches.and_then(|batches| {
                     memory::write(&batches).map_err(|e| format!("the result cannot be shared with the worker: {e}"))
                 });
-                let (file, result) = match shared {
-                    Ok((file, segments)) => (file, Ok(segments)),
-                    Err(why) => (None, Err(why)),
+                let (attached, result) = match shared {
+                    Ok((attached, segments)) => (attached, Ok(segments)),
+                    Err(why) => (Attached::Nothing, Err(why)),
                 };
                 // A worker that is gone needs no answer.
-                let _gone = channel.send(&ToWorker::Answer { id, result }, file.as_ref().map(AsFd::as_fd));
+                let _gone = channel.send(&ToWorker::Answer { id, result }, &attached);
             },
             refuse,
         );
     }
 
-    /// Does what takes time on a thread of its own, or refuses it.
+    /// Does what takes time on another thread, or refuses it.
     fn beside(
         &self,
         what: &str,
@@ -826,11 +984,11 @@ impl Process {
             return refuse(format!("more than {PROCESS_QUERIES_MAX} queries and writes at once"), &self.channel);
         }
         let (host, channel, under_way) = (self.host.clone(), self.channel.clone(), self.queries.clone());
-        let thread = std::thread::Builder::new().name(format!("saltus-{what}")).spawn(move || {
+        let job = Box::new(move || {
             work(host.as_ref(), &channel);
             under_way.fetch_sub(1, Ordering::SeqCst);
         });
-        if let Err(error) = thread {
+        if let Err(error) = self.helpers.take(what, job) {
             self.queries.fetch_sub(1, Ordering::SeqCst);
             refuse(format!("no thread for the {what}: {error}"), &self.channel);
         }
@@ -886,6 +1044,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let _status = self.kill();
+        global_cache::local().lost(Home::Worker(self.trigger_id));
     }
 }
 

@@ -2,22 +2,23 @@
 //!
 //! # Mechanism
 //! 1. The process's first thread is Python's main thread: it starts Python, says that it is ready, and makes runs one after
-//!    the other. While it waits, the plugin's own threads have the GIL.
-//! 2. A second thread takes messages. It needs no GIL, so the server's end, a stop, and answers to queries are noticed whatever
-//!    Python does. When the socket closes it ends the process.
+//!    the other. It waits for its orders itself, at a socket of its own, so nobody stands between the server and the run. While it waits,
+//!    the plugin's own threads have the GIL.
+//! 2. A second thread takes all other messages. It needs no GIL, so the server's end, a stop, and answers to queries are noticed
+//!    whatever Python does. When the socket closes it ends the process.
 //! 3. The watchdog of `deadline` interrupts runs, as in the other lanes; the server kills the process if that does not help.
 //!
 //! What is *not* here: the refusals of the other lanes. `os._exit`, signals, `fork` and `ctypes` hurt nobody but this process.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
@@ -25,24 +26,26 @@ use saltus_core::ids::{Epoch, EventId, MonoNs, RoomId, RunId, Sequence, ShardId,
 use saltus_core::limits::CACHE_SAVED_BYTES_MAX;
 use saltus_core::policy;
 use saltus_core::ports::{
-    CodeSource, LogLine, PluginCode, PluginError, PluginHost, RunEvent, RunRecord, RunReport, RunRequest, SyncWrite,
-    TableBatch, Trigger,
+    CodeSource, LogLine, LogText, PluginCode, PluginError, PluginHost, RunEvent, RunRecord, RunReport, RunRequest,
+    SyncWrite, TableBatch, Trigger,
 };
 use saltus_core::query_param::QueryParam;
 use saltus_core::request::{AnswerSlot, PluginRequest, PluginResponse, ResponseHead};
 use saltus_core::state::{State, StateChange};
 use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, Timing, TriggerDef, TriggerLimits, TriggerSpec};
+use serde::de::DeserializeOwned;
 
 use super::answers::{Room, WorkerSlot};
-use super::channel::{Channel, Received};
-use super::message::{Blob, CacheAsk, CacheSaid, Event, FromWorker, Request, Response, Run, Table, ToWorker};
-use super::{memory, system};
+use super::channel::{Attached, Channel, Packet, Received};
+use super::message::{Blob, CacheAsk, CacheSaid, Event, FromWorker, Order, Request, Response, Run, Table, ToWorker};
+use super::{memory, rows, system};
 use crate::deadline;
 use crate::effects::{self, Lane};
 use crate::ffi::{pylifecycle, time};
 use crate::global_cache::{self, Found, Store, Who};
 use crate::interpreter::{Interpreter, failure};
 use crate::prepare::Prepared;
+use crate::runtime::Priority;
 use crate::runtime::{STOP_GRACE, find_home};
 
 /// The exit code of a process that was not started by a server.
@@ -60,7 +63,7 @@ pub fn worker_main() -> ExitCode {
         }
     };
     let Err(error) = live(&channel);
-    let _gone = channel.send(&FromWorker::Refused(error.into()), None);
+    let _gone = channel.send(&FromWorker::Refused(error.into()), &Attached::Nothing);
     ExitCode::FAILURE
 }
 
@@ -68,10 +71,11 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
     let os_error = |what: &str, error: &dyn std::fmt::Display| failure("WorkerNotStarted", &format!("{what}: {error}"));
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| os_error("the worker cannot be tied to the server", &e))?;
-    let hello = channel.receive(true).map_err(|e| os_error("the first message", &e))?;
-    let Received::Message(ToWorker::Hello { server, surroundings, memory_max }, None) = hello else {
+    let hello = channel.receive(&mut Packet::default(), true).map_err(|e| os_error("the first message", &e))?;
+    let Received::Message(ToWorker::Hello { server, surroundings, memory_max }, Attached::File(orders)) = hello else {
         return Err(os_error("the first message", &"it is another one"));
     };
+    let orders = Channel::over(orders).map_err(|e| os_error("the connection for orders", &e))?;
     // A server that ended before the line above has left no signal.
     if rustix::process::getppid().map(Pid::as_raw_nonzero).map(std::num::NonZeroI32::get) != i32::try_from(server).ok()
     {
@@ -90,22 +94,27 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
 
     let proxy = Arc::new(Proxy::new(channel.clone()));
     global_cache::reach_through(Box::new(ServersCache(proxy.clone())));
-    let (taken, runs) = channel::bounded::<Task>(1);
-    let postman = Postman { proxy: proxy.clone(), runs: taken, code: None, state: Arc::default() };
+    let postman = Postman { proxy: proxy.clone() };
     std::thread::Builder::new()
         .name("saltus-messages".to_owned())
         .spawn(move || postman.live())
         .map_err(|e| os_error("the thread for messages", &e))?;
     let host: Arc<dyn PluginHost> = proxy.clone();
-    let _gone = channel.send(&FromWorker::Ready, None);
+    let mut orders =
+        Orders { channel: orders, packet: Packet::default(), proxy: proxy.clone(), code: None, state: Arc::default() };
+    let _gone = channel.send(&FromWorker::Ready, &Attached::Nothing);
+    let mut long = false;
     loop {
-        let Order { request, code, prepared, cache } = match interpreter.while_waiting(|| next(&runs)) {
-            Task::Run(order) => *order,
+        let ToBeRun { request, code, prepared, cache } = match interpreter.while_waiting(|| orders.next()) {
+            Task::Run(run) => *run,
             Task::GiveCache => {
                 give_cache(&interpreter, channel);
                 continue;
             }
         };
+        if std::mem::replace(&mut long, request.long) != request.long {
+            give_way(long);
+        }
         if let Some(cache) = cache
             && let Err(error) = interpreter.put_cache(request.trigger.def.id, &cache)
         {
@@ -122,14 +131,22 @@ fn live(channel: &Arc<Channel>) -> Result<Infallible, PluginError> {
     }
 }
 
+/// Runs that take long give way to everybody else's. Only who may do so gets a priority back: without that the next worker has it.
+fn give_way(long: bool) {
+    let priority = if long { Priority::Long } else { Priority::Short };
+    if let Err(error) = priority.take() {
+        eprintln!("this process keeps its priority: {error}");
+    }
+}
+
 /// What Python's thread is to do.
 enum Task {
-    Run(Box<Order>),
+    Run(Box<ToBeRun>),
     GiveCache,
 }
 
 /// A run and its code.
-struct Order {
+struct ToBeRun {
     request: RunRequest,
     code: Arc<PluginCode>,
     prepared: Arc<Prepared>,
@@ -146,12 +163,7 @@ fn give_cache(interpreter: &Interpreter, channel: &Channel) {
         // Too large for a message; the server says so.
         cache = vec![0; CACHE_SAVED_BYTES_MAX + 1];
     }
-    let _gone = channel.send(&FromWorker::Kept { cache: Blob(cache), live }, None);
-}
-
-fn next(runs: &Receiver<Task>) -> Task {
-    // The other thread ends the process, not itself.
-    runs.recv().unwrap_or_else(|_| system::exit_now(1))
+    let _gone = channel.send(&FromWorker::Kept { cache: Blob(cache), live }, &Attached::Nothing);
 }
 
 /// Lets this process take so many bytes more than it has. Counts private writable memory, so neither the shared batches nor
@@ -225,12 +237,12 @@ impl Proxy {
     fn report(&self, report: RunReport) {
         let RunReport { request, result, writes, response, state, entered, finished, cost_ns, .. } = report;
         let body = response.as_ref().and_then(|response| response.body.as_ref());
-        let body = body.map_or(Ok(None), |body| memory::write_bytes(body));
+        let body = body.map_or(Ok(Attached::Nothing), |body| Attached::bytes(body));
         let (result, writes, body) = match body {
             Ok(body) => (result, writes, body),
             Err(e) => {
                 let text = format!("the response cannot be shared with the server: {e}");
-                (Err(failure("OSError", &text)), Vec::new(), None)
+                (Err(failure("OSError", &text)), Vec::new(), Attached::Nothing)
             }
         };
         let message = FromWorker::Finished {
@@ -249,7 +261,7 @@ impl Proxy {
         };
         // The rows are let go first: the server may count on their memory when it has the report.
         drop(request);
-        if self.channel.send(&message, body.as_ref().map(AsFd::as_fd)).is_err() {
+        if self.channel.send(&message, &body).is_err() {
             system::exit_now(1);
         }
     }
@@ -262,7 +274,7 @@ impl Proxy {
         let id = self.asked.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = channel::bounded(1);
         self.waiting.lock().insert(id, sender);
-        let answer = match self.channel.send(&question(id), None) {
+        let answer = match self.channel.send(&question(id), &Attached::Nothing) {
             Ok(()) => self.wait(what, &answer),
             Err(error) => Err(format!("{what} cannot be sent to the server: {error}")),
         };
@@ -330,9 +342,11 @@ const MIXED_UP: &str = "the server has answered another question";
 impl PluginHost for Proxy {
     fn log(&self, line: LogLine) {
         let LogLine { run_id, level, text, .. } = line;
+        // That runs begin and end the server says itself: nobody is woken for that before the plugin is entered.
+        let LogText::Said(text) = text else { return };
+        let message = FromWorker::Log { run_id: run_id.0, level: level.into(), text };
         // If the server is gone, so is this process, at once.
-        let _gone =
-            self.channel.send(&FromWorker::Log { run_id: run_id.0, level: level.into(), text: text.into() }, None);
+        let _gone = self.channel.send(&message, &Attached::Nothing);
     }
 
     fn record(&self, _record: RunRecord) {
@@ -367,52 +381,42 @@ impl PluginHost for Proxy {
     }
 }
 
+/// The next message; the process ends with its connection.
+fn next<M: DeserializeOwned>(channel: &Channel, packet: &mut Packet) -> (M, Attached) {
+    let code = match channel.receive(packet, true) {
+        Ok(Received::Message(message, attached)) => return (message, attached),
+        Ok(Received::Closed | Received::Nothing) => 0,
+        Err(error) => {
+            eprintln!("the connection to the server is broken: {error}");
+            1
+        }
+    };
+    system::exit_now(code)
+}
+
 /// The thread that takes messages.
 struct Postman {
     proxy: Arc<Proxy>,
-    runs: Sender<Task>,
-    /// The code of the run before.
-    code: Option<(Arc<PluginCode>, Arc<Prepared>)>,
-    /// The trigger's state, as the server sent it last.
-    state: Arc<State>,
 }
 
 impl Postman {
-    fn live(mut self) -> ! {
+    fn live(self) -> ! {
+        let mut packet = Packet::default();
         loop {
-            let code = match self.proxy.channel.receive(true) {
-                Ok(Received::Message(message, file)) => match self.take(message, file.as_ref()) {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        eprintln!("a message of the server is not understood: {error}");
-                        1
-                    }
-                },
-                Ok(Received::Closed) => 0,
-                Ok(Received::Nothing) => continue,
-                Err(error) => {
-                    eprintln!("the connection to the server is broken: {error}");
-                    1
-                }
-            };
-            system::exit_now(code);
+            let (message, attached) = next(&self.proxy.channel, &mut packet);
+            self.take(message, attached);
         }
     }
 
-    fn take(&mut self, message: ToWorker, file: Option<&OwnedFd>) -> Result<(), arrow::error::ArrowError> {
+    fn take(&self, message: ToWorker, attached: Attached) {
         match message {
-            ToWorker::Run(run) => {
-                let order = Box::new(self.order(*run, file)?);
-                self.runs.send(Task::Run(order)).unwrap_or_else(|_| system::exit_now(1));
-            }
             ToWorker::Answer { id, result } => {
-                let result =
-                    result.and_then(|segments| memory::read(file, &segments).map_err(|e| format!("the result: {e}")));
+                let result = result
+                    .and_then(|segments| memory::read(attached, &segments).map_err(|e| format!("the result: {e}")));
                 self.answer(id, Answer::Rows(result));
             }
             ToWorker::Written { id, result } => self.answer(id, Answer::Written(result)),
             ToWorker::Cached { id, said } => self.answer(id, Answer::Cached(said)),
-            ToWorker::GiveCache => self.runs.send(Task::GiveCache).unwrap_or_else(|_| system::exit_now(1)),
             ToWorker::Interrupt => {
                 effects::stop();
                 self.proxy.waiting.lock().clear();
@@ -429,7 +433,6 @@ impl Postman {
             ToWorker::Room { run_id, gone } => self.proxy.room.told(run_id, gone),
             ToWorker::Hello { .. } => {}
         }
-        Ok(())
     }
 
     fn answer(&self, id: u64, answer: Answer) {
@@ -439,12 +442,42 @@ impl Postman {
             let _gone = waiting.send(answer);
         }
     }
+}
 
-    fn order(&mut self, run: Run, file: Option<&OwnedFd>) -> Result<Order, arrow::error::ArrowError> {
+/// The end of the connection that orders come by, and what was learned from earlier ones.
+struct Orders {
+    channel: Channel,
+    packet: Packet,
+    proxy: Arc<Proxy>,
+    /// The code of the run before.
+    code: Option<(Arc<PluginCode>, Arc<Prepared>)>,
+    /// The trigger's state, as the server sent it last.
+    state: Arc<State>,
+}
+
+impl Orders {
+    /// Waits for what is to be done next. Needs no GIL.
+    fn next(&mut self) -> Task {
+        loop {
+            let (order, attached) = next(&self.channel, &mut self.packet);
+            let run = match order {
+                Order::Run(run) => *run,
+                Order::GiveCache => return Task::GiveCache,
+            };
+            match self.run_of(run, attached) {
+                Ok(Some(run)) => return Task::Run(Box::new(run)),
+                Ok(None) => {}
+                Err(error) => {
+                    eprintln!("an order of the server is not understood: {error}");
+                    system::exit_now(1)
+                }
+            }
+        }
+    }
+
+    /// The run of an order; `None` if it is not to be made as the plugin's file has changed.
+    fn run_of(&mut self, run: Run, attached: Attached) -> Result<Option<ToBeRun>, ArrowError> {
         let proxy = &self.proxy;
-        let slot =
-            || Arc::new(WorkerSlot::new(proxy.channel.clone(), proxy.room.clone(), run.run_id)) as Arc<dyn AnswerSlot>;
-        let event = run_event(run.event, file, slot)?;
         if let Some(entries) = run.state {
             let mut state = State::of_revision(run.state_revision);
             for (key, value) in entries {
@@ -452,10 +485,20 @@ impl Postman {
             }
             self.state = Arc::new(state);
         }
+        if run.unless_changed.is_some_and(|file| !file.is_as_it_was()) {
+            let message = FromWorker::Changed { run_id: run.run_id };
+            if proxy.channel.send(&message, &Attached::Nothing).is_err() {
+                system::exit_now(1);
+            }
+            return Ok(None);
+        }
+        let slot =
+            || Arc::new(WorkerSlot::new(proxy.channel.clone(), proxy.room.clone(), run.run_id)) as Arc<dyn AnswerSlot>;
+        let event = run_event(run.event, attached, slot)?;
         if let Some(code) = run.code {
             let hash = run.code_hash;
             let prepared = Prepared {
-                code: code.compiled.map_err(Into::into),
+                code: code.compiled.map(|Blob(bytes)| bytes).map_err(Into::into),
                 reusable: code.reusable,
                 inline: Ok(()),
                 imports: Vec::new(),
@@ -464,8 +507,7 @@ impl Postman {
             self.code = Some((Arc::new(code), Arc::new(prepared)));
         }
         let code = self.code.clone().filter(|(code, _)| code.hash == run.code_hash);
-        let (code, prepared) =
-            code.ok_or_else(|| arrow::error::ArrowError::IpcError("a run without its code".to_owned()))?;
+        let (code, prepared) = code.ok_or_else(|| ArrowError::IpcError("a run without its code".to_owned()))?;
         // What a run does not look at is as good as any.
         let def = TriggerDef {
             id: TriggerId(run.trigger_id),
@@ -479,7 +521,7 @@ impl Postman {
             isolation: Isolation::Process,
             limits: TriggerLimits::default(),
             timing: Timing { time_zone: run.time_zone, ..Timing::default() },
-            api: run.api,
+            api: run.api.into(),
             arguments: run.arguments,
             disabled: false,
             disabled_reason: None,
@@ -503,36 +545,35 @@ impl Postman {
             may_move: false,
             long: run.long,
         };
-        Ok(Order { request, code, prepared, cache: run.cache.map(|Blob(bytes)| bytes) })
+        Ok(Some(ToBeRun { request, code, prepared, cache: run.cache.map(|Blob(bytes)| bytes) }))
     }
 }
 
-/// The event, over what came with its message.
+/// The event, over what came with its order.
 fn run_event(
     event: Event,
-    file: Option<&OwnedFd>,
+    attached: Attached,
     slot: impl FnOnce() -> Arc<dyn AnswerSlot>,
-) -> Result<RunEvent, arrow::error::ArrowError> {
+) -> Result<RunEvent, ArrowError> {
     let tables = match event {
         Event::Writes(tables) => tables,
         Event::Schedule(call) => return Ok(RunEvent::Schedule(call)),
         Event::Request(request) => {
             let Request { method, path, tail, query_string, query, headers, peer, streams } = *request;
-            let (path, body, answer) = (path.into(), memory::read_bytes(file)?, streams.then(slot));
+            let (path, body, answer) = (path.into(), attached.into_bytes()?, streams.then(slot));
             let request = PluginRequest { method, path, tail, query_string, query, headers, body, peer, answer };
             return Ok(RunEvent::Request(Arc::new(request)));
         }
     };
-    let segments: Vec<_> = tables.iter().map(|table| table.rows).collect();
-    let batches = memory::read(file, &segments)?;
-    let tables = tables.into_iter().zip(&batches).map(|(table, rows)| {
-        let Table { name, id: (epoch, shard, sequence), all_columns, .. } = table;
+    let bytes = attached.into_buffer()?;
+    let tables = tables.into_iter().map(|table| {
+        let Table { name, id: (epoch, shard, sequence), rows, all_columns } = table;
         let stream = Stream { epoch: Epoch(epoch), shard: ShardId(shard) };
         let id = EventId { stream, sequence: Sequence(sequence) };
         let all_columns = all_columns.map(|all| all.into_iter().map(Arc::from).collect());
-        Ok(TableBatch { table: name.into(), batch: Arc::new(memory::table_batch(rows)?), id, all_columns })
+        Ok(TableBatch { table: name.into(), batch: Arc::new(rows::read(&bytes, &rows)?), id, all_columns })
     });
-    Ok(RunEvent::Writes(tables.collect::<Result<_, arrow::error::ArrowError>>()?))
+    Ok(RunEvent::Writes(tables.collect::<Result<_, ArrowError>>()?))
 }
 
 /// Code that the server has looked up.

@@ -42,3 +42,17 @@ pub fn every_kind() -> Arc<Batch> {
         2,
     )
 }
+
+/// `rows` rows with a tag, a number and a text that begin at `first`.
+pub fn numbered(first: i64, rows: usize) -> Arc<Batch> {
+    let numbers = || first..first + rows as i64;
+    let host: DictionaryArray<Int32Type> = numbers().map(|n| [Some("a"), None, Some("b")][(n % 3) as usize]).collect();
+    batch(
+        vec![
+            ("host", ColumnKind::Tag, Arc::new(host)),
+            ("n", ColumnKind::Integer, Arc::new(numbers().map(Some).collect::<Int64Array>())),
+            ("s", ColumnKind::String, Arc::new(numbers().map(|n| Some(format!("text {n}"))).collect::<StringArray>())),
+        ],
+        rows,
+    )
+}

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use saltus_core::ids::TriggerId;
 use saltus_core::policy::Lane;
-use saltus_core::ports::{PluginError, PluginRuntime, RunReport, RunRequest, Trigger};
+use saltus_core::ports::{CodeSource, PluginCode, PluginError, PluginRuntime, RunReport, RunRequest, Trigger};
 use saltus_core::trigger::TriggerDef;
 use saltus_python::ProcessCounts;
 
-use crate::data::{every_kind, table};
+use crate::data::{every_kind, numbered, table};
 use crate::host::Code;
 use crate::{KILL_GRACE, Shard, WORKER_IDLE, WORKERS_MAX, on_shard, plugin, request, runtime, site_packages};
 
@@ -80,8 +81,13 @@ fn counts_before() -> ProcessCounts {
 
 fn is_gone(pid: Pid) -> bool {
     // A zombie is gone as well: whoever must wait for it may take its time.
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    stat.map_or(true, |stat| stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+    state_of(pid).is_none_or(|state| state == 'Z')
+}
+
+/// The letter of the process's state; `None` if there is no such process.
+fn state_of(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
 #[test]
@@ -102,25 +108,147 @@ fn a_run_in_a_worker_sees_and_does_what_an_inline_run_does() {
 }
 
 #[test]
-fn rows_are_seen_where_they_lie_in_shared_memory() {
+fn rows_are_seen_where_they_lie() {
     on_shard(|shard| {
-        let tables = vec![table("cpu", every_kind()), table("mem", every_kind())];
-        let report = shard.process(request(plugin("shared_memory.py"), tables));
-        report.result.unwrap_or_else(|e| panic!("{}", e.traceback));
-        assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO 2 batches, 12 views, 36 buffers in one mapping"]);
+        let mut said = |tables| {
+            let report = shard.process(request(plugin("shared_memory.py"), tables));
+            report.result.unwrap_or_else(|e| panic!("{}", e.traceback));
+            shard.host.lines_of(report.request.run_id)
+        };
+        let few = vec![table("cpu", every_kind()), table("mem", every_kind())];
+        assert_eq!(said(few), ["INFO 2 batches, 12 views, 36 buffers in a packet"]);
+        let many = vec![table("cpu", every_kind()), table("mem", numbered(0, 10_000))];
+        assert_eq!(said(many), ["INFO 2 batches, 9 views, 26 buffers in a mapping"]);
     });
 }
 
 #[test]
-fn rows_that_a_plugin_keeps_stay_valid() {
+fn rows_that_a_plugin_keeps_do_not_change() {
+    /// Keeps all that it was given, in three ways, and looks at all of it again.
+    const KEEPS: &str = "KEPT = 'kept'\n\
+        def process_writes(api, batches, a):\n    \
+            kept = api.cache.get(KEPT) or []\n    \
+            for batch in batches:\n        \
+                column = memoryview(batch.columns['n'])\n        \
+                kept.append((column[0], len(column), column, batch.__arrow_c_array__(), batch))\n    \
+            api.cache.put(KEPT, kept)\n    \
+            for first, rows, column, _, batch in kept:\n        \
+                expected = list(range(first, first + rows))\n        \
+                assert column.tolist() == expected, first\n        \
+                assert [row['s'] for row in batch['rows']] == [f'text {n}' for n in expected], first\n    \
+            api.info(len(kept))\n";
     on_shard(|shard| {
-        let keep = "def process_writes(api, b, a):\n    api.cache.put('v', memoryview(b[0].columns['n']))\n";
-        let look = "def process_writes(api, b, a):\n    api.info(api.cache.get('v').tolist())\n";
-        shard.process(request(Code::text(keep), vec![table("cpu", every_kind())])).result.unwrap();
-        for _ in 0..3 {
-            let report = shard.process(request(Code::text(look), vec![table("cpu", every_kind())]));
+        // By turns few rows, which are in packets, and many, which are in shared memory.
+        for round in 0..20 {
+            let rows = if round % 2 == 0 { 5 } else { 5_000 };
+            let tables = vec![table("cpu", numbered(round * 10_000, rows)), table("cpu", numbered(round, 3))];
+            let report = shard.process(request(Code::text(KEEPS), tables));
+            report.result.unwrap_or_else(|e| panic!("{}", e.traceback));
+            assert_eq!(shard.host.lines_of(report.request.run_id), [format!("INFO {}", (round + 1) * 2)]);
+        }
+    });
+}
+
+#[test]
+fn batches_of_every_length_arrive_whole() {
+    const SUMS: &str = "def process_writes(api, b, a):\n    \
+        for t in b:\n        \
+            numbers = memoryview(t.columns['n'])\n        \
+            texts = [row['s'] for row in t['rows'][-3:]] if len(numbers) < 50_000 else []\n        \
+            api.info(len(numbers), sum(numbers), sum(map(len, texts)))\n";
+    on_shard(|shard| {
+        // Around the length of a packet, and far beyond it.
+        let lengths = (1..=10).map(|n| n * 150).chain(900..920).chain([30_000, 3_000_000]);
+        for rows in lengths {
+            let report = shard.process(request(Code::text(SUMS), vec![table("cpu", numbered(1, rows))]));
+            report.result.unwrap_or_else(|e| panic!("{}", e.traceback));
+            let sum = rows * (rows + 1) / 2;
+            let last = rows.saturating_sub(2).max(1)..=rows;
+            let texts: usize = if rows < 50_000 { last.map(|n| format!("text {n}").len()).sum() } else { 0 };
+            assert_eq!(shard.host.lines_of(report.request.run_id), [format!("INFO {rows} {sum} {texts}")]);
+        }
+    });
+}
+
+#[test]
+fn a_worker_that_waits_is_given_its_run_by_the_shard_itself() {
+    on_shard(|shard| {
+        shard.pid();
+        let before = runtime().0.process_counts().direct;
+        // One after the other: the worker waits each time.
+        for n in 0..50 {
+            let report = shard.process(request(Code::text(PID), vec![table("cpu", numbered(n, 3))]));
             report.result.unwrap();
-            assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO [-1, 2]"]);
+            assert_eq!(shard.host.all_of(report.request.run_id).len(), 3, "the engine's two lines and the plugin's");
+        }
+        assert!(runtime().0.process_counts().direct >= before + 50);
+        // Several at once keep their order.
+        let runs: Vec<_> = (0..40).map(|_| request(Code::text(PID), vec![])).collect();
+        let ids: Vec<_> = runs.iter().map(|run| run.run_id).collect();
+        runs.into_iter().for_each(|run| assert!(shard.submit_process(run).is_ok()));
+        let entered: Vec<_> = ids
+            .into_iter()
+            .map(|id| shard.finished.wait(id, Instant::now() + Duration::from_secs(60)).entered.unwrap())
+            .collect();
+        assert!(entered.is_sorted(), "{entered:?}");
+    });
+}
+
+/// A plugin file that is looked at before each run, as the server's registry does.
+#[derive(Clone)]
+struct Watched {
+    path: PathBuf,
+    code: Arc<Mutex<Arc<PluginCode>>>,
+}
+
+impl Watched {
+    fn write(path: &Path, source: &str) -> Self {
+        std::fs::write(path, source).unwrap();
+        let watched = Watched { path: path.to_owned(), code: Arc::new(Mutex::new(Code::file(path).current())) };
+        watched.refresh();
+        watched
+    }
+}
+
+impl CodeSource for Watched {
+    fn current(&self) -> Arc<PluginCode> {
+        self.code.lock().unwrap().clone()
+    }
+
+    fn refresh(&self) -> Arc<PluginCode> {
+        *self.code.lock().unwrap() = Code::file(&self.path).current();
+        self.current()
+    }
+
+    fn file(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+}
+
+#[test]
+fn a_file_that_was_changed_counts_in_the_next_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("watched.py");
+    let source = |n: usize| format!("def process_writes(api, b, a):\n    api.info({n})\n");
+    let watched = Watched::write(&path, &source(0));
+    on_shard(move |shard| {
+        let mut says = || {
+            let run = request(Code::text(""), vec![]);
+            let trigger = Trigger { def: run.trigger.def.clone(), code: Arc::new(watched.clone()) };
+            let report = shard.process(RunRequest { trigger: Arc::new(trigger), ..run });
+            report.result.unwrap();
+            shard.host.all_of(report.request.run_id)
+        };
+        let expected = |n: usize| ["engine started".to_owned(), format!("INFO {n}"), "engine finished".to_owned()];
+        for version in 1..3 {
+            // While the file has changed just now, the supervisor looks at it; later the worker does.
+            let before = runtime().0.process_counts().direct;
+            eventually("the shard gives the worker its runs itself", || {
+                assert_eq!(says(), expected(version - 1));
+                runtime().0.process_counts().direct > before
+            });
+            std::fs::write(&path, source(version)).unwrap();
+            assert_eq!(says(), expected(version));
         }
     });
 }
@@ -377,6 +505,98 @@ fn a_run_just_after_its_worker_was_killed_is_made() {
 }
 
 #[test]
+fn an_order_that_a_worker_had_not_read_when_it_died_is_the_next_ones() {
+    on_shard(|shard| {
+        for rows in [3, 30_000] {
+            let pid = shard.pid();
+            rustix::process::kill_process(pid, Signal::STOP).unwrap();
+            eventually("the worker is stopped", || state_of(pid) == Some('T'));
+            let run = request(Code::text(PID), vec![table("cpu", numbered(0, rows))]);
+            let run_id = run.run_id;
+            assert!(shard.submit_process(run).is_ok());
+            // Given by the shard, or by the supervisor: when it is looked after, the worker has it, and has not read it.
+            eventually("the run is under way", || !shard.host.all_of(run_id).is_empty());
+            rustix::process::kill_process(pid, Signal::KILL).unwrap();
+            let report = shard.finished.wait(run_id, Instant::now() + Duration::from_secs(60));
+            report.result.unwrap_or_else(|e| panic!("{}", e.message));
+            let lines = shard.host.all_of(run_id);
+            assert_eq!((lines.len(), lines[0].as_str()), (3, "engine started"), "made once: {lines:?}");
+        }
+    });
+}
+
+#[test]
+fn a_worker_that_says_or_writes_what_it_likes_harms_only_its_own_run() {
+    /// Descriptors 3 and 4 are the worker's ends of its connections.
+    const ENDS: &str = "import os, socket, array\ndef end(n): return socket.socket(fileno=os.dup(n))\n";
+    let evil = [
+        // No message, one with too long a length, one of a kind that is none, and a file that is none of ours.
+        "end(3).send(b'garbage')",
+        "end(3).send(b'\\x00\\xff\\xff\\xff\\x7f' + b'x' * 100)",
+        "end(3).send(b'\\x00\\x01\\x00\\x00\\x00\\x63')",
+        "socket.send_fds(end(3), [b'\\x01\\x00\\x00\\x00\\x00'], [os.open('/dev/zero', os.O_RDONLY)])",
+        "socket.send_fds(end(3), [b'\\x01\\x00\\x00\\x00\\x00'], [os.memfd_create('unsealed')])",
+        "socket.send_fds(end(3), [b'\\x01\\x00\\x00\\x00\\x00'], [os.pipe()[0]] * 20)",
+        // It says that another run is over.
+        "end(3).send(b'\\x00\\x02\\x00\\x00\\x00\\x09\\x01')",
+        "end(3).shutdown(socket.SHUT_RDWR)",
+    ];
+    on_shard(move |shard| {
+        let neighbour = |shard: &mut Shard| {
+            let report = shard.process(of_trigger(70, request(Code::text(PID), vec![table("cpu", numbered(0, 3))])));
+            report.result.unwrap();
+            shard.host.lines_of(report.request.run_id)
+        };
+        let of_neighbour = neighbour(shard);
+        for line in evil {
+            let before = shard.pid();
+            let source = format!("{ENDS}import time\ndef process_writes(*a):\n    {line}\n    time.sleep(60)\n");
+            let run = request(Code::text(&source), vec![table("cpu", numbered(0, 3))]);
+            let error = shard.process(run).result.unwrap_err();
+            assert_eq!(error.kind, "WorkerDied", "{line}: {}", error.message);
+            assert_ne!(shard.pid(), before, "{line}");
+            assert_eq!(neighbour(shard), of_neighbour, "{line}");
+        }
+        // What goes the other way on the connection for orders nobody heeds.
+        let noise = format!(
+            "{ENDS}import os\ndef process_writes(api, b, a):\n    end(4).send(b'garbage')\n    api.info(os.getpid())\n"
+        );
+        let before = shard.says(&noise);
+        assert_eq!(shard.says(&noise), before);
+        assert_eq!(shard.says(PID), before);
+    });
+}
+
+#[test]
+fn rows_in_shared_memory_cannot_be_changed_for_anybody_else() {
+    /// Makes its mapping writable, which the system does for a copy of its own, and overwrites it.
+    const WRITES: &str = "import ctypes, re\n\
+        def process_writes(api, b, a):\n    \
+            line = next(line for line in open('/proc/self/maps') if 'memfd:saltus-rows' in line)\n    \
+            start, end = (int(n, 16) for n in re.match('([0-9a-f]+)-([0-9a-f]+)', line).groups())\n    \
+            libc = ctypes.CDLL(None)\n    \
+            libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]\n    \
+            assert libc.mprotect(start, end - start, 3) == 0\n    \
+            ctypes.memset(start, 255, end - start)\n    \
+            api.info(memoryview(b[0].columns['n'])[0])\n";
+    on_shard(|shard| {
+        let rows = numbered(0, 10_000);
+        for _ in 0..3 {
+            let report = shard.process(request(Code::text(WRITES), vec![table("cpu", rows.clone())]));
+            report.result.unwrap_or_else(|e| panic!("{}", e.traceback));
+            assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO -1"]);
+        }
+        let expected = numbered(0, 10_000);
+        for (column, expected) in rows.columns.iter().zip(&expected.columns) {
+            assert_eq!(&column.data, &expected.data, "{}", column.name);
+        }
+        let sum = "def process_writes(api, b, a): api.info(sum(memoryview(b[0].columns['n'])))\n";
+        let report = shard.process(request(Code::text(sum), vec![table("cpu", rows)]));
+        assert_eq!(shard.host.lines_of(report.request.run_id), ["INFO 49995000"]);
+    });
+}
+
+#[test]
 fn a_plugin_that_takes_too_much_memory_gets_a_memory_error() {
     on_shard(|shard| {
         let before = shard.pid();
@@ -430,7 +650,7 @@ fn a_worker_has_no_descriptor_of_the_server() {
     on_shard(|shard| {
         let source = "import os\ndef process_writes(api, b, a):\n    for fd in sorted(map(int, os.listdir('/proc/self/fd'))):\n        \
                       try: api.info(fd, os.readlink(f'/proc/self/fd/{fd}').split(':')[0])\n        except OSError: pass\n";
-        let expected = ["INFO 0 /dev/null", "INFO 1 /dev/null", "INFO 2 pipe", "INFO 3 socket"];
+        let expected = ["INFO 0 /dev/null", "INFO 1 /dev/null", "INFO 2 pipe", "INFO 3 socket", "INFO 4 socket"];
         assert_eq!(shard.says(source), expected);
     });
     drop(leaked);

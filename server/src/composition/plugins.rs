@@ -41,6 +41,11 @@ impl MetricsSource for Plugins {
             "Worker processes killed because a run did not end after its deadline.",
             counts.killed,
         );
+        counter(
+            "saltus_worker_processes_direct_runs_total",
+            "Runs that shards gave to worker processes with no thread in between.",
+            counts.direct,
+        );
         caches(text, &self.0.cache_counts());
         let mut gauge = |name: &str, help: &'static str, value: u64| {
             text.sample(name, MetricKind::Gauge, help, &[], value as f64);

@@ -27,13 +27,15 @@ use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use saltus_core::limits::{PLUGIN_BYTES_MAX, PLUGIN_FILES_MAX, PLUGIN_LOOK_AGAIN_MS, PLUGIN_LOOK_MS, PLUGIN_QUIET_MS};
+use saltus_core::limits::{
+    PLUGIN_BYTES_MAX, PLUGIN_FILE_RACY_MS, PLUGIN_FILES_MAX, PLUGIN_LOOK_AGAIN_MS, PLUGIN_LOOK_MS, PLUGIN_QUIET_MS,
+};
 use saltus_core::ports::{CodeSource, PluginCode, PluginError, PluginFolder};
 use saltus_core::text::without_mark;
 use saltus_core::trigger::TriggerKind;
 
 /// A change younger than this may be followed by another one with the same time stamp.
-const RACY: Duration = Duration::from_secs(2);
+const RACY: Duration = Duration::from_millis(PLUGIN_FILE_RACY_MS);
 /// What makes a directory a plugin.
 const INIT: &str = "__init__.py";
 
@@ -589,6 +591,10 @@ impl CodeSource for PluginSource {
         }
         self.look(self.check.get(), Settle::WhenQuiet);
         self.code.load_full()
+    }
+
+    fn file(&self) -> Option<&Path> {
+        self.code.load().directory.is_none().then_some(&*self.path)
     }
 }
 
