@@ -89,14 +89,10 @@ def process_writes(influxdb3_local, table_batches, args=None):
 fn nothing_is_seen_of_a_run_that_caught_the_refusal_of_its_module() {
     let root = tempfile::tempdir().unwrap();
     let start = Start::new(root.path());
-    let python = std::env::var("PYO3_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    const FIND: &str = "from importlib.util import find_spec as find; \
-                        print(next(n for n in ('_curses', 'readline', '_tkinter', '_testsinglephase') if find(n)))";
-    let found = std::process::Command::new(python).args(["-c", FIND]).output().unwrap();
-    let single = String::from_utf8(found.stdout).unwrap();
+    let single = common::module_of_one_interpreter();
     // At the top of the file, and within the function.
-    start.plugin("top.py", &CATCHES.replace("MODULE", single.trim()).replace("WITHIN", "json"));
-    start.plugin("within.py", &CATCHES.replace("MODULE", "json").replace("WITHIN", single.trim()));
+    start.plugin("top.py", &CATCHES.replace("MODULE", &single).replace("WITHIN", "json"));
+    start.plugin("within.py", &CATCHES.replace("MODULE", "json").replace("WITHIN", &single));
     let server = start.run();
     server.create_database("main");
     for name in ["top", "within"] {

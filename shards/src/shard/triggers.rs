@@ -104,6 +104,8 @@ pub(crate) struct TriggerState {
     pub preparing: bool,
     /// The version of the code that the policy knows.
     pub code: Option<u64>,
+    /// The version of the code of whose imports the policy knows.
+    pub looked_at: Option<u64>,
     /// The version of the code that was looked up in the quarantine.
     pub quarantine_asked: Option<u64>,
     /// What is finished, by stream.
@@ -211,6 +213,7 @@ impl TriggerState {
             retrying: 0,
             preparing: false,
             code: None,
+            looked_at: None,
             quarantine_asked: None,
             progress: HashMap::default(),
             backlog: VecDeque::new(),
@@ -372,6 +375,8 @@ impl TriggerState {
         }
         if (before.execution, before.isolation) != (def.execution, def.isolation) {
             self.policy = Policy::new(def.execution, def.isolation, limits.inline_budget, mono_now());
+            // It is to be told all that is known of the code.
+            (self.code, self.looked_at) = (None, None);
         } else {
             self.policy.set_budget(limits.inline_budget);
         }
@@ -631,6 +636,12 @@ impl TriggerSet {
         self.coming = Some((moves, changes));
     }
 
+    /// Those that come with the set that was given last, or were changed with it.
+    pub fn coming(&self) -> States {
+        let moves = self.coming.iter().flat_map(|(moves, _)| moves);
+        moves.filter(|there| there.into).map(|there| there.state.clone()).collect()
+    }
+
     fn take_out(&mut self, id: TriggerId) -> Option<Rc<RefCell<TriggerState>>> {
         let state = self.by_id.remove(&id)?;
         self.all.retain(|other| !Rc::ptr_eq(other, &state));
@@ -773,7 +784,7 @@ fn stats_of(state: &TriggerState) -> TriggerStats {
         events_failed: m.events_failed,
         discarded: m.discarded,
         lane: state.policy.lane(),
-        lane_reason: state.policy.reason().to_string(),
+        lane_reason: state.policy.account(),
         lane_for: Duration::from_nanos(mono_now().since(state.policy.since())),
         lane_barred: state.policy.barred().map(|reason| reason.to_string()),
         memory: m.memory,
