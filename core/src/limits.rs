@@ -219,8 +219,10 @@ pub const PROCESS_MESSAGE_BYTES_MAX: usize = 4 * RUN_OUTPUT_BYTES_MAX;
 pub const PROCESS_STDERR_BYTES_MAX: usize = 8 * 1024;
 /// Milliseconds that the imports of one plugin may take when they are tried before its first run.
 pub const IMPORT_TRIAL_MS: u64 = 20_000;
-/// Milliseconds for which a change of a trigger, or the first run of a version of its plugin, waits for that.
+/// Milliseconds for which a change of a trigger waits for that.
 pub const IMPORT_TRIAL_WAIT_MS: u64 = 3_000;
+/// Milliseconds for which the first run of a version of a plugin does.
+pub const IMPORT_TRIAL_RUN_WAIT_MS: u64 = 1_000;
 /// Versions of plugins whose imports wait to be tried.
 pub const IMPORT_TRIALS_MAX: usize = 1024;
 /// Versions of plugins, and modules, of which is kept what was found.
@@ -275,7 +277,10 @@ const _: () = assert!(
     RUN_OUTPUT_BYTES_MAX * 2 < PROCESS_MESSAGE_BYTES_MAX,
     "what a run may queue fits a message when it is quoted"
 );
-const _: () = assert!(IMPORT_TRIAL_WAIT_MS < IMPORT_TRIAL_MS, "who does not wait any longer is told later");
+const _: () = assert!(
+    IMPORT_TRIAL_RUN_WAIT_MS < IMPORT_TRIAL_MS && IMPORT_TRIAL_WAIT_MS < IMPORT_TRIAL_MS,
+    "what is not waited for any longer may still be found"
+);
 const _: () = assert!(RESPONSE_BYTES_MAX < PROCESS_MESSAGE_BYTES_MAX, "an answer fits what a worker process may send");
 const _: () = assert!(STATE_BYTES_MAX * 8 < PROCESS_MESSAGE_BYTES_MAX, "a state fits a message when it is quoted");
 const _: () = assert!(STATE_BYTES_MAX + RUN_OUTPUT_BYTES_MAX < WAL_RECORD_BYTES_MAX, "rows and state fit one frame");

@@ -26,7 +26,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError}
 use parking_lot::Mutex;
 use saltus_core::ids::{ShardId, TriggerId};
 use saltus_core::limits::{
-    CANARY_MS, DEFERRED_WORKERS_MIN, IMPORT_TRIAL_WAIT_MS, INTERPRETERS_GIVEN_UP_MAX, THREADS_LEFT_BEHIND_MAX,
+    CANARY_MS, DEFERRED_WORKERS_MIN, IMPORT_TRIAL_RUN_WAIT_MS, INTERPRETERS_GIVEN_UP_MAX, THREADS_LEFT_BEHIND_MAX,
 };
 use saltus_core::ports::{CodeVerdict, Completions, PluginCode, PluginError, RunReport, RunRequest, Unwound};
 use saltus_core::trigger::{Execution, Isolation};
@@ -713,7 +713,7 @@ impl Worker {
                 let prepared = crew.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
                 let def = &request.trigger.def;
                 let may_move = def.isolation == Isolation::Auto && def.execution != Execution::Inline;
-                let within = Duration::from_millis(IMPORT_TRIAL_WAIT_MS);
+                let within = Duration::from_millis(IMPORT_TRIAL_RUN_WAIT_MS);
                 let found = may_move.then(|| crew.shared.imports.wait(&code, within)).flatten();
                 let refused = found.and_then(|found| found.refused.clone());
                 Some(Next::Run { job, request, cache, code, prepared, refused })

@@ -209,7 +209,13 @@ fn numpy_and_pandas_run_unmodified_from_the_servers_virtual_environment() {
     start.plugin("frames.py", FRAMES);
     let server = start.run();
     server.create_database("main");
-    server.create_trigger("main", "t", "frames.py", "table:in", "auto", Value::Null);
+    let answer = server.create_trigger_with("main", "t", "frames.py", "table:in", json!({}), Value::Null);
+    let answer = server.settled("main", "t", answer);
+    // Before there is any event.
+    let reason = "module numpy does not load in an interpreter with a GIL of its own";
+    assert_eq!(answer, json!({"lane": "process", "lane_reason": reason, "warnings": []}));
+    let now = trigger(&server);
+    assert_eq!((&now["lane"], &now["lane_reason"]), (&answer["lane"], &answer["lane_reason"]));
     assert_eq!(server.write("main", "in v=1 1\nin v=2 2\nin v=6 3").status, 204);
     let rows = server.sql_until("main", "SELECT mean, rows FROM out", |rows| rows.len() == 1);
     assert_eq!(rows, [json!({"mean": 3.0, "rows": 3})]);
