@@ -195,7 +195,8 @@ fn a_module_that_is_not_installed_is_said_with_the_remedy() {
     let venv = virtual_env(&mut start, "needs_another", "import no_such_other.part\n");
     let caught = CATCHES.replace("MODULE", "no_such_optional");
     start.plugin("p.py", &counts(&format!("import no_such_module.deep\nfrom needs_another import x\n{caught}")));
-    // Each has another in its place.
+    // These have another in its place, and know where to look for it.
+    start.plugin("r.py", &counts("import sys\nsys.path.append('/elsewhere')\nimport no_such_neighbour"));
     start.plugin("q.py", &counts("try:\n    import no_such_fast as json\nexcept ImportError:\n    import json\n"));
     let server = serve(&start);
     let answer = create(&server, "t", "p.py", json!({}));
@@ -214,7 +215,9 @@ fn a_module_that_is_not_installed_is_said_with_the_remedy() {
     let logged = |rows: &[Value]| said.lines().all(|text| rows.iter().any(|row| row["log_text"] == text));
     server.sql_until("main", lines, logged);
     assert!(server.log_text().contains("module no_such_module is not installed"));
-    assert_eq!(warnings(&create(&server, "u", "q.py", json!({}))), "");
+    for (name, file) in [("u", "q.py"), ("v", "r.py")] {
+        assert_eq!(warnings(&create(&server, name, file, json!({}))), "");
+    }
     // It is looked for again.
     let packages = std::fs::read_dir(venv.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
     std::fs::create_dir_all(packages.join("no_such_module")).unwrap();

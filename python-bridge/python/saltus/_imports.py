@@ -23,7 +23,7 @@ NEEDED = "needed"
 CAUGHT = "caught"
 """The plugin catches that the module is not there."""
 OPTIONAL = "optional"
-"""The plugin has another module in its place, or a condition."""
+"""The plugin has another module in its place, or a condition, or a place of its own to look for it."""
 
 _CAUGHT_BY = frozenset(["ImportError", "ModuleNotFoundError", "Exception", "BaseException"])
 
@@ -76,10 +76,11 @@ class _Statements(ast.NodeVisitor):
         self.found: dict[str, str] = {}
         self.own: list[str] = []
         self.weight = NEEDED
+        self.has_own_path = False
 
     def of(self, tree: ast.Module) -> dict[str, str]:
         self.visit(as_executed(tree))
-        return self.found
+        return dict.fromkeys(self.found, OPTIONAL) if self.has_own_path else self.found
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -99,6 +100,11 @@ class _Statements(ast.NodeVisitor):
 
     def visit_TryStar(self, node: ast.TryStar) -> None:
         self._attempt(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if node.attr == "path" and isinstance(node.value, ast.Name) and node.value.id == "sys":
+            self.has_own_path = True
+        self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> None:
         self._within([*node.body, *node.orelse], OPTIONAL)
