@@ -231,6 +231,22 @@ pub const PROCESS_PACKET_BYTES_MAX: usize = 64 * 1024;
 pub const PROCESS_LOOK_MS: u64 = 20;
 /// Bytes kept of what a worker process says on its standard error, for the account of its death.
 pub const PROCESS_STDERR_BYTES_MAX: usize = 8 * 1024;
+/// Milliseconds that the imports of one plugin may take when they are tried before its first run.
+pub const IMPORT_TRIAL_MS: u64 = 20_000;
+/// Milliseconds for which a change of a trigger waits for that.
+pub const IMPORT_TRIAL_WAIT_MS: u64 = 3_000;
+/// Milliseconds for which the first run of a version of a plugin does.
+pub const IMPORT_TRIAL_RUN_WAIT_MS: u64 = 1_000;
+/// Versions of plugins whose imports wait to be tried.
+pub const IMPORT_TRIALS_MAX: usize = 1024;
+/// Versions of plugins, and modules, of which is kept what was found.
+pub const IMPORT_FINDINGS_MAX: usize = 16 * 1024;
+/// Modules in the process that tries imports, beyond which a new one takes its place.
+pub const IMPORT_TRIAL_MODULES_MAX: usize = 3_000;
+/// Bytes of memory that this process may take.
+pub const IMPORT_TRIAL_BYTES_MAX: u64 = 2 << 30;
+/// Seconds without anything to try after which it is ended.
+pub const IMPORT_TRIAL_IDLE_SECS: u64 = 10;
 /// How often a plugin's output may trigger further runs in one chain.
 pub const CHAIN_DEPTH_MAX: u8 = 8;
 /// How often an event is tried again with `error_behavior=retry` before it is given up.
@@ -273,6 +289,10 @@ const _: () =
     assert!(INLINE_TURN_BUDGET_US < INLINE_DEADLINE_MS * 1000, "a run is interrupted long after it is too slow");
 const _: () = assert!(RUN_OUTPUT_BYTES_MAX <= LINE_BODY_BYTES_MAX, "what a run may queue can be written");
 const _: () = assert!(RUN_OUTPUT_BYTES_MAX * 2 < PROCESS_MESSAGE_BYTES_MAX, "what a run may queue fits a message");
+const _: () = assert!(
+    IMPORT_TRIAL_RUN_WAIT_MS < IMPORT_TRIAL_MS && IMPORT_TRIAL_WAIT_MS < IMPORT_TRIAL_MS,
+    "what is not waited for any longer may still be found"
+);
 const _: () = assert!(RESPONSE_BYTES_MAX < PROCESS_MESSAGE_BYTES_MAX, "an answer fits what a worker process may send");
 const _: () = assert!(STATE_BYTES_MAX * 8 < PROCESS_MESSAGE_BYTES_MAX, "a state fits a message");
 const _: () = assert!(STATE_BYTES_MAX + RUN_OUTPUT_BYTES_MAX < WAL_RECORD_BYTES_MAX, "rows and state fit one frame");

@@ -85,6 +85,8 @@ pub enum Observation {
     Checked(Result<(), Arc<str>>),
     /// There is new code, not checked yet.
     CodeChanged,
+    /// There is new code, and an interpreter with a GIL of its own refuses what it imports: the module.
+    CodeRefused(Arc<str>),
     /// A run ended, well or not, without any of the trouble below.
     Ran(Cost),
     /// An inline run reached for something that can block, and was unwound.
@@ -318,11 +320,17 @@ impl Policy {
         &self.reason
     }
 
-    /// Why it is in that lane, and what is to be said of its interpreter there.
+    /// Why it is in that lane, what it may expect, and what is to be said of its interpreter there: for people.
     pub fn account(&self) -> String {
-        let remark = if self.lane == Lane::Deferred { self.seating.remark() } else { None };
-        let reason = &self.reason;
-        remark.map_or_else(|| reason.to_string(), |remark| format!("{reason}; {remark}"))
+        let account = match (&self.reason, self.barred()) {
+            (Reason::New, None) => format!("{}, and is moved inline when its runs fit the budget", self.reason),
+            (Reason::New, Some(bar)) => format!("{}, and is not moved inline: {bar}", self.reason),
+            (reason, _) => reason.to_string(),
+        };
+        match self.seating.remark().filter(|_| self.lane == Lane::Deferred) {
+            Some(remark) => format!("{account}; {remark}"),
+            None => account,
+        }
     }
 
     /// Which interpreter the next run takes if it is deferred. In the process lane [`Seat::Own`] is the lowest priority.
@@ -380,6 +388,7 @@ impl Policy {
     pub fn observe(&mut self, observation: Observation, now: MonoNs) -> Option<Decision> {
         match observation {
             Observation::CodeChanged => self.new_code(now),
+            Observation::CodeRefused(module) => self.new_code_refused(module, now),
             Observation::Checked(verdict) => {
                 let refused = verdict.as_ref().err().cloned();
                 self.check = Some(verdict);
@@ -427,6 +436,18 @@ impl Policy {
         let (before, after) = (self.lane, fresh.lane);
         (*self, self.lane) = (fresh, before);
         if before == after { None } else { Some(self.change(after, Reason::CodeChanged, now)) }
+    }
+
+    /// As [`Policy::new_code`], in one step to where the new code runs: no decision if it is there.
+    fn new_code_refused(&mut self, module: Arc<str>, now: MonoNs) -> Option<Decision> {
+        let (before, since) = (self.lane, self.since);
+        let changed = self.new_code(now);
+        let isolated = self.isolate(Reason::ImportRefused(module), now);
+        if self.lane == before {
+            self.since = since;
+            return None;
+        }
+        isolated.map(|decision| Decision { from: before, ..decision }).or(changed)
     }
 
     fn ran(&mut self, cost: Cost, now: MonoNs) -> Option<Decision> {

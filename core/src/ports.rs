@@ -326,6 +326,39 @@ pub struct CodeVerdict {
     pub inline: Result<(), Arc<str>>,
 }
 
+/// What is known of the imports of one version of a plugin, which were tried where nothing else is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportsFound {
+    /// A module that does not load in an interpreter with a GIL of its own.
+    pub refused: Option<Arc<str>>,
+    /// What else is wrong with modules.
+    pub troubles: Vec<ImportTrouble>,
+    /// Why not all imports were tried, in words: runs find out.
+    pub untried: Option<Arc<str>>,
+    /// Nothing against the inline lane, or what.
+    pub inline: Result<(), Arc<str>>,
+}
+
+/// A module that a plugin imports and cannot have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportTrouble {
+    /// As the plugin's import statement names it.
+    pub module: Arc<str>,
+    /// What is wrong with it.
+    pub what: ImportFailure,
+    /// The plugin catches that, and goes on without it.
+    pub caught: bool,
+}
+
+/// Why a module cannot be imported in any lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImportFailure {
+    /// This module, which it is or needs, is not installed.
+    Missing(Arc<str>),
+    /// Its import raises: what.
+    Raises(Arc<str>),
+}
+
 /// What came of a run.
 pub struct RunReport {
     /// The request, given back.
@@ -642,6 +675,11 @@ pub trait ShardPlugins {
     /// # Errors
     /// The request, when the bounded queue is full; the caller keeps it and tries again after a completion.
     fn submit(&mut self, request: RunRequest) -> Result<(), Box<RunRequest>>;
+
+    /// What is known of the imports of a version of a plugin, by [`PluginCode::hash`], if they were tried. Never blocks.
+    fn imports_of(&self, _code: u64) -> Option<Arc<ImportsFound>> {
+        None
+    }
 
     /// The trigger was disabled or deleted: what its cache holds is dropped. Never blocks.
     fn forget(&mut self, _trigger: TriggerId) {}

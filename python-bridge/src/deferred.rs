@@ -26,8 +26,11 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
 use parking_lot::Mutex;
 use saltus_core::ids::{RoomId, ShardId, TriggerId};
-use saltus_core::limits::{CANARY_MS, DEFERRED_WORKERS_MIN, INTERPRETERS_GIVEN_UP_MAX, THREADS_LEFT_BEHIND_MAX};
-use saltus_core::ports::{Completions, PluginCode, PluginError, RunReport, RunRequest, Unwound};
+use saltus_core::limits::{
+    CANARY_MS, DEFERRED_WORKERS_MIN, IMPORT_TRIAL_RUN_WAIT_MS, INTERPRETERS_GIVEN_UP_MAX, THREADS_LEFT_BEHIND_MAX,
+};
+use saltus_core::ports::{CodeVerdict, Completions, PluginCode, PluginError, RunReport, RunRequest, Unwound};
+use saltus_core::trigger::{Execution, Isolation};
 
 use crate::deadline;
 use crate::effects::{self, Lane};
@@ -38,6 +41,7 @@ use crate::interpreter::{Interpreter, failure};
 use crate::lanes::{Shared, tell};
 use crate::memory_limit;
 use crate::prepare::Prepared;
+use crate::refusals;
 use crate::runtime::Priority;
 
 /// How often the guard looks for overdue jobs.
@@ -673,6 +677,12 @@ fn canary(crew: &Arc<Crew>, interpreter: InterpreterId) -> bool {
     sound.is_ok()
 }
 
+/// The report of a run that is to be made where its module loads.
+fn not_run_here(request: RunRequest, code: &PluginCode, prepared: &Prepared, module: &str) -> RunReport {
+    let verdict = CodeVerdict { hash: code.hash, inline: prepared.inline.clone() };
+    RunReport { code: Some(verdict), ..RunReport::not_run(request, refusals::refusal(module), time::now()) }
+}
+
 /// One worker.
 struct Worker {
     crew: Arc<Crew>,
@@ -701,6 +711,8 @@ enum Next {
         run: Run,
         code: Arc<PluginCode>,
         prepared: Arc<Prepared>,
+        /// A module of the code does not load here, and the trigger may move to where it does.
+        refused: Option<Arc<str>>,
     },
     /// Nothing: a run was not wanted any more.
     Look,
@@ -759,7 +771,7 @@ impl Worker {
                     let _late = answer.send(interpreter.dump_caches());
                     crew.take(job).is_some()
                 }
-                Next::Run { job, run: Run { request, cache, home }, code, prepared } => {
+                Next::Run { job, run: Run { request, cache, home }, code, prepared, refused } => {
                     let trigger = request.trigger.def.id;
                     if let CacheIn::Fresh(bytes) = cache {
                         interpreter.drop_cache(trigger);
@@ -768,7 +780,10 @@ impl Worker {
                         }
                     }
                     crew.begin(job);
-                    let report = interpreter.run(&crew.shared.host, *request, &code, &prepared, Lane::Deferred);
+                    let report = match refused {
+                        Some(module) => not_run_here(*request, &code, &prepared, &module),
+                        None => interpreter.run(&crew.shared.host, *request, &code, &prepared, Lane::Deferred),
+                    };
                     interpreter.while_waiting(|| self.hand_in(job, report, home.as_ref()))
                 }
             };
@@ -856,7 +871,12 @@ impl Worker {
                 }
                 let code = request.trigger.code.refresh();
                 let prepared = crew.shared.preparer.prepare(&code, &request.trigger.def.plugin_filename);
-                Some(Next::Run { job, run, code, prepared })
+                let def = &request.trigger.def;
+                let may_move = def.isolation == Isolation::Auto && def.execution != Execution::Inline;
+                let within = Duration::from_millis(IMPORT_TRIAL_RUN_WAIT_MS);
+                let found = may_move.then(|| crew.shared.imports.wait(&code, within)).flatten();
+                let refused = found.and_then(|found| found.refused.clone());
+                Some(Next::Run { job, run, code, prepared, refused })
             }
         }
     }

@@ -137,7 +137,7 @@ struct Outcome {
 }
 
 /// The module of an import as `saltus._prepare` writes it.
-fn module_of(import: &str) -> &str {
+pub fn module_of(import: &str) -> &str {
     import.split_once(':').map_or(import, |(module, _)| module)
 }
 
@@ -752,11 +752,16 @@ pub fn prepare(py: Py, surroundings: &Surroundings) -> PyResult<()> {
     prepare_in(py, surroundings, false)
 }
 
+/// Makes a module of ours.
+pub fn load_module(py: Py, name: &str, source: &str) -> PyResult {
+    let code = Object::compile(py, source, &format!("<{name}>"))?;
+    Object::exec_module(py, name, &code)
+}
+
 /// `own_process`: nobody but the plugin is hurt by what it does to the process.
 fn prepare_in(py: Py, surroundings: &Surroundings, own_process: bool) -> PyResult<()> {
     for (name, source) in API {
-        let code = Object::compile(py, source, &format!("<{name}>"))?;
-        Object::exec_module(py, name, &code)?;
+        load_module(py, name, source)?;
     }
     let package = Object::import(py, "saltus")?;
     package.setattr(py, "__path__", &Object::list(py, Vec::new())?)?;

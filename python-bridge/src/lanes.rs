@@ -20,8 +20,8 @@ use saltus_core::ids::{RunId, ShardId, TriggerId};
 use saltus_core::limits::{CACHE_SAVE_MS, DEFERRED_DEADLINE_MS, INLINE_IMPORTS_MAX};
 use saltus_core::policy::{self, seat::Seat};
 use saltus_core::ports::{
-    Completions, LogLevel, LogLine, LogText, PluginCode, PluginError, PluginHost, Readiness, RunReport, RunRequest,
-    Seated, ShardPlugins, Trigger, Unwound,
+    Completions, ImportsFound, LogLevel, LogLine, LogText, PluginCode, PluginError, PluginHost, Readiness, RunReport,
+    RunRequest, Seated, ShardPlugins, Trigger, Unwound,
 };
 use saltus_core::trigger::{Execution, TriggerDef};
 
@@ -31,7 +31,7 @@ use crate::effects::Lane;
 use crate::ffi::pystate::InterpreterId;
 use crate::interpreter::{Interpreter, Lent, Surroundings, failure};
 use crate::prepare::{Prepared, Preparer};
-use crate::process::ProcessLane;
+use crate::process::{Imports, ProcessLane};
 use crate::rooms::{Directory, Rooms};
 use crate::runtime::{Priority, Scheduling};
 
@@ -51,6 +51,8 @@ pub struct Shared {
     pub scheduling: Scheduling,
     /// Compiles plugins.
     pub preparer: Preparer,
+    /// Tries what plugins import.
+    pub imports: Imports,
     /// Caches of earlier lives, and for the next.
     pub vault: CacheVault,
     /// No run is begun any more.
@@ -429,6 +431,10 @@ impl ShardPlugins for Lanes {
             Err(Job::Run(run)) => Err(run.request),
             Err(_) => unreachable!("sent a run"),
         }
+    }
+
+    fn imports_of(&self, code: u64) -> Option<Arc<ImportsFound>> {
+        self.shared.imports.known(code)
     }
 
     fn forget(&mut self, trigger: TriggerId) {

@@ -60,6 +60,11 @@ pub fn instead<T>(result: Result<T, PluginError>, refused: Option<Arc<str>>) -> 
     let Some(module) = refused else { return result };
     match result {
         Err(error) if error.refused_import().is_some() => Err(error),
-        _ => Err(failure("ImportError", &format!("module {module} does not support loading in subinterpreters"))),
+        _ => Err(refusal(&module)),
     }
+}
+
+/// A refusal in CPython's words.
+pub fn refusal(module: &str) -> PluginError {
+    failure("ImportError", &format!("module {module} does not support loading in subinterpreters"))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::CpuSet;
 use saltus_core::ids::ShardId;
-use saltus_core::ports::{Completions, PluginCode, PluginError, PluginHost, PluginRuntime, ShardPlugins};
+use saltus_core::ports::{Completions, ImportsFound, PluginCode, PluginError, PluginHost, PluginRuntime, ShardPlugins};
 
 use crate::cache_vault::{CacheVault, VaultCounts};
 use crate::deadline::{self, StallPolicy};
@@ -19,7 +19,7 @@ use crate::interpreter::{self, Surroundings, failure, files_of, plain_error};
 use crate::lanes::{Lanes, Shared};
 use crate::native;
 use crate::prepare::{Preparer, error_of};
-use crate::process::{ProcessConfig, ProcessCounts, ProcessLane, Workers};
+use crate::process::{Imports, ProcessConfig, ProcessCounts, ProcessLane, Workers};
 use crate::rooms::Directory;
 
 /// How plugins are run.
@@ -218,6 +218,7 @@ impl PythonRuntime {
         };
         let scheduling = Scheduling::beside(rustix::thread::sched_getaffinity(None).ok(), config.shard_cpus.as_deref());
         let preparer = Preparer::start(main, scheduling.clone())?;
+        let imports = Imports::start(main, scheduling.clone(), surroundings.clone(), config.process.clone())?;
         let (stopping, running) = (AtomicBool::new(false), AtomicUsize::new(0));
         let deferred_grace = config.deferred_grace;
         let vault = CacheVault::open(config.cache_file.clone(), Self::python_series(), config.restore_caches);
@@ -226,6 +227,7 @@ impl PythonRuntime {
             surroundings,
             scheduling,
             preparer,
+            imports,
             vault,
             stopping,
             deferred_grace,
@@ -292,6 +294,12 @@ impl PythonRuntime {
         before: Option<&PluginCode>,
     ) -> Result<(), PluginError> {
         self.in_main(|py| wrong_with(py, path, code, before))?.map_or(Ok(()), Err)
+    }
+
+    /// Has what a version of a plugin imports tried in a process of its own, and in an interpreter with a GIL of its own; `told` is called
+    /// on another thread when it is known, and must not wait. Never waits; false if too many wait for that.
+    pub fn try_imports(&self, code: &Arc<PluginCode>, told: impl FnOnce(Arc<ImportsFound>) + Send + 'static) -> bool {
+        self.shared.imports.ask(code, Box::new(told))
     }
 
     /// Does something in the main interpreter.

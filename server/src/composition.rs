@@ -29,7 +29,8 @@ use crate::http::{HttpOptions, HttpParts, HttpService};
 use crate::logs::PluginLogs;
 use crate::quarantine::Quarantine;
 use crate::query::{QueryConfig, QueryEngine};
-use crate::registry::{Registry, SourceCheck};
+use crate::registry::Registry;
+use crate::registry::imports::PluginChecks;
 use crate::runs::RunRecords;
 use crate::signals::StopSignal;
 use crate::traces::{Exporter, Tracer};
@@ -112,10 +113,8 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             move |path: &Path, code: &PluginCode, before: Option<&PluginCode>| python.check_version(path, code, before);
         futures_lite::future::block_on(registry.check_versions_with(Box::new(check))).map_err(ServeError::of)?;
     }
-    let check = python
-        .clone()
-        .map(|python| -> SourceCheck { Box::new(move |source, file_name| python.check_source(source, file_name)) });
-    futures_lite::future::block_on(registry.connect(Box::new(engine.handle()), check)).map_err(ServeError::of)?;
+    let checks = python.clone().map(|python| plugin_checks(python, &config, logs));
+    futures_lite::future::block_on(registry.connect(Box::new(engine.handle()), checks)).map_err(ServeError::of)?;
     let stall = loop_watch::LoopStall { limit: config.loop_stall_limit, backtrace: config.loop_stall_backtrace };
     let watch = loop_watch::start(&engine.handle(), registry.clone(), stall).map_err(ServeError::of)?;
     engine.accept_connections();
@@ -210,6 +209,17 @@ fn plugin_environment(config: &Config) -> Vec<(String, String)> {
         variables.push(("PATH".to_owned(), format!("{}:{path}", text(&venv.join("bin")))));
     }
     variables
+}
+
+/// What is found out about plugins before they run.
+fn plugin_checks(python: Arc<PythonRuntime>, config: &Config, logs: Arc<PluginLogs>) -> PluginChecks {
+    let compiles = python.clone();
+    PluginChecks {
+        source: Box::new(move |source, file_name| compiles.check_source(source, file_name)),
+        imports: Box::new(move |code, told| python.try_imports(code, told)),
+        virtual_env: config.virtual_env.clone(),
+        log: Box::new(move |line| logs.log(line)),
+    }
 }
 
 /// Python trouble never stops the database: it is degraded, and says why.

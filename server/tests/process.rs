@@ -91,14 +91,10 @@ def process_writes(influxdb3_local, table_batches, args=None):
 fn nothing_is_seen_of_a_run_that_caught_the_refusal_of_its_module() {
     let root = tempfile::tempdir().unwrap();
     let start = Start::new(root.path());
-    let python = std::env::var("PYO3_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    const FIND: &str = "from importlib.util import find_spec as find; \
-                        print(next(n for n in ('_curses', 'readline', '_tkinter', '_testsinglephase') if find(n)))";
-    let found = std::process::Command::new(python).args(["-c", FIND]).output().unwrap();
-    let single = String::from_utf8(found.stdout).unwrap();
+    let single = common::module_of_one_interpreter();
     // At the top of the file, and within the function.
-    start.plugin("top.py", &CATCHES.replace("MODULE", single.trim()).replace("WITHIN", "json"));
-    start.plugin("within.py", &CATCHES.replace("MODULE", "json").replace("WITHIN", single.trim()));
+    start.plugin("top.py", &CATCHES.replace("MODULE", &single).replace("WITHIN", "json"));
+    start.plugin("within.py", &CATCHES.replace("MODULE", "json").replace("WITHIN", &single));
     let server = start.run();
     server.create_database("main");
     for name in ["top", "within"] {
@@ -253,7 +249,13 @@ fn numpy_and_pandas_run_unmodified_from_the_servers_virtual_environment() {
     start.plugin("frames.py", FRAMES);
     let server = start.run();
     server.create_database("main");
-    server.create_trigger("main", "t", "frames.py", "table:in", "auto", Value::Null);
+    let answer = server.create_trigger_with("main", "t", "frames.py", "table:in", json!({}), Value::Null);
+    let answer = server.settled("main", "t", answer);
+    // Before there is any event.
+    let reason = "module numpy does not load in an interpreter with a GIL of its own";
+    assert_eq!(answer, json!({"lane": "process", "lane_reason": reason, "warnings": []}));
+    let now = trigger(&server);
+    assert_eq!((&now["lane"], &now["lane_reason"]), (&answer["lane"], &answer["lane_reason"]));
     assert_eq!(server.write("main", "in v=1 1\nin v=2 2\nin v=6 3").status, 204);
     let rows = server.sql_until("main", "SELECT mean, rows FROM out", |rows| rows.len() == 1);
     assert_eq!(rows, [json!({"mean": 3.0, "rows": 3})]);

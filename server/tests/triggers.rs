@@ -322,7 +322,7 @@ fn the_command_line_changes_and_shows_triggers() {
             "default",
         ],
     );
-    assert_eq!(said, "Trigger t updated successfully\n");
+    assert!(said.starts_with("Trigger t updated successfully\nLane: deferred ("), "{said}");
     let sql = "SELECT log_text FROM system.processing_engine_logs WHERE log_text = 'new v'";
     server.sql_until("main", sql, |rows| !rows.is_empty());
     let table = run(&server, &["show", "triggers", "-d", "main"]);

@@ -16,7 +16,7 @@ use saltus_core::catalog::TableInfo;
 use saltus_core::ids::{Epoch, EventId, MonoNs, ShardId, TriggerId};
 use saltus_core::limits::MAILBOX_ITEMS_MAX;
 use saltus_core::line_protocol::LineParser;
-use saltus_core::policy::InlineBudget;
+use saltus_core::policy::{InlineBudget, Lane};
 use saltus_core::ports::{PluginHost, PluginRuntime, RunReport, RunRequest, TableBatch, Trigger};
 use saltus_core::request::PluginRequest;
 use saltus_core::schema::ColumnDef;
@@ -133,6 +133,28 @@ impl EngineHandle {
                 }
             }
         }
+    }
+
+    /// The code of these triggers has changed, or more is known of it than before: shards look at it. Waits for nothing; a shard whose
+    /// mailbox is full looks with the next run.
+    pub fn note_code(&self, triggers: &[TriggerId]) {
+        let triggers = Arc::<[TriggerId]>::from(triggers);
+        for shard in self.shard_ids() {
+            if let Some(room) = self.shared.mailbox(shard).reserve(0) {
+                let triggers = triggers.clone();
+                room.put(|_| Message::Code { triggers });
+            }
+        }
+    }
+
+    /// The lane of a trigger that is in force, and why it has it.
+    pub async fn lane_of(&self, trigger: TriggerId) -> Option<(Lane, String)> {
+        for shard in self.shard_ids() {
+            if let Ok(Some(lane)) = self.ask(shard, |reply| Message::Lane { trigger, reply }).await {
+                return Some(lane);
+            }
+        }
+        None
     }
 
     /// Statistics of all triggers in force.

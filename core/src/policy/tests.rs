@@ -213,6 +213,7 @@ fn what_the_operator_chose_stays() {
             Observation::OverBudget { share_percent: 90 },
             Observation::ImportRefused("numpy".into()),
             Observation::CodeChanged,
+            Observation::CodeRefused("numpy".into()),
             Observation::Checked(Ok(())),
         ]
     };
@@ -246,6 +247,34 @@ fn a_module_that_needs_a_process_gets_one_until_the_code_changes() {
 }
 
 #[test]
+fn new_code_whose_module_needs_a_process_goes_there_in_one_step() {
+    let refused = || Observation::CodeRefused("numpy".into());
+    let mut life = Life::new();
+    life.run_until_inline();
+    life.tell(refused());
+    let last = life.decisions.last().unwrap().clone();
+    assert_eq!((last.from, last.to, last.reason), (Lane::Inline, Lane::Process, Reason::ImportRefused("numpy".into())));
+    let (decisions, since) = (life.decisions.len(), life.policy.since());
+    life.tell(refused());
+    assert_eq!((life.decisions.len(), life.policy.since()), (decisions, since), "it is there");
+    life.tell(Observation::CodeChanged);
+    assert_eq!(life.policy.lane(), Lane::Deferred);
+}
+
+#[test]
+fn the_account_says_what_a_new_trigger_may_expect() {
+    let mut policy = Policy::new(Execution::Auto, Isolation::Auto, BUDGET, MonoNs(0));
+    assert_eq!(policy.account(), "a new trigger starts deferred, and is moved inline when its runs fit the budget");
+    policy.observe(Observation::Checked(Err("calls eval".into())), MonoNs(1));
+    assert_eq!(
+        policy.account(),
+        "a new trigger starts deferred, and is not moved inline: the static check: calls eval"
+    );
+    policy.observe(Observation::ImportRefused("numpy".into()), MonoNs(2));
+    assert_eq!(policy.account(), "module numpy does not load in an interpreter with a GIL of its own");
+}
+
+#[test]
 fn a_shard_spends_no_more_than_its_share_and_the_costliest_pays() {
     let mut budget = InlineBudget::new(MonoNs(0));
     let (dear, cheap) = (TriggerId(1), TriggerId(2));
@@ -273,6 +302,7 @@ fn observation() -> impl Strategy<Value = Observation> {
         2 => Just(Observation::Checked(Ok(()))),
         1 => Just(Observation::Checked(Err("calls eval".into()))),
         1 => Just(Observation::CodeChanged),
+        1 => Just(Observation::CodeRefused("numpy".into())),
         1 => Just(Observation::Blocked("open".into())),
         1 => Just(Observation::Overran(Duration::from_millis(10))),
         1 => any::<bool>().prop_map(Observation::CachePlain),
@@ -305,7 +335,7 @@ proptest! {
             for _ in 0..times {
                 now.0 += MS / 10;
                 match &observation {
-                    Observation::CodeChanged => (checked, demoted_at, demotions, blocks) = (false, None, 0, 0),
+                    Observation::CodeChanged | Observation::CodeRefused(_) => (checked, demoted_at, demotions, blocks) = (false, None, 0, 0),
                     Observation::Checked(verdict) => checked = verdict.is_ok(),
                     Observation::CachePlain(is) => plain = *is,
                     Observation::Blocked(_) => blocks += 1,

@@ -37,7 +37,7 @@ def reason_against(path: str, files: dict[str, str], before: dict[str, str]) -> 
     if "" in files:
         return None
     try:
-        _Folder(path, files, trees).check()
+        Folder(path, files, trees).check()
     except ImportError as error:
         return describe(error.with_traceback(None), path, "")
     return None
@@ -51,7 +51,9 @@ def _compiles(text: str) -> bool:
     return True
 
 
-class _Folder:
+class Folder:
+    """The files of a plugin that is a folder, as import statements name them."""
+
     def __init__(self, path: str, files: dict[str, str], trees: dict[str, ast.Module]) -> None:
         self.path = path
         self.own = os.path.basename(path.rstrip("/"))

@@ -15,6 +15,8 @@
 //!    next run gets a fresh one, after a pause that doubles while it keeps dying. An order that the worker had not read when it died is
 //!    the next one's.
 //!
+//! What plugins import is tried, before they run, in a process that does nothing else: [`imports`] starts it, [`trial`] is what it does.
+//!
 //! # Invariants
 //! 1. A worker has one run at a time, and runs of one trigger keep their order.
 //! 2. Every run that was accepted is reported once, unless the server stops before it has begun.
@@ -28,6 +30,7 @@
 mod answers;
 mod channel;
 mod desk;
+mod imports;
 mod memory;
 mod message;
 mod offer;
@@ -36,10 +39,12 @@ mod rows;
 mod starter;
 mod supervisor;
 mod system;
+mod trial;
 mod worker;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -48,10 +53,22 @@ use saltus_core::limits;
 use saltus_core::ports::PluginError;
 
 pub use desk::ProcessLane;
-pub use worker::worker_main;
+pub use imports::Imports;
 
 use crate::lanes::Shared;
 use starter::Starter;
+
+/// The last argument of a process that tries imports, and makes no runs.
+const TRIES_IMPORTS: &str = "imports";
+
+/// The whole of a process that the server starts, on its first thread: a worker, or one that tries imports. Standard input must be the
+/// socket that the server's runtime has made ([`ProcessConfig::program`]); does not return while the server lives.
+pub fn worker_main() -> ExitCode {
+    match std::env::args_os().next_back() {
+        Some(last) if last == TRIES_IMPORTS => trial::trial_main(),
+        _ => worker::worker_main(),
+    }
+}
 
 /// How worker processes are run.
 #[derive(Clone, Debug)]

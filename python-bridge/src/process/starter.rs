@@ -161,22 +161,25 @@ fn refuse_all(takings: &Takings, kind: &str, why: &str) {
     }
 }
 
-fn start(config: &ProcessConfig) -> io::Result<Started> {
+/// The program of worker processes.
+pub fn program(config: &ProcessConfig) -> Command {
     // By this name the very program that runs is found, even if its file was replaced since.
-    let program = config.program.as_deref().unwrap_or(Path::new("/proc/self/exe"));
+    let mut command = Command::new(config.program.as_deref().unwrap_or(Path::new("/proc/self/exe")));
+    // A group of its own: the terminal's signals do not reach it, and what it starts can be killed with it.
+    command
+        .arg0(config.program.as_deref().unwrap_or(Path::new("saltus")))
+        .args(&config.arguments)
+        .stdout(Stdio::null())
+        .process_group(0);
+    command
+}
+
+fn start(config: &ProcessConfig) -> io::Result<Started> {
     let (channel, theirs) = Channel::pair()?;
     channel.limit_sending(SENDING_MAX)?;
     let (orders, their_orders) = Channel::pair()?;
     orders.limit_sending(SENDING_MAX)?;
-    // A group of its own: the terminal's signals do not reach it, and what it starts can be killed with it.
-    let mut child = Command::new(program)
-        .arg0(config.program.as_deref().unwrap_or(Path::new("saltus")))
-        .args(&config.arguments)
-        .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
+    let mut child = program(config).stdin(Stdio::from(theirs)).stderr(Stdio::piped()).spawn()?;
     let mut watch = || {
         let stderr = OwnedFd::from(child.stderr.take().ok_or_else(|| io::Error::other("no pipe for standard error"))?);
         rustix::io::ioctl_fionbio(&stderr, true)?;

@@ -168,7 +168,7 @@ fn give_cache(interpreter: &Interpreter, channel: &Channel) {
 
 /// Lets this process take so many bytes more than it has. Counts private writable memory, so neither the shared batches nor
 /// address space that a library only reserves.
-fn limit_memory(more: u64) -> std::io::Result<()> {
+pub fn limit_memory(more: u64) -> std::io::Result<()> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let has_kb = status.lines().find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix(" kB")?.parse().ok());
     let has_kb: u64 = has_kb.ok_or_else(|| std::io::Error::other("the system does not say what the process has"))?;

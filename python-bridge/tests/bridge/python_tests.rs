@@ -8,7 +8,7 @@ fn the_python_tests_pass() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/pytests");
         let source = format!(
             "import sys, unittest\nsys.path.insert(0, {folder:?})\n\ndef process_writes(api, batches, args):\n    \
-             suite = unittest.defaultTestLoader.loadTestsFromNames(['test_inline', 'test_line_builder', 'test_plain', 'test_request', 'test_response', \
+             suite = unittest.defaultTestLoader.loadTestsFromNames(['test_imports', 'test_inline', 'test_line_builder', 'test_plain', 'test_request', 'test_response', \
              'test_reuse'])\n    result = \
              unittest.TestResult()\n    suite.run(result)\n    assert not result.errors + result.failures, \
              '\\n'.join(t for _, t in result.errors + result.failures)\n    api.info(result.testsRun)\n"

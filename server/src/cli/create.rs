@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::Client;
 use super::options::{DatabaseOption, Pairs, ServerOptions, json_pairs, key_value, pairs_of, required_database};
-use super::{CliError, say};
+use super::{CliError, say, say_lane};
 use crate::config::env::Env;
 
 /// What is created.
@@ -229,8 +229,9 @@ impl CreateTrigger {
             "disabled": self.disabled,
         });
         let created = client.json(Method::POST, "/api/v3/configure/processing_engine_trigger", &body);
-        created.map_err(|error| CliError(format!("Failed to create trigger: {error}")))?;
+        let answer = created.map_err(|error| CliError(format!("Failed to create trigger: {error}")))?;
         say(&format!("Trigger {} created successfully", self.name));
+        say_lane(&answer);
         Ok(())
     }
 }

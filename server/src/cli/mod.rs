@@ -84,9 +84,12 @@ enum Command {
     /// Run a SQL query
     #[command(visible_alias = "q")]
     Query(query::QueryArgs),
-    /// Run the plugins of one trigger; started by the server
+    /// Run the plugins of one trigger, or try what plugins import; started by the server
     #[command(hide = true)]
-    Worker,
+    Worker {
+        /// What for, if not for runs; looked at where the process begins
+        _what: Option<String>,
+    },
 }
 
 /// Why a command failed; the text is for the person at the terminal.
@@ -104,7 +107,7 @@ impl CliError {
 pub fn main() -> ExitCode {
     let command = match Cli::parse().command {
         // Before anything else of the process is set up: a worker closes the files that it has inherited.
-        Command::Worker => return saltus_python::worker_main(),
+        Command::Worker { .. } => return saltus_python::worker_main(),
         command => command,
     };
     let env = Env::process();
@@ -133,7 +136,7 @@ fn run(command: Command, env: &Env) -> (&'static str, Result<(), CliError>) {
         Command::Test { what } => ("Test", what.run(env)),
         Command::Write(args) => ("Write", args.run(env)),
         Command::Query(args) => ("Query", args.run(env)),
-        Command::Worker => unreachable!("a worker does not come here"),
+        Command::Worker { .. } => unreachable!("a worker does not come here"),
     }
 }
 
@@ -143,6 +146,14 @@ fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     if out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).is_err() {
         std::process::exit(0);
+    }
+}
+
+/// Prints which lane a trigger has, if the answer to its change says so.
+fn say_lane(answer: &[u8]) {
+    let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
+    if let (Some(lane), Some(reason)) = (answer["lane"].as_str(), answer["lane_reason"].as_str()) {
+        say(&format!("Lane: {lane} ({reason})"));
     }
 }
 
@@ -163,7 +174,8 @@ mod tests {
 
     #[test]
     fn the_worker_is_a_command_that_the_help_does_not_show() {
-        assert!(matches!(parse("saltus worker").unwrap(), Command::Worker));
+        assert!(matches!(parse("saltus worker").unwrap(), Command::Worker { .. }));
+        assert!(matches!(parse("saltus worker imports").unwrap(), Command::Worker { .. }));
         assert!(!Cli::command().render_help().to_string().contains("worker"));
     }
 

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use super::options::{DatabaseOption, ServerOptions};
-use super::{CliError, say};
+use super::{CliError, say, say_lane};
 use crate::config::env::Env;
 
 /// What is enabled or disabled.
@@ -32,8 +32,9 @@ impl Toggle {
         let verb = if enable { "enable" } else { "disable" };
         let path = format!("/api/v3/configure/processing_engine_trigger/{verb}");
         let params = [("db", db.as_str()), ("trigger_name", args.name.as_str())];
-        args.server.client(env, &[])?.params(Method::POST, &path, &params)?;
+        let answer = args.server.client(env, &[])?.params(Method::POST, &path, &params)?;
         say(&format!("Trigger {} {verb}d successfully", args.name));
+        say_lane(&answer);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::client::Client;
 use super::create::upload_as;
 use super::options::{DatabaseOption, Pairs, ServerOptions, key_value, pairs_of};
-use super::{CliError, say};
+use super::{CliError, say, say_lane};
 use crate::config::env::Env;
 
 const TRIGGER: &str = "/api/v3/configure/processing_engine_trigger";
@@ -139,8 +139,9 @@ impl UpdateTrigger {
         body.insert("trigger_name".to_owned(), name.as_str().into());
         // Also with new code alone: the server says whether it can be run.
         let updated = client.json(Method::PUT, TRIGGER, &body.into());
-        updated.map_err(|error| CliError(format!("Failed to update trigger: {error}")))?;
+        let answer = updated.map_err(|error| CliError(format!("Failed to update trigger: {error}")))?;
         say(&format!("Trigger {name} updated successfully"));
+        say_lane(&answer);
         Ok(())
     }
 }

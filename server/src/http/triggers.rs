@@ -2,15 +2,18 @@
 //! field). Beyond the reference: settings of ours in the body or in `trigger_settings`, a list by `GET`, and changes by `PUT`.
 //!
 //! What is wrong with a plugin's code does not keep its trigger from being made, as in the reference, whose bodies are empty:
-//! it is said in a header `saltus-warning` and in the trigger's log.
+//! it is said in a header `saltus-warning`, in the body and in the trigger's log. The body says as well which lane the trigger has, and why.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use hyper::body::Body;
 use saltus_core::ids::RunId;
+use saltus_core::limits::IMPORT_TRIAL_WAIT_MS;
 use saltus_core::ports::{LogLevel, LogLine, LogText};
 use saltus_core::schedule::{Schedule, utc_text};
 use saltus_core::trigger::{TriggerDef, TriggerSpec};
@@ -23,8 +26,9 @@ use super::router::Ctx;
 use super::strict::{check_names, params_of};
 use crate::config::TriggerKind;
 use crate::logs::wall_clock_ns;
+use crate::registry::imports::Changed;
 use crate::registry::settings::{NAMES as SETTINGS, SettingError, Settings, SettingsChange, limits_json};
-use crate::registry::{NewTrigger, RegistryError, TriggerChange, Warnings};
+use crate::registry::{NewTrigger, RegistryError, TriggerChange};
 
 const WARNING: HeaderName = HeaderName::from_static("saltus-warning");
 /// Settings that may stand in the body as well: the reference's clients put theirs beside the reference's own.
@@ -61,8 +65,8 @@ where
     let fields = query_or_json(parts, body, ctx.body_limit(), &FIELDS).await?;
     let new = new_trigger(&fields, ctx.shared.parts.options.trigger_kinds.as_deref())?;
     let (db, name) = (new.db.clone(), new.name.clone());
-    let warnings = ctx.shared.parts.registry.create_trigger(new).await?;
-    Ok(with_warnings(ctx, (&db, &name), warnings))
+    let changed = ctx.shared.parts.registry.create_trigger(new, patience(ctx)).await?;
+    Ok(answer(ctx, (&db, &name), changed))
 }
 
 /// `PUT`: changes what the body names of a trigger.
@@ -75,12 +79,19 @@ where
     let fields = query_or_json(parts, body, ctx.body_limit(), &FIELDS).await?;
     let change = change_of(&fields, ctx.shared.parts.options.trigger_kinds.as_deref())?;
     let (db, name) = (change.db.clone(), change.name.clone());
-    let warnings = ctx.shared.parts.registry.update_trigger(change).await?;
-    Ok(with_warnings(ctx, (&db, &name), warnings))
+    let changed = ctx.shared.parts.registry.update_trigger(change, patience(ctx)).await?;
+    Ok(answer(ctx, (&db, &name), changed))
 }
 
-fn with_warnings<P>(ctx: &Ctx<'_, P>, (db, name): (&str, &str), warnings: Warnings) -> Response<HttpBody> {
-    let mut response = empty(StatusCode::OK);
+/// For how long a change waits for what is found of its plugin's imports.
+fn patience<P: ShardPort>(ctx: &Ctx<'_, P>) -> impl Future<Output = ()> + 'static {
+    ctx.port.sleep(Duration::from_millis(IMPORT_TRIAL_WAIT_MS))
+}
+
+fn answer<P>(ctx: &Ctx<'_, P>, (db, name): (&str, &str), changed: Changed) -> Response<HttpBody> {
+    let Changed { warnings, lane, lane_reason } = changed;
+    let body = json!({ "lane": lane.as_str(), "lane_reason": lane_reason, "warnings": warnings });
+    let mut response = reply(StatusCode::OK, Some(JSON), HttpBody::whole(body.to_string()));
     for text in warnings {
         // A header is one line of visible characters.
         let line: String = text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
@@ -110,8 +121,13 @@ where
 pub(crate) async fn set_enabled<P: ShardPort>(ctx: &Ctx<'_, P>, parts: &Parts, enabled: bool) -> HttpResult {
     let params = params_of(parts, &["db", "trigger_name"])?;
     let (db, name) = (params.required("db")?, params.required("trigger_name")?);
-    ctx.shared.parts.registry.set_trigger_enabled(db, name, enabled).await?;
-    Ok(empty(StatusCode::OK))
+    let registry = &ctx.shared.parts.registry;
+    if !enabled {
+        registry.disable_trigger(db, name).await?;
+        return Ok(empty(StatusCode::OK));
+    }
+    let changed = registry.enable_trigger(db, name, patience(ctx)).await?;
+    Ok(answer(ctx, (db, name), changed))
 }
 
 /// `GET`: the triggers of a database, or of all.

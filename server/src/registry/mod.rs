@@ -6,11 +6,13 @@
 //!
 //! A database exists if it was created here or has a table in the engine: a write makes databases by itself.
 
+pub mod imports;
 pub mod plugins;
 pub mod settings;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,7 +26,8 @@ use parking_lot::Mutex;
 use saltus_core::ids::TriggerId;
 use saltus_core::limits::{DATABASES_MAX, TRIGGER_NAME_BYTES_MAX};
 use saltus_core::names::{DbNameError, INTERNAL_DB, check_db_name};
-use saltus_core::ports::{CodeSource, PluginError, Trigger};
+use saltus_core::policy::Lane;
+use saltus_core::ports::{CodeSource, Trigger};
 use saltus_core::route::Route;
 use saltus_core::schedule::Schedule;
 use saltus_core::trigger::{
@@ -35,6 +38,7 @@ use saltus_shards::data_dir::DataDir;
 use saltus_shards::engine::EngineHandle;
 use uuid::Uuid;
 
+use imports::{Changed, PluginChecks, Trial};
 use plugins::{PluginFileError, PluginShelf, PluginSource, PluginWatcher, VersionCheck};
 use settings::{SettingError, Settings, SettingsChange};
 use store::Store;
@@ -114,10 +118,6 @@ pub struct TriggerChange {
 
 /// What was found about a plugin although its trigger was taken: each names the field and the remedy.
 pub type Warnings = Vec<String>;
-
-/// Compiles a plugin, given its source and its file's name, without running it; the names that its top level binds, `*` for
-/// those that cannot be known. Blocks.
-pub type SourceCheck = Box<dyn Fn(&str, &str) -> Result<Vec<String>, PluginError> + Send>;
 
 /// Why the catalog was not changed. The kinds are what a client should do; the texts are the reference's.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +199,12 @@ pub trait EngineControl: Send {
     fn epoch(&self) -> Option<u32> {
         None
     }
+    /// More is known of the code of these triggers: it is to be looked at.
+    fn note_code(&self, _triggers: &[TriggerId]) {}
+    /// The lane of the next run of a trigger in force, and why.
+    fn lane_of(&self, _trigger: TriggerId) -> Option<(Lane, String)> {
+        None
+    }
     /// The catalog was changed, and has this generation now.
     fn note_catalog(&self, _generation: u64) {}
 }
@@ -232,6 +238,14 @@ impl EngineControl for EngineHandle {
 
     fn epoch(&self) -> Option<u32> {
         self.noted_epoch().map(|epoch| epoch.0)
+    }
+
+    fn note_code(&self, triggers: &[TriggerId]) {
+        EngineHandle::note_code(self, triggers);
+    }
+
+    fn lane_of(&self, trigger: TriggerId) -> Option<(Lane, String)> {
+        block_on(EngineHandle::lane_of(self, trigger))
     }
 
     fn note_catalog(&self, generation: u64) {
@@ -270,7 +284,23 @@ impl Registry {
         let no_thread = |_| RegistryError::Unavailable("the system gave no thread");
         let watcher = shelf.watch().map_err(no_thread)?;
         let (commands, inbox) = bounded(COMMANDS_MAX);
-        let keeper = Keeper { store, catalog: catalog.clone(), shelf, engine: None, check: None, in_force: Vec::new() };
+        let noted = commands.clone();
+        shelf.note_changes_with(Box::new(move |path| {
+            // Whoever has seen it may be the catalog's thread, and waits for nothing.
+            if noted.try_send(Some(imports::plugin_changed(path.to_owned()))).is_err() {
+                tracing::warn!(plugin = %path.display(), "what the changed plugin imports is not tried, as too many changes of the catalog wait: its first run finds out");
+            }
+        }));
+        let keeper = Keeper {
+            store,
+            catalog: catalog.clone(),
+            shelf,
+            commands: commands.clone(),
+            engine: None,
+            checks: None,
+            in_force: Vec::new(),
+            untried: VecDeque::new(),
+        };
         let thread = std::thread::Builder::new()
             .name("saltus-catalog".into())
             .spawn(move || keeper.run(&inbox))
@@ -298,14 +328,14 @@ impl Registry {
 
     /// Gives the registry its engine and puts the enabled triggers in force. The engine needs the registry to start
     /// (its connections are served with it), so this is the second half of the construction; until then changes are
-    /// refused. Without Python there is no `check`.
+    /// refused. Without Python there are no `checks`.
     ///
     /// # Errors
     /// The registry has stopped.
     pub async fn connect(
         &self,
         engine: Box<dyn EngineControl>,
-        check: Option<SourceCheck>,
+        checks: Option<PluginChecks>,
     ) -> Result<(), RegistryError> {
         self.ask(move |keeper| {
             engine.retain_states(&keeper.catalog.load().triggers.values().map(|def| def.id).collect());
@@ -314,8 +344,9 @@ impl Registry {
             {
                 tracing::warn!(%error, "the catalog does not know of this start");
             }
-            (keeper.engine, keeper.check) = (Some(engine), check);
+            (keeper.engine, keeper.checks) = (Some(engine), checks);
             keeper.put_in_force();
+            keeper.try_all();
             Ok(())
         })
         .await
@@ -359,21 +390,43 @@ impl Registry {
         self.ask(move |keeper| keeper.delete_database(&name)).await
     }
 
-    /// Creates a trigger; if it is enabled it is in force when this returns.
+    /// Creates a trigger; if it is enabled it is in force when this returns. What its plugin imports is tried before, and waited for
+    /// as long as `patience` lasts.
     ///
     /// # Errors
     /// The plugin cannot be read, the database is missing, the name is taken or empty, the path is another trigger's, the
     /// schedule has no times.
-    pub async fn create_trigger(&self, new: NewTrigger) -> Result<Warnings, RegistryError> {
-        self.ask(move |keeper| keeper.create_trigger(new)).await
+    pub async fn create_trigger(
+        &self,
+        new: NewTrigger,
+        patience: impl Future<Output = ()>,
+    ) -> Result<Changed, RegistryError> {
+        let asked = new.clone();
+        let trial = self.ask(move |keeper| {
+            keeper.new_trigger(&asked)?;
+            Ok(keeper.try_imports(&asked.plugin_filename))
+        });
+        let trial = Trial::within(trial.await?, patience).await;
+        self.ask(move |keeper| keeper.create_trigger(&new, &trial)).await
     }
 
-    /// Changes a trigger; in force when it returns. What waits for it is not lost.
+    /// Changes a trigger; in force when it returns. What waits for it is not lost. As for its plugin, see
+    /// [`Registry::create_trigger`].
     ///
     /// # Errors
     /// There is none of that name, or as for [`Registry::create_trigger`].
-    pub async fn update_trigger(&self, change: TriggerChange) -> Result<Warnings, RegistryError> {
-        self.ask(move |keeper| keeper.update_trigger(change)).await
+    pub async fn update_trigger(
+        &self,
+        change: TriggerChange,
+        patience: impl Future<Output = ()>,
+    ) -> Result<Changed, RegistryError> {
+        let asked = change.clone();
+        let trial = self.ask(move |keeper| {
+            let (_, def) = keeper.changed_trigger(asked)?;
+            Ok(keeper.try_imports(&def.plugin_filename))
+        });
+        let trial = Trial::within(trial.await?, patience).await;
+        self.ask(move |keeper| keeper.update_trigger(change, &trial)).await
     }
 
     /// Deletes a trigger, an enabled one only with `force`.
@@ -385,13 +438,37 @@ impl Registry {
         self.ask(move |keeper| keeper.delete_trigger(&db, &name, force)).await
     }
 
-    /// Enables or disables a trigger; in force when it returns, no error if it was so already.
+    /// Disables a trigger; in force when it returns, no error if it was so already.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub async fn disable_trigger(&self, db: &str, name: &str) -> Result<(), RegistryError> {
+        let (db, name) = (db.to_owned(), name.to_owned());
+        self.ask(move |keeper| keeper.set_trigger_enabled(&db, &name, false)).await
+    }
+
+    /// Enables a trigger; in force when it returns, no error if it was so already. As for its plugin, see
+    /// [`Registry::create_trigger`].
     ///
     /// # Errors
     /// There is none of that name, or its path has become another trigger's.
-    pub async fn set_trigger_enabled(&self, db: &str, name: &str, enabled: bool) -> Result<(), RegistryError> {
+    pub async fn enable_trigger(
+        &self,
+        db: &str,
+        name: &str,
+        patience: impl Future<Output = ()>,
+    ) -> Result<Changed, RegistryError> {
         let (db, name) = (db.to_owned(), name.to_owned());
-        self.ask(move |keeper| keeper.set_trigger_enabled(&db, &name, enabled)).await
+        let asked = (db.clone(), name.clone());
+        let trial =
+            self.ask(move |keeper| Ok(keeper.try_imports(&keeper.trigger(&asked.0, &asked.1)?.plugin_filename)));
+        let trial = Trial::within(trial.await?, patience).await;
+        self.ask(move |keeper| {
+            keeper.set_trigger_enabled(&db, &name, true)?;
+            let def = keeper.trigger(&db, &name)?;
+            Ok(keeper.changed(&def, Warnings::new(), &trial))
+        })
+        .await
     }
 
     /// Disables a trigger because it failed; the reason is kept with it. Does not wait: what goes wrong is logged, and the shard has
@@ -499,10 +576,14 @@ struct Keeper {
     store: Store,
     catalog: Arc<ArcSwap<Catalog>>,
     shelf: Arc<PluginShelf>,
+    /// For what is to be done later.
+    commands: Sender<Option<Command>>,
     engine: Option<Box<dyn EngineControl>>,
-    check: Option<SourceCheck>,
+    checks: Option<PluginChecks>,
     /// What the engine was given last, and of which definition it was made: one that has not changed is given again as it is.
     in_force: Vec<InForce>,
+    /// Plugins whose imports are to be tried.
+    untried: VecDeque<Arc<PluginSource>>,
 }
 
 /// An enabled trigger, and what it was made of.
@@ -590,30 +671,31 @@ impl Keeper {
         })
     }
 
-    fn create_trigger(&mut self, new: NewTrigger) -> Result<Warnings, RegistryError> {
+    /// A trigger that could be created, without its id.
+    fn new_trigger(&self, new: &NewTrigger) -> Result<TriggerDef, RegistryError> {
         check_trigger_name(&new.name)?;
         self.shelf.source(&new.plugin_filename).map_err(RegistryError::Plugin)?;
-        let settings = self.settings(&new)?;
+        let settings = self.settings(new)?;
         if new.db == INTERNAL_DB {
             return Err(RegistryError::Internal);
         }
         if !self.database_exists(&new.db)? {
-            return Err(RegistryError::DatabaseNotFound(new.db));
+            return Err(RegistryError::DatabaseNotFound(new.db.clone()));
         }
-        let mut next = self.next();
+        let catalog = self.catalog.load();
         let key: (Arc<str>, Arc<str>) = (new.db.as_str().into(), new.name.as_str().into());
-        if next.triggers.contains_key(&key) {
+        if catalog.triggers.contains_key(&key) {
             return Err(RegistryError::Exists(format!("trigger '{}' of database '{}'", new.name, new.db)));
         }
-        if next.triggers.len() >= TRIGGERS_MAX {
+        if catalog.triggers.len() >= TRIGGERS_MAX {
             return Err(RegistryError::Limit(format!("there are {TRIGGERS_MAX} triggers already")));
         }
         let mut def = TriggerDef {
             id: TriggerId(0),
-            name: key.1.clone(),
-            db: key.0.clone(),
-            plugin_filename: new.plugin_filename,
-            spec: new.spec,
+            name: key.1,
+            db: key.0,
+            plugin_filename: new.plugin_filename.clone(),
+            spec: new.spec.clone(),
             run_async: false,
             error_behavior: ErrorBehavior::default(),
             execution: Execution::default(),
@@ -621,22 +703,30 @@ impl Keeper {
             limits: TriggerLimits::default(),
             timing: Timing { since_ns: wall_clock_ns(), ..Timing::default() },
             api: ApiSettings::default(),
-            arguments: new.arguments,
+            arguments: new.arguments.clone(),
             disabled: new.disabled,
             disabled_reason: None,
         };
         apply(&mut def, settings);
         check_schedule(&def)?;
         self.check_path(&def)?;
-        def.id = self.store.add_trigger(&def)?;
-        let warnings = self.warnings(&def);
-        next.triggers.insert(key, Arc::new(def));
-        self.publish(next);
-        self.put_in_force();
-        Ok(warnings)
+        Ok(def)
     }
 
-    fn update_trigger(&mut self, change: TriggerChange) -> Result<Warnings, RegistryError> {
+    fn create_trigger(&mut self, new: &NewTrigger, trial: &Trial) -> Result<Changed, RegistryError> {
+        let mut def = self.new_trigger(new)?;
+        def.id = self.store.add_trigger(&def)?;
+        let warnings = self.warnings(&def);
+        let def = Arc::new(def);
+        let mut next = self.next();
+        next.triggers.insert((def.db.clone(), def.name.clone()), def.clone());
+        self.publish(next);
+        self.put_in_force();
+        Ok(self.changed(&def, warnings, trial))
+    }
+
+    /// A trigger as it is, and as it would be.
+    fn changed_trigger(&self, change: TriggerChange) -> Result<(Arc<TriggerDef>, TriggerDef), RegistryError> {
         let before = self.trigger(&change.db, &change.name)?;
         let mut def = TriggerDef::clone(&before);
         if let Some(spec) = change.spec {
@@ -669,11 +759,16 @@ impl Keeper {
             def.timing.since_ns = wall_clock_ns();
         }
         self.check_path(&def)?;
+        Ok((before, def))
+    }
+
+    fn update_trigger(&mut self, change: TriggerChange, trial: &Trial) -> Result<Changed, RegistryError> {
+        let (before, def) = self.changed_trigger(change)?;
         let warnings = self.warnings(&def);
         if def != *before {
-            self.change_trigger(def)?;
+            self.change_trigger(def.clone())?;
         }
-        Ok(warnings)
+        Ok(self.changed(&def, warnings, trial))
     }
 
     /// Requests to one path are for one enabled trigger, whatever the methods; and no request has a path that is none.
@@ -706,7 +801,7 @@ impl Keeper {
     }
 
     fn code_warning(&self, def: &TriggerDef) -> Option<String> {
-        let check = self.check.as_ref()?;
+        let check = &self.checks.as_ref()?.source;
         let read = (self.shelf.source(&def.plugin_filename), self.shelf.as_it_is(&def.plugin_filename));
         // It was there a moment ago.
         let (Ok(counts), Ok(code)) = read else { return None };
@@ -933,14 +1028,18 @@ pub(crate) mod tests {
         (registry, engine)
     }
 
+    fn create(registry: &Registry, new: NewTrigger) -> Result<Changed, RegistryError> {
+        block_on(registry.create_trigger(new, async {}))
+    }
+
     #[test]
     fn databases_and_triggers_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
         let (registry, engine) = open(dir.path());
         let month = Some(Duration::from_secs(30 * 86400));
         block_on(registry.create_database("db", month)).unwrap();
-        block_on(registry.create_trigger(new_trigger("t1"))).unwrap();
-        block_on(registry.create_trigger(NewTrigger { disabled: true, ..new_trigger("t2") })).unwrap();
+        create(&registry, new_trigger("t1")).unwrap();
+        create(&registry, NewTrigger { disabled: true, ..new_trigger("t2") }).unwrap();
         assert_eq!(*engine.in_force.lock(), ["t1"]);
         let before = registry.catalog();
         registry.stop();
@@ -962,10 +1061,10 @@ pub(crate) mod tests {
         let (registry, _engine) = open(dir.path());
         block_on(registry.create_database("db", None)).unwrap();
         let id = |name: &str| registry.catalog().triggers[&("db".into(), name.into())].id;
-        block_on(registry.create_trigger(new_trigger("a"))).unwrap();
+        create(&registry, new_trigger("a")).unwrap();
         let first = id("a");
         block_on(registry.delete_trigger("db", "a", true)).unwrap();
-        block_on(registry.create_trigger(new_trigger("a"))).unwrap();
+        create(&registry, new_trigger("a")).unwrap();
         assert!(id("a") > first);
         registry.stop();
     }
@@ -975,7 +1074,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (registry, engine) = open(dir.path());
         engine.databases.lock().push("db".into());
-        block_on(registry.create_trigger(new_trigger("t1"))).unwrap();
+        create(&registry, new_trigger("t1")).unwrap();
         block_on(registry.delete_database("db")).unwrap();
         assert!(engine.databases.lock().is_empty());
         assert!(engine.in_force.lock().is_empty());
@@ -990,11 +1089,11 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (registry, engine) = open(dir.path());
         block_on(registry.create_database("db", None)).unwrap();
-        block_on(registry.create_trigger(new_trigger("t"))).unwrap();
+        create(&registry, new_trigger("t")).unwrap();
         let refused = block_on(registry.delete_trigger("db", "t", false)).unwrap_err();
         assert_eq!(refused.to_string(), "Cannot delete running plugin t. Disable it first or use --force.");
-        block_on(registry.set_trigger_enabled("db", "t", false)).unwrap();
-        block_on(registry.set_trigger_enabled("db", "t", false)).unwrap();
+        block_on(registry.disable_trigger("db", "t")).unwrap();
+        block_on(registry.disable_trigger("db", "t")).unwrap();
         assert!(engine.in_force.lock().is_empty());
         block_on(registry.delete_trigger("db", "t", false)).unwrap();
         registry.stop();
@@ -1005,7 +1104,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (registry, _engine) = open(dir.path());
         let text = |result: Result<(), RegistryError>| result.unwrap_err().to_string();
-        let create = |new| block_on(registry.create_trigger(new)).map(|_| ());
+        let create = |new| create(&registry, new).map(drop);
         assert_eq!(text(create(new_trigger("t"))), "Database not found db");
         block_on(registry.create_database("db", None)).unwrap();
         assert_eq!(
@@ -1025,7 +1124,7 @@ pub(crate) mod tests {
             "{error}"
         );
         assert_eq!(
-            text(block_on(registry.set_trigger_enabled("db", "no", true))),
+            text(block_on(registry.enable_trigger("db", "no", async {})).map(drop)),
             "the requested resource was not found: no"
         );
         registry.stop();

@@ -103,11 +103,21 @@ impl PluginFileError {
 /// Says what is wrong with a version of the plugin that lies there, without running it, given the one that counts. Blocks.
 pub type VersionCheck = Box<dyn Fn(&Path, &PluginCode, Option<&PluginCode>) -> Result<(), PluginError> + Send + Sync>;
 
+/// Is told that another version of the plugin that lies there counts. Never waits.
+pub type ChangeNote = Box<dyn Fn(&Path) + Send + Sync>;
+
+/// Who is asked and told about versions, once there is somebody.
+#[derive(Default)]
+struct Hooks {
+    check: OnceLock<VersionCheck>,
+    changed: OnceLock<ChangeNote>,
+}
+
 /// The plugin directory and every source of it that a trigger holds.
 pub struct PluginShelf {
     root: Option<PathBuf>,
     sources: Mutex<HashMap<PathBuf, Weak<PluginSource>>>,
-    check: Arc<OnceLock<VersionCheck>>,
+    hooks: Arc<Hooks>,
 }
 
 impl PluginShelf {
@@ -123,19 +133,29 @@ impl PluginShelf {
             }
             None => None,
         };
-        Ok(PluginShelf { root, sources: Mutex::default(), check: Arc::default() })
+        Ok(PluginShelf { root, sources: Mutex::default(), hooks: Arc::default() })
     }
 
     /// From now on new versions are checked before they count.
     pub fn check_with(&self, check: VersionCheck) {
         // A second runtime in one process does not exist.
-        let _first = self.check.set(check);
+        let _first = self.hooks.check.set(check);
+    }
+
+    /// From now on changes are told.
+    pub fn note_changes_with(&self, changed: ChangeNote) {
+        let _first = self.hooks.changed.set(changed);
+    }
+
+    /// The source at a path that a [`ChangeNote`] was told, if a trigger has it.
+    pub fn at(&self, path: &Path) -> Option<Arc<PluginSource>> {
+        self.sources.lock().get(path).and_then(Weak::upgrade)
     }
 
     /// What is wrong with the version of a plugin that counts, as far as that can be known without running it.
     pub fn wrong_with(&self, filename: &str, code: &PluginCode) -> Option<PluginError> {
         let path = self.root.as_deref()?.join(filename.trim_end_matches('/'));
-        self.check.get()?(&path, code, None).err()
+        self.hooks.check.get()?(&path, code, None).err()
     }
 
     /// The source that a trigger names. If nobody has it yet, it is read now.
@@ -148,10 +168,10 @@ impl PluginShelf {
         if let Some(known) = known {
             stamps(&known.path)?;
             // It may be one that could not be read so far.
-            known.look(self.check.get(), Settle::WhenQuiet);
+            known.look(self.hooks.check.get(), Settle::WhenQuiet);
             return Ok(known);
         }
-        let source = Arc::new(PluginSource::open(path, self.check.clone())?);
+        let source = Arc::new(PluginSource::open(path, self.hooks.clone())?);
         Ok(self.shelve(source))
     }
 
@@ -161,7 +181,7 @@ impl PluginShelf {
     /// As for [`PluginShelf::source`].
     pub fn as_it_is(&self, filename: &str) -> Result<Arc<PluginSource>, PluginFileError> {
         let path = self.resolve(filename)?;
-        PluginSource::open(path, self.check.clone()).map(Arc::new)
+        PluginSource::open(path, self.hooks.clone()).map(Arc::new)
     }
 
     /// The `manifest.toml` of a directory plugin, if it has one: its path and its text.
@@ -187,7 +207,7 @@ impl PluginShelf {
             self.shelve(Arc::new(PluginSource::failing(
                 path.unwrap_or_default(),
                 &error.to_string(),
-                self.check.clone(),
+                self.hooks.clone(),
             )))
         })
     }
@@ -201,7 +221,7 @@ impl PluginShelf {
         };
         let mut changing = false;
         for source in live {
-            changing |= source.look(self.check.get(), Settle::WhenQuiet);
+            changing |= source.look(self.hooks.check.get(), Settle::WhenQuiet);
         }
         changing
     }
@@ -279,7 +299,7 @@ impl PluginShelf {
     fn settle(&self, path: &Path) {
         let known = self.sources.lock().get(path).and_then(Weak::upgrade);
         if let Some(known) = known {
-            known.look(self.check.get(), Settle::Now);
+            known.look(self.hooks.check.get(), Settle::Now);
         }
     }
 
@@ -459,26 +479,26 @@ pub struct PluginSource {
     failing: AtomicBool,
     seen: Mutex<Seen>,
     /// The shelf's.
-    check: Arc<OnceLock<VersionCheck>>,
+    hooks: Arc<Hooks>,
 }
 
 impl PluginSource {
-    fn open(path: PathBuf, check: Arc<OnceLock<VersionCheck>>) -> Result<Self, PluginFileError> {
+    fn open(path: PathBuf, hooks: Arc<Hooks>) -> Result<Self, PluginFileError> {
         let read_at = SystemTime::now();
         let stamps = stamps(&path)?;
         let code = ArcSwap::from_pointee(read_code(&path, &stamps)?);
         let seen = Seen { stamps, read_at: Some(read_at), ..Seen::default() };
-        Ok(PluginSource { path, code, failing: AtomicBool::new(false), seen: Mutex::new(seen), check })
+        Ok(PluginSource { path, code, failing: AtomicBool::new(false), seen: Mutex::new(seen), hooks })
     }
 
     /// A source whose code raises `reason`, until the file is there.
-    fn failing(path: PathBuf, reason: &str, check: Arc<OnceLock<VersionCheck>>) -> Self {
+    fn failing(path: PathBuf, reason: &str, hooks: Arc<Hooks>) -> Self {
         // A JSON string is a Python string literal.
         let source = format!("raise FileNotFoundError({})\n", serde_json::Value::from(reason));
         let hash = hash_of([("", source.as_bytes())]);
         let code = PluginCode { source: source.into(), hash, directory: None };
         let (code, seen) = (ArcSwap::from_pointee(code), Mutex::default());
-        PluginSource { path, code, failing: AtomicBool::new(true), seen, check }
+        PluginSource { path, code, failing: AtomicBool::new(true), seen, hooks }
     }
 
     /// Reads again what changed; whether another version is there that does not count yet.
@@ -549,6 +569,9 @@ impl PluginSource {
         tracing::info!(plugin = %self.path.display(), "plugin changed: the next run uses the new version");
         self.code.store(Arc::new(code));
         self.failing.store(false, Ordering::Release);
+        if let Some(changed) = self.hooks.changed.get() {
+            changed(&self.path);
+        }
         Ok(false)
     }
 
@@ -589,7 +612,7 @@ impl CodeSource for PluginSource {
         if now.directory.is_some() {
             return now;
         }
-        self.look(self.check.get(), Settle::WhenQuiet);
+        self.look(self.hooks.check.get(), Settle::WhenQuiet);
         self.code.load_full()
     }
 

@@ -135,6 +135,21 @@ impl Start {
     }
 }
 
+/// What the Python that the server embeds prints.
+pub fn python(code: &str) -> String {
+    let python = std::env::var("PYO3_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let output = Command::new(python).args(["-c", code]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A module of the standard library that no interpreter with a GIL of its own can have.
+pub fn module_of_one_interpreter() -> String {
+    python(
+        "from importlib.util import find_spec as find; \
+         print(next(n for n in ('_curses', 'readline', '_tkinter', '_testsinglephase') if find(n)))",
+    )
+}
+
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -272,7 +287,16 @@ impl Server {
         self.create_trigger_with(db, name, file, spec, settings, arguments);
     }
 
-    pub fn create_trigger_with(&self, db: &str, name: &str, file: &str, spec: &str, settings: Value, arguments: Value) {
+    /// What it answers.
+    pub fn create_trigger_with(
+        &self,
+        db: &str,
+        name: &str,
+        file: &str,
+        spec: &str,
+        settings: Value,
+        arguments: Value,
+    ) -> Value {
         let reply = self.post_json(
             "/api/v3/configure/processing_engine_trigger",
             &serde_json::json!({
@@ -282,6 +306,29 @@ impl Server {
             }),
         );
         assert_eq!(reply.status, 200, "{}", reply.body);
+        serde_json::from_str(&reply.body).unwrap()
+    }
+
+    /// Changes a trigger; what it answers.
+    pub fn update_trigger(&self, db: &str, name: &str, change: Value) -> Value {
+        let mut body = change;
+        body["db"] = db.into();
+        body["trigger_name"] = name.into();
+        let reply = self.put_json("/api/v3/configure/processing_engine_trigger", &body);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        serde_json::from_str(&reply.body).unwrap()
+    }
+
+    /// The answer to a change of a trigger, once what its plugin imports was tried: on a machine that has other things to do, that may take
+    /// longer than the answer waits.
+    pub fn settled(&self, db: &str, name: &str, answer: Value) -> Value {
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut answer = answer;
+        while answer["lane_reason"].as_str().unwrap().contains("; what it imports ") {
+            assert!(Instant::now() < end, "{answer}: {}", self.log_text());
+            answer = self.update_trigger(db, name, serde_json::json!({}));
+        }
+        answer
     }
 
     pub fn create_database(&self, db: &str) {

@@ -36,7 +36,7 @@ use futures_util::task::AtomicWaker;
 use saltus_core::batch::PendingBatch;
 use saltus_core::ids::{Epoch, EventId, MonoNs, RunId, Sequence, ShardId, Stream, TableId, TriggerId};
 use saltus_core::line_protocol::{LineError, LineParser};
-use saltus_core::policy::InlineBudget;
+use saltus_core::policy::{InlineBudget, Lane};
 use saltus_core::ports::{Completions, PluginHost, RunReport, RunRequest, ShardPlugins, TableBatch, Trigger};
 use saltus_core::request::PluginRequest;
 use saltus_core::route::Routes;
@@ -218,6 +218,10 @@ pub(crate) enum Message {
     Stats { reply: oneshot::Sender<ShardStats> },
     /// Statistics of triggers. Lost: likewise.
     TriggerStats { reply: oneshot::Sender<Vec<TriggerStats>> },
+    /// The code of these triggers has changed, or more is known of it. Lost: seen with the next run.
+    Code { triggers: Arc<[TriggerId]> },
+    /// The lane of a trigger, and why, if it is at home here. Lost: the reader says what it knows.
+    Lane { trigger: TriggerId, reply: oneshot::Sender<Option<(Lane, String)>> },
     /// Finish what is in hand and end. Never lost: the stopping flag says the same.
     Stop,
 }
@@ -393,6 +397,8 @@ impl Shard {
                 if let Some(plugins) = self.plugins.borrow_mut().as_mut().filter(|_| runs_stopped) {
                     plugins.stop_runs();
                 }
+                let coming = self.triggers.borrow().coming();
+                self.look_at_code_of(&coming);
                 self.claim_backlogs(set);
             }
             Coming::Offered => {
@@ -443,6 +449,14 @@ impl Shard {
             Message::EndState { trigger, reply } => self.end_state(trigger, reply),
             Message::Stats { reply } => drop(reply.send(self.stats())),
             Message::TriggerStats { reply } => drop(reply.send(self.triggers.borrow().stats(self.id))),
+            Message::Code { triggers } => {
+                let known: Vec<_> = {
+                    let set = self.triggers.borrow();
+                    triggers.iter().filter_map(|id| set.find(*id)).collect()
+                };
+                self.look_at_code_of(&known);
+            }
+            Message::Lane { trigger, reply } => drop(reply.send(self.lane_of(trigger))),
             Message::Arrival(_) | Message::Stop => unreachable!("taken by the mailbox loop"),
         }
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use saltus_core::ids::{MonoNs, RunId};
+use saltus_core::ids::{MonoNs, RunId, TriggerId};
 use saltus_core::limits::{RETRIES_MAX, RUNS_BEFORE_ANSWER_US};
 use saltus_core::policy::{Cost, Decision, Lane, Observation, Overspent};
 use saltus_core::ports::{
@@ -69,6 +69,17 @@ pub(super) struct Ended {
 
 /// A deferred run under way: what is needed when it comes back.
 pub(crate) type UnderWay = RefCell<std::collections::HashMap<RunId, (State, Began)>>;
+
+/// What there is to say of code that takes the place of other code.
+fn new_code(plugins: &dyn ShardPlugins, code: u64) -> Observation {
+    let refused = plugins.imports_of(code).and_then(|found| found.refused.clone());
+    refused.map_or(Observation::CodeChanged, Observation::CodeRefused)
+}
+
+/// Whether a run had code in whose place there is other code by now, of which the policy knows.
+fn is_outdated(state: &TriggerState, code: u64) -> bool {
+    state.looked_at.is_some() && state.looked_at == state.code && state.trigger.code.current().hash != code
+}
 
 impl Shard {
     /// Makes runs for ever.
@@ -134,7 +145,7 @@ impl Shard {
             self.without_python(&state, &event);
             return true;
         };
-        if !self.let_in(&state, &event) {
+        if !self.let_in(&state, &event, plugins.as_ref()) {
             *self.plugins.borrow_mut() = Some(plugins);
             return true;
         }
@@ -200,7 +211,8 @@ impl Shard {
         // New code has earned nothing yet.
         if trigger.def.execution == Execution::Auto && inner.code != Some(trigger.code.current().hash) {
             inner.code = None;
-            self.observe(&mut inner, Observation::CodeChanged);
+            let observation = new_code(plugins, trigger.code.current().hash);
+            self.observe(&mut inner, observation);
             return true;
         }
         match plugins.ready_inline(&trigger) {
@@ -233,9 +245,49 @@ impl Shard {
         }
     }
 
+    /// Tells the policy of code that it does not know, if its imports were tried: so a trigger is in its lane before it runs.
+    fn look_at_code(&self, state: &mut TriggerState, plugins: &dyn ShardPlugins) {
+        let code = state.trigger.code.current().hash;
+        if state.looked_at == Some(code) {
+            return;
+        }
+        let Some(found) = plugins.imports_of(code) else { return };
+        let known = state.code.or(state.looked_at);
+        state.looked_at = Some(code);
+        if known.is_some_and(|known| known != code) {
+            self.observe(state, new_code(plugins, code));
+        } else if let Some(module) = &found.refused {
+            self.observe(state, Observation::ImportRefused(module.clone()));
+        }
+        if state.code != Some(code) {
+            state.code = Some(code);
+            self.observe(state, Observation::Checked(found.inline.clone()));
+        }
+    }
+
+    /// The same for triggers that have come into force or were changed.
+    pub fn look_at_code_of(&self, states: &[State]) {
+        let Some(plugins) = self.plugins.borrow_mut().take() else { return };
+        for state in states {
+            let mut inner = state.borrow_mut();
+            if inner.home == self.id {
+                self.look_at_code(&mut inner, plugins.as_ref());
+            }
+        }
+        *self.plugins.borrow_mut() = Some(plugins);
+    }
+
+    /// The lane of a trigger at home here, and why.
+    pub fn lane_of(&self, trigger: TriggerId) -> Option<(Lane, String)> {
+        let state = self.triggers.borrow().find(trigger)?;
+        let inner = state.borrow();
+        (inner.home == self.id).then(|| (inner.policy.lane(), inner.policy.account()))
+    }
+
     /// Code that has held up a shard does not get at one again: false if there is no other place for it.
-    fn let_in(&self, state: &State, event: &Event) -> bool {
+    fn let_in(&self, state: &State, event: &Event, plugins: &dyn ShardPlugins) -> bool {
         let mut inner = state.borrow_mut();
+        self.look_at_code(&mut inner, plugins);
         let trigger = inner.trigger.clone();
         let code = trigger.code.current().hash;
         if inner.quarantine_asked.replace(code) == Some(code) || !self.shared.host.quarantined(code) {
@@ -567,9 +619,11 @@ impl Shard {
         let mut inner = state.borrow_mut();
         if let Some(code) = &report.code
             && inner.code != Some(code.hash)
+            && !is_outdated(&inner, code.hash)
         {
             if inner.code.is_some() {
-                self.observe(&mut inner, Observation::CodeChanged);
+                let found = self.plugins.borrow().as_deref().map(|plugins| new_code(plugins, code.hash));
+                self.observe(&mut inner, found.unwrap_or(Observation::CodeChanged));
             }
             inner.code = Some(code.hash);
             self.observe(&mut inner, Observation::Checked(code.inline.clone()));

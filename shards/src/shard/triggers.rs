@@ -104,6 +104,8 @@ pub(crate) struct TriggerState {
     pub preparing: bool,
     /// The version of the code that the policy knows.
     pub code: Option<u64>,
+    /// The version of the code of whose imports the policy knows.
+    pub looked_at: Option<u64>,
     /// The version of the code that was looked up in the quarantine.
     pub quarantine_asked: Option<u64>,
     /// What is finished, by stream.
@@ -211,6 +213,7 @@ impl TriggerState {
             retrying: 0,
             preparing: false,
             code: None,
+            looked_at: None,
             quarantine_asked: None,
             progress: HashMap::default(),
             backlog: VecDeque::new(),
@@ -372,6 +375,8 @@ impl TriggerState {
         }
         if (before.execution, before.isolation) != (def.execution, def.isolation) {
             self.policy = Policy::new(def.execution, def.isolation, limits.inline_budget, mono_now());
+            // It is to be told all that is known of the code.
+            (self.code, self.looked_at) = (None, None);
         } else {
             self.policy.set_budget(limits.inline_budget);
         }
@@ -625,6 +630,12 @@ impl TriggerSet {
             }
         }
         self.coming = Some((moves, changes));
+    }
+
+    /// Those that come with the set that was given last, or were changed with it.
+    pub fn coming(&self) -> States {
+        let moves = self.coming.iter().flat_map(|(moves, _)| moves);
+        moves.filter(|there| there.into).map(|there| there.state.clone()).collect()
     }
 
     fn take_out(&mut self, id: TriggerId) -> Option<Rc<RefCell<TriggerState>>> {
