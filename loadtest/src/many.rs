@@ -286,7 +286,8 @@ fn make_many(private: &mut Private, kind: Kind, count: usize) -> anyhow::Result<
     let after = private.resident_bytes()?;
     drop(connection);
     let restart_s = private.restart()?.as_secs_f64();
-    let mean = |some: &[f64]| some.iter().sum::<f64>() / some.len().max(1) as f64;
+    // An empty sum is -0.0.
+    let mean = |some: &[f64]| some.iter().fold(0.0, |all, each| all + each) / some.len().max(1) as f64;
     Ok(Made {
         count,
         first_ms: mean(&each_ms[..SOME.min(count)]),
@@ -339,11 +340,11 @@ fn goals(rows: &[Row]) -> Vec<Goal> {
 fn render_made(rows: &[Row]) -> String {
     let mut text = format!(
         "| many      |  count | first {SOME}, ms each | last {SOME} | worst | KB each | MB in all | ready again, s | MB then |\n\
-         |-----------|-------:|--------------------:|---------:|------:|--------:|----------:|---------------:|--------:|\n"
+         |-----------|-------:|-------------------:|---------:|------:|--------:|----------:|---------------:|--------:|\n"
     );
     for Row { kind, made, .. } in rows {
         text += &format!(
-            "| {:<9} | {:>6} | {:>19.2} | {:>8.2} | {:>5.1} | {:>7.1} | {:>9.1} | {:>14.2} | {:>7.1} |\n",
+            "| {:<9} | {:>6} | {:>18.2} | {:>8.2} | {:>5.1} | {:>7.1} | {:>9.1} | {:>14.2} | {:>7.1} |\n",
             kind.name(),
             made.count,
             made.first_ms,
