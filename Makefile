@@ -15,7 +15,7 @@ FUZZ_TARGET ?= line_protocol
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build run start stop test check crash bench bench-check bench-baseline latency loadtest profile \
-	scaling neighbours fuzz format clean
+	scaling neighbours many fuzz format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -86,6 +86,9 @@ scaling: build ## whether two shards run twice the Python of one
 
 neighbours: build ## what an innocent inline trigger notices of evil ones on its shard; LANE=deferred|process|auto for one lane
 	@$(ENV) .ci/demo measure neighbours $(if $(LANE),--lane $(LANE))
+
+many: build ## what thousands of triggers, tables and databases cost, and what a write notices of them; COUNT=1000 for fewer
+	@$(ENV) .ci/demo measure many $(if $(COUNT),--count $(COUNT))
 
 fuzz: setup ## fuzzes the line protocol parser for FUZZ_SECONDS
 	cd core && RUSTC_BOOTSTRAP=1 ../$(ENV) cargo fuzz run $(FUZZ_TARGET) -- -max_total_time=$(FUZZ_SECONDS)

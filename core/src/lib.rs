@@ -21,6 +21,7 @@ pub mod request;
 pub mod route;
 pub mod schedule;
 pub mod schema;
+pub mod shared_map;
 pub mod state;
 pub mod text;
 pub mod trigger;

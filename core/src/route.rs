@@ -80,18 +80,16 @@ impl Route {
         }
         Ok(Route { methods, path: path.to_owned(), below })
     }
-
-    /// Whether two of them would answer for the same path.
-    pub fn clashes(&self, other: &Route) -> bool {
-        self.path == other.path && self.below == other.below
-    }
 }
+
+/// Who answers on each path. More than one only in a catalog of a version that did not refuse that: then the first one does.
+type ByPath<T> = HashMap<Box<str>, Vec<(Methods, T)>, ahash::RandomState>;
 
 /// Who answers what.
 #[derive(Clone, Debug)]
 pub struct Routes<T> {
-    exact: HashMap<Box<str>, (Methods, T), ahash::RandomState>,
-    below: HashMap<Box<str>, (Methods, T), ahash::RandomState>,
+    exact: ByPath<T>,
+    below: ByPath<T>,
 }
 
 impl<T> Default for Routes<T> {
@@ -119,16 +117,32 @@ pub enum Found<'a, 'p, T> {
 }
 
 impl<T> Routes<T> {
-    /// Adds a route; the first one for a path stays.
+    /// Adds a route; of several for one path the first one counts.
     pub fn add(&mut self, route: Route, target: T) {
         let map = if route.below { &mut self.below } else { &mut self.exact };
-        map.entry(route.path.into()).or_insert((route.methods, target));
+        map.entry(route.path.into()).or_default().push((route.methods, target));
+    }
+
+    /// Takes the route away of those that are meant.
+    pub fn remove(&mut self, route: &Route, is_meant: impl Fn(&T) -> bool) {
+        let map = if route.below { &mut self.below } else { &mut self.exact };
+        let Some(targets) = map.get_mut(&*route.path) else { return };
+        targets.retain(|(_, target)| !is_meant(target));
+        if targets.is_empty() {
+            map.remove(&*route.path);
+        }
+    }
+
+    /// Those whose routes clash with this one.
+    pub fn clashing(&self, route: &Route) -> impl Iterator<Item = &T> {
+        let map = if route.below { &self.below } else { &self.exact };
+        map.get(&*route.path).into_iter().flatten().map(|(_, target)| target)
     }
 
     /// Who answers `method` on `path`.
     pub fn find<'p>(&self, method: &str, path: &'p str) -> Found<'_, 'p, T> {
         let Some(((methods, target), route)) =
-            self.exact.get(path).map(|found| (found, path)).or_else(|| self.above(path))
+            self.exact.get(path).and_then(|found| Some((found.first()?, path))).or_else(|| self.above(path))
         else {
             return Found::Nothing;
         };
@@ -144,7 +158,7 @@ impl<T> Routes<T> {
         }
         let mut part = path;
         loop {
-            if let Some(found) = self.below.get(part) {
+            if let Some(found) = self.below.get(part).and_then(|found| found.first()) {
                 return Some((found, part));
             }
             part = &part[..part.rfind('/')?];
@@ -225,8 +239,27 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_is_taken_away_leaves_its_path_to_the_next_one() {
+        let mut routes = table(&["GET x", "PUT x", "x/*"]);
+        assert_eq!(find(&routes, "PUT", "x"), "only GET");
+        let remove = |routes: &mut Routes<&'static str>, path: &str| {
+            routes.remove(&Route::parse(path).unwrap(), |target| *target == path);
+        };
+        remove(&mut routes, "POST x");
+        remove(&mut routes, "y");
+        assert_eq!(find(&routes, "PUT", "x"), "only GET", "those were not meant");
+        remove(&mut routes, "GET x");
+        assert_eq!(find(&routes, "PUT", "x"), "PUT x = x + ");
+        remove(&mut routes, "PUT x");
+        assert_eq!(find(&routes, "PUT", "x"), "only GET, POST", "what is below x has the path too");
+        remove(&mut routes, "x/*");
+        assert_eq!(find(&routes, "GET", "x"), "nothing");
+        assert!(routes.exact.is_empty() && routes.below.is_empty());
+    }
+
+    #[test]
     fn two_routes_clash_if_they_mean_the_same_path_whatever_the_methods() {
-        let clash = |a: &str, b: &str| Route::parse(a).unwrap().clashes(&Route::parse(b).unwrap());
+        let clash = |a: &'static str, b: &str| table(&[a]).clashing(&Route::parse(b).unwrap()).count() == 1;
         assert!(clash("x", "x") && clash("GET x", "PUT x") && clash("x/*", "* x/*"));
         assert!(!clash("x", "x/*") && !clash("x", "X") && !clash("x", "x/y"));
     }

@@ -11,14 +11,16 @@
 //! [`run`] is the tool: scenarios, rivals, plots. The other commands answer one question each. In reading order: [`probe`] (fixed rate, single rows), [`load`] (as fast as the server takes it), [`tsbs`] (the
 //! rows of `load`), [`hiccup`], [`http`] and [`server`] (what is asked of it), [`report`], [`progress`]. Scenarios that start a
 //! server of their own ([`private`]) and compare within one run: [`lanes`] (with [`open_loop`], [`floor`] and [`postgres`]), [`scaling`],
-//! [`neighbours`].
+//! [`neighbours`] and [`many`] (with [`innocent`]).
 #![forbid(unsafe_code)]
 
 mod floor;
 mod hiccup;
 mod http;
+mod innocent;
 mod lanes;
 mod load;
+mod many;
 mod neighbours;
 mod open_loop;
 mod postgres;
@@ -60,6 +62,8 @@ enum Command {
     Scaling(scaling::Options),
     /// What an innocent inline trigger notices of evil ones on its shard.
     Neighbours(neighbours::Options),
+    /// What thousands of triggers, tables and databases cost, and what a write notices of them.
+    Many(many::Options),
 }
 
 fn main() -> ExitCode {
@@ -82,5 +86,6 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Lanes(options) => lanes::run(&options),
         Command::Scaling(options) => scaling::run(&options),
         Command::Neighbours(options) => neighbours::run(&options),
+        Command::Many(options) => many::run(&options),
     }
 }

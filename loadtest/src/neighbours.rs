@@ -27,13 +27,13 @@ use serde_json::{Value, json};
 
 use crate::hiccup::{Meter, sharpen_timers};
 use crate::http::Connection;
-use crate::open_loop::{Schedule, Sink, drive, now_ns, pin_to, until};
+use crate::innocent::{self, Innocent, write};
+use crate::open_loop::{Schedule, drive, pin_to};
 use crate::private::{self, NewTrigger, Private, rows};
 use crate::progress::Progress;
 use crate::report::{self, Percentiles, json_line, new_histogram};
 
 const DATABASE: &str = "neighbours";
-const INNOCENT: &str = include_str!("../plugins/innocent.py");
 /// Honest plugins that have much to do, by name.
 const HEAVY: [(&str, &str); 3] = [
     ("heavy_python", include_str!("../plugins/heavy/heavy_python.py")),
@@ -220,18 +220,6 @@ impl Verdict {
     }
 }
 
-/// The innocent trigger's rows.
-struct Innocent {
-    connection: Connection,
-}
-
-impl Sink for Innocent {
-    fn send(&mut self, _number: u64, _due_ns: u64) -> anyhow::Result<()> {
-        let line = format!("innocent sent={}i", now_ns());
-        write(&mut self.connection, &line)
-    }
-}
-
 /// Runs the shelf and prints a line for each plugin and lane.
 ///
 /// # Errors
@@ -392,25 +380,25 @@ fn trial(options: &Options, evil: &Evil, lanes: (Lane, InnocentLane)) -> anyhow:
 
 fn repeat(options: &Options, evil: &Evil, lanes: (Lane, InnocentLane), slices: &mut Slices) -> anyhow::Result<()> {
     let mut private = start(options, evil, lanes)?;
-    let mut innocent = Innocent { connection: Connection::open(&private.target)? };
-    let mut slice = |seconds: f64, number: u64| {
+    let mut innocent = Innocent::open(&private, DATABASE)?;
+    let mut slice = |seconds: f64| {
         let schedule = Schedule { rate: options.rate, length: Duration::from_secs_f64(seconds), first: 0 };
         let meter = Meter::start();
         let sent = drive(&schedule, &mut innocent);
         let hiccups = meter.stop();
-        let samples = sent.and_then(|_| samples(&private, &mut innocent.connection, number));
+        let samples = sent.and_then(|_| innocent.samples(&private));
         samples.map(|samples| (samples, hiccups))
     };
     // The first slice is for the caches.
-    slice(0.5, 1)?;
-    let (quiet, hiccups) = slice(options.quiet, 2)?;
+    slice(0.5)?;
+    let (quiet, hiccups) = slice(options.quiet)?;
     slices.quiet.add(quiet)?;
     slices.hiccups_quiet.add(hiccups)?;
 
     let stop = AtomicBool::new(false);
     let beside = std::thread::scope(|scope| {
         let feeding = scope.spawn(|| feed_evil(&private, &stop));
-        let beside = slice(options.beside, 3);
+        let beside = slice(options.beside);
         stop.store(true, Ordering::Relaxed);
         // A server that ended took its connections along; that is said below.
         let _ = feeding.join();
@@ -443,7 +431,7 @@ fn start(options: &Options, evil: &Evil, (lane, innocent): (Lane, InnocentLane))
         settings.extend(["--virtual-env-location", folder]);
     }
     let evil_file = format!("{}.py", evil.name);
-    let plugins = [("innocent.py", INNOCENT), (&evil_file, &evil.source)];
+    let plugins = [(innocent::FILE, innocent::SOURCE), (&evil_file, &evil.source)];
     let private = std::thread::scope(|scope| {
         // The server has the processors of the thread that starts it.
         let starting = scope.spawn(|| {
@@ -458,50 +446,25 @@ fn start(options: &Options, evil: &Evil, (lane, innocent): (Lane, InnocentLane))
         // The client stays out of the way.
         pin_to(1)?;
     }
-    let table = |name: &'static str, file: &str, spec: &str, settings: Value| {
-        private.create_trigger(DATABASE, NewTrigger { name, file, spec, settings, arguments: Value::Null })
-    };
-    table("innocent", "innocent.py", "table:innocent", innocent.settings())?;
+    Innocent::create(&private, DATABASE, innocent.settings())?;
     let limits = if evil.honest { json!({}) } else { json!({"run_time": "400ms", "memory": "512mb"}) };
     let settings = match lane {
         Lane::Deferred => json!({"execution": "deferred", "isolation": "interpreter", "limits": limits}),
         Lane::Process => json!({"isolation": "process", "limits": limits}),
         Lane::Auto => json!({"limits": limits}),
     };
-    table("evil", &evil_file, "table:evil", settings)?;
+    let (name, spec, file) = ("evil", "table:evil", &*evil_file);
+    private.create_trigger(DATABASE, NewTrigger { name, file, spec, settings, arguments: Value::Null })?;
     Ok(private)
-}
-
-fn write(connection: &mut Connection, line: &str) -> anyhow::Result<()> {
-    let reply = connection.post(&format!("/api/v3/write_lp?db={DATABASE}&no_sync=true"), line.as_bytes())?;
-    ensure!((200..300).contains(&reply.status), "the server answered {}: {}", reply.status, reply.text());
-    Ok(())
 }
 
 fn feed_evil(private: &Private, stop: &AtomicBool) -> anyhow::Result<()> {
     let mut connection = Connection::open(&private.target)?;
     while !stop.load(Ordering::Relaxed) {
-        write(&mut connection, "evil value=1i")?;
+        write(&mut connection, DATABASE, "evil value=1i")?;
         std::thread::sleep(EVIL_PAUSE);
     }
     Ok(())
-}
-
-/// What the innocent trigger has measured since it was asked last.
-fn samples(private: &Private, connection: &mut Connection, slice: u64) -> anyhow::Result<Histogram<u64>> {
-    write(connection, &format!("innocent flush={slice}i"))?;
-    let sql = format!("SELECT nanoseconds FROM samples WHERE slice = {slice}");
-    let text = until("the innocent trigger says what it measured", Duration::from_secs(30), || {
-        // The table is made by the first answer.
-        let answer = rows(&private.target, DATABASE, &sql).unwrap_or_default();
-        Ok(answer.first().and_then(|row| row["nanoseconds"].as_str().map(str::to_owned)))
-    })?;
-    let mut histogram = new_histogram();
-    for sample in text.as_bytes().chunks(8) {
-        let digits = std::str::from_utf8(sample).context("a sample that is no number")?;
-        histogram.saturating_record(u64::from_str_radix(digits, 16).context("a sample that is no number")?.max(1));
-    }
-    Ok(histogram)
 }
 
 /// How many runs of the evil trigger there were, and what was the last that became of it.

@@ -4,12 +4,13 @@
 //! system's temporary one. Both are gone when the value is dropped.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -53,6 +54,8 @@ pub struct NewTrigger<'a> {
 /// A running server.
 pub struct Private {
     child: Child,
+    program: PathBuf,
+    arguments: Vec<String>,
     folder: tempfile::TempDir,
     /// Where it listens.
     pub target: Target,
@@ -76,38 +79,63 @@ impl Private {
             std::fs::write(plugin_dir.join(name), source)?;
         }
         let authority = format!("127.0.0.1:{}", free_port()?);
-        let log = std::fs::File::create(folder.path().join("server.log"))?;
         let given = |name: &str| options.serve.iter().any(|word| word.split('=').next() == Some(name));
-        let defaults = defaults.chunks(2).filter(|pair| !given(pair[0])).flatten();
-        let child = Command::new(&program)
-            .args(["serve", "--without-auth", "--http-bind", &authority, "--node-id", "loadtest"])
-            .arg("--data-dir")
-            .arg(folder.path().join("data"))
-            .arg("--plugin-dir")
-            .arg(&plugin_dir)
-            .args(defaults)
-            .args(&options.serve)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let mut private = Self { child, folder, target: Target { authority, token: None } };
-        until("the server gets ready", Duration::from_secs(60), || {
-            let ended = private.child.try_wait()?;
-            ensure!(ended.is_none(), "the server ended at its start:\n{}", private.log());
-            if !private.whole_log().contains("saltus is serving on") {
-                // Whoever answers at its port already is not this one.
-                return Ok(None);
-            }
-            let health = Connection::open(&private.target).and_then(|mut connection| connection.get("/health"));
-            Ok(health.is_ok_and(|reply| reply.status == 200).then_some(()))
-        })?;
+        let defaults = defaults.chunks(2).filter(|pair| !given(pair[0])).flatten().copied();
+        let fixed = ["serve", "--without-auth", "--http-bind", &authority, "--node-id", "loadtest"];
+        let arguments: Vec<String> = fixed
+            .into_iter()
+            .chain(defaults)
+            .chain(options.serve.iter().map(String::as_str))
+            .map(str::to_owned)
+            .collect();
+        let child = spawn(&program, &arguments, folder.path())?;
+        let target = Target { authority, token: None };
+        let mut private = Self { child, program, arguments, folder, target };
+        private.wait_until_ready()?;
         Ok(private)
     }
 
+    /// Stops it in good order and starts it again on the same data; how long it takes until it is ready.
+    ///
+    /// # Errors
+    /// It does not end, or does not get ready.
+    pub fn restart(&mut self) -> anyhow::Result<Duration> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).context("stopping the server")?;
+        until("the server stops", Duration::from_secs(60), || Ok(self.child.try_wait()?))?;
+        let start = Instant::now();
+        self.child = spawn(&self.program, &self.arguments, self.folder.path())?;
+        self.wait_until_ready()?;
+        Ok(start.elapsed())
+    }
+
+    fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        until("the server gets ready", Duration::from_secs(60), || {
+            let ended = self.child.try_wait()?;
+            ensure!(ended.is_none(), "the server ended at its start:\n{}", self.log());
+            if !self.whole_log().contains("saltus is serving on") {
+                // Whoever answers at its port already is not this one.
+                return Ok(None);
+            }
+            let health = Connection::open(&self.target).and_then(|mut connection| connection.get("/health"));
+            Ok(health.is_ok_and(|reply| reply.status == 200).then_some(()))
+        })
+    }
+
+    /// Bytes of memory that it has: the resident set of its process.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let kilobytes: u64 =
+            value.and_then(|value| value.parse().ok()).with_context(|| format!("no VmRSS in {path}"))?;
+        Ok(kilobytes * 1024)
+    }
+
     /// Its folder, on the drive that has its data.
-    pub fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
@@ -149,6 +177,22 @@ impl Private {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
+}
+
+/// Starts the program with its folders; what it says goes into a new log.
+fn spawn(program: &Path, arguments: &[String], folder: &Path) -> anyhow::Result<Child> {
+    let log = std::fs::File::create(folder.join("server.log"))?;
+    Command::new(program)
+        .args(arguments)
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .arg("--plugin-dir")
+        .arg(folder.join("plugins"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("starting {}", program.display()))
 }
 
 impl Drop for Private {

@@ -217,10 +217,10 @@ fn workers_end_with_the_server_even_if_that_is_killed() {
     let cmdline = std::fs::read_to_string(&worker).unwrap();
     assert!(cmdline.contains("worker"), "{cmdline:?}");
     server.kill();
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_secs(30);
     while std::fs::read_to_string(&worker).is_ok_and(|text| text.contains("worker")) {
-        assert!(std::time::Instant::now() < until, "the worker outlives its server");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(Instant::now() < until, "the worker outlives its server");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use saltus_core::ids::{MonoNs, ShardId, TableId};
+use saltus_core::ids::{MonoNs, ShardId};
 use saltus_core::line_protocol::{LineError, Precision};
 use saltus_core::names::NewTableError;
 use saltus_core::policy::{Lane, seat::Seat};
-use saltus_core::ports::MemoryUse;
-use saltus_core::trigger::{Limits, TriggerDef};
+use saltus_core::ports::{MemoryUse, Trigger};
+use saltus_core::trigger::Limits;
 
 use crate::latencies::Latencies;
 
@@ -131,19 +131,6 @@ impl From<NewTableError> for TableError {
     }
 }
 
-/// A table as metrics and system tables show it.
-#[derive(Clone, Debug)]
-pub struct TableStats {
-    /// Identity.
-    pub id: TableId,
-    /// Its owner.
-    pub shard: ShardId,
-    /// Rows in memory, overwritten versions included.
-    pub rows: u64,
-    /// Bytes in memory, estimated.
-    pub bytes: u64,
-}
-
 /// Counters and histograms of one shard, at one moment.
 #[derive(Clone, Debug)]
 pub struct ShardStats {
@@ -171,15 +158,22 @@ pub struct ShardStats {
     pub poisoned: Option<String>,
     /// What its disk lacks, if it takes no writes for that; it goes on by itself.
     pub short: Option<String>,
-    /// Its tables.
-    pub tables: Vec<TableStats>,
+}
+
+/// What changes of the triggers in force: those that are enabled. The first change of a life brings all of them.
+#[derive(Default)]
+pub struct TriggersChange {
+    /// Those that are not in force any more as they were: disabled, deleted or changed.
+    pub gone: Vec<Arc<Trigger>>,
+    /// Those that come into force, or are changed, as they are from now on.
+    pub come: Vec<Arc<Trigger>>,
 }
 
 /// Counters and histograms of one trigger, at one moment. Nanoseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TriggerStats {
     /// The trigger.
-    pub def: TriggerDef,
+    pub trigger: Arc<Trigger>,
     /// Its home.
     pub home: ShardId,
     /// Last byte of the request received, or the time of the schedule, to plugin entered.

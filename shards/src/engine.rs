@@ -12,19 +12,22 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
+use futures_lite::future::block_on;
 use saltus_core::catalog::TableInfo;
 use saltus_core::ids::{Epoch, EventId, MonoNs, ShardId, TriggerId};
 use saltus_core::limits::MAILBOX_ITEMS_MAX;
 use saltus_core::line_protocol::LineParser;
 use saltus_core::policy::{InlineBudget, Lane};
-use saltus_core::ports::{PluginHost, PluginRuntime, RunReport, RunRequest, TableBatch, Trigger};
+use saltus_core::ports::{PluginHost, PluginRuntime, RunReport, RunRequest, TableBatch};
 use saltus_core::request::PluginRequest;
 use saltus_core::schema::ColumnDef;
 use saltus_core::state::State;
 use saltus_core::trigger::TriggerDef;
 
 use crate::answer::{self, Answer};
-use crate::api::{EngineConfig, Health, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
+use crate::api::{
+    EngineConfig, Health, ShardStats, TableError, TriggerStats, TriggersChange, WriteOutcome, WriteRequest,
+};
 pub use crate::clock::mono_now;
 use crate::cursors::Pending;
 use crate::data_dir::{DataDir, Life};
@@ -74,6 +77,11 @@ impl EngineHandle {
         self.shared.directory.databases()
     }
 
+    /// Whether a database has tables.
+    pub fn has_database(&self, db: &str) -> bool {
+        self.shared.directory.has_database(db)
+    }
+
     /// The tables of a database, sorted by name.
     pub fn tables(&self, db: &str) -> Vec<TableInfo> {
         self.shared.directory.tables(db).iter().map(|entry| entry.info()).collect()
@@ -121,15 +129,15 @@ impl EngineHandle {
         self.ask(owner, |reply| Message::DropTable { db, name, reply }).await?
     }
 
-    /// Replaces the set of enabled triggers on all shards; in force when it returns. A trigger whose id stays keeps its
-    /// backlog and statistics.
-    pub async fn set_triggers(&self, triggers: Vec<Arc<Trigger>>) {
-        let set = Arc::new(triggers);
+    /// Changes the set of triggers in force on all shards; it is changed when this returns. A trigger whose id stays keeps its
+    /// backlog and statistics. Blocks; changes are made one after the other.
+    pub fn change_triggers(&self, change: TriggersChange) {
+        let change = Arc::new(change);
         for step in Coming::ALL {
-            for shard in self.shard_ids() {
-                let set = set.clone();
-                if let Err(error) = self.ask(shard, |reply| Message::Triggers { set, step, reply }).await {
-                    tracing::error!(%shard, %error, ?step, "the shard did not take the new set of triggers");
+            let answers: Vec<_> = self.shard_ids().map(|shard| self.tell_change(shard, &change, step)).collect();
+            for (shard, answer) in self.shard_ids().zip(answers) {
+                if answer.is_none_or(|answer| block_on(answer).is_err()) {
+                    tracing::error!(%shard, ?step, "the shard did not take a change of the triggers: it is stopping");
                 }
             }
         }
@@ -155,6 +163,20 @@ impl EngineHandle {
             }
         }
         None
+    }
+
+    /// Sends a step of a change, as soon as there is room for it: what is left out once is missing for ever.
+    fn tell_change(&self, shard: ShardId, change: &Arc<TriggersChange>, step: Coming) -> Option<oneshot::Receiver<()>> {
+        let room = loop {
+            match self.shared.mailbox(shard).reserve(0) {
+                Some(room) => break room,
+                None if self.shared.stopping.load(Ordering::Acquire) => return None,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let (reply, answer) = oneshot::channel();
+        room.put(|_| Message::Triggers { change: change.clone(), step, reply });
+        Some(answer)
     }
 
     /// Statistics of all triggers in force.
@@ -342,7 +364,7 @@ impl EngineHandle {
             std::thread::sleep(Duration::from_millis(1));
             request.received = mono_now();
         };
-        match futures_lite::future::block_on(answer) {
+        match block_on(answer) {
             Ok(WriteOutcome::Empty) => Err("incoming write was empty".to_owned()),
             Ok(outcome) => write_back::verdict_of(outcome),
             Err(oneshot::Canceled) => Err("the server is stopping".to_owned()),

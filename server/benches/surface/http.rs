@@ -55,6 +55,9 @@ impl ShardPort for Shard {
     fn databases(&self) -> Vec<Arc<str>> {
         Vec::new()
     }
+    fn has_database(&self, _db: &str) -> bool {
+        false
+    }
     async fn create_table(&self, _db: &str, name: &str, _columns: Vec<ColumnDef>) -> Result<TableInfo, TableError> {
         Err(TableError::NotFound(name.to_owned()))
     }

@@ -50,8 +50,16 @@ impl TableSource for Tables {
         vec![self.0.db.clone()]
     }
 
+    fn database_exists(&self, db: &str) -> bool {
+        *self.0.db == *db
+    }
+
     fn tables(&self, _db: &str) -> Vec<TableInfo> {
         vec![self.0.clone()]
+    }
+
+    fn table(&self, _db: &str, name: &str) -> Option<TableInfo> {
+        (*self.0.name == *name).then(|| self.0.clone())
     }
 
     fn snapshot(&self, _table: &TableInfo) -> BoxFuture<'static, Result<Arc<dyn TableScan>, QueryError>> {

@@ -1,5 +1,6 @@
 //! The rows of the system tables, collected from registry, engine and logs.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,8 +8,10 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures_lite::future::block_on;
 use hdrhistogram::Histogram;
+use saltus_core::ids::TriggerId;
 use saltus_core::names::INTERNAL_DB;
 use saltus_core::ports::{RunOutcome, RunRecord};
+use saltus_core::state::State;
 use saltus_core::trigger::{ErrorBehavior, Execution, Isolation, MissedRuns, TriggerDef, TriggerKind};
 use saltus_shards::api::{ShardStats, TriggerStats};
 use saltus_shards::dead_letters::DeadLetter;
@@ -69,7 +72,8 @@ impl System {
 
     fn triggers(&self, db: &str) -> Vec<TriggerRow> {
         let stats = self.trigger_stats();
-        let of = |def: &TriggerDef| stats.iter().find(|s| s.def.id == def.id);
+        let by_id: HashMap<TriggerId, &TriggerStats> = stats.iter().map(|s| (s.trigger.def.id, s)).collect();
+        let of = |def: &TriggerDef| by_id.get(&def.id).copied();
         self.registry.catalog().triggers_of(db).map(|def| trigger_row(def, of(def))).collect()
     }
 
@@ -114,7 +118,8 @@ impl System {
         let states = self.engine.get().map(|engine| block_on(engine.trigger_states())).unwrap_or_default();
         let catalog = self.registry.catalog();
         let defs = catalog.triggers_of(db);
-        let of = |def: &TriggerDef| states.iter().find(|(id, _)| *id == def.id).map(|(_, state)| state.clone());
+        let states: HashMap<TriggerId, Arc<State>> = states.into_iter().collect();
+        let of = |def: &TriggerDef| states.get(&def.id).cloned();
         let rows = defs.filter_map(|def| Some((def.name.clone(), of(def)?)));
         rows.flat_map(|(name, state)| {
             let row = |(key, value): (&Arc<str>, &Arc<str>)| TriggerStateRow {
@@ -130,7 +135,7 @@ impl System {
 
     fn latencies(&self, db: &str) -> Vec<TriggerLatencyRow> {
         let stats = self.trigger_stats();
-        stats.iter().filter(|s| &*s.def.db == db).flat_map(latency_rows).collect()
+        stats.iter().filter(|s| *s.trigger.def.db == *db).flat_map(latency_rows).collect()
     }
 
     fn shards(&self) -> Vec<ShardRow> {
@@ -350,7 +355,7 @@ fn latency_rows(stats: &TriggerStats) -> Vec<TriggerLatencyRow> {
     let row = |stage: &str, histogram: &Histogram<u64>| {
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
         TriggerLatencyRow {
-            trigger_name: stats.def.name.to_string(),
+            trigger_name: stats.trigger.def.name.to_string(),
             lane: stats.lane.to_string(),
             stage: stage.to_owned(),
             count: histogram.len(),
@@ -363,7 +368,7 @@ fn latency_rows(stats: &TriggerStats) -> Vec<TriggerLatencyRow> {
     };
     let first = if stats.schedule.is_some() { "schedule_delay" } else { "activation" };
     let mut rows = vec![row(first, &stats.activation_ns), row("queue", &stats.queue_ns), row("run", &stats.run_ns)];
-    if stats.def.spec.kind() == TriggerKind::Request {
+    if stats.trigger.def.spec.kind() == TriggerKind::Request {
         rows.push(row("response", &stats.response_ns));
     }
     rows
@@ -376,7 +381,7 @@ fn shard_row(stats: &ShardStats) -> ShardRow {
         shard: u64::from(stats.shard.0),
         core: stats.cpu.map(|cpu| cpu as u64),
         connections: stats.connections,
-        tables: stats.tables.len() as u64,
+        tables: gauge("tables"),
         batches: counter("batches_total"),
         rows: counter("rows_written_total"),
         mailbox_bytes: gauge("mailbox_bytes"),

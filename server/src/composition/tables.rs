@@ -35,6 +35,10 @@ impl TableSource for Tables {
         all
     }
 
+    fn database_exists(&self, db: &str) -> bool {
+        self.registry.catalog().databases.contains_key(db) || self.engine.get().is_some_and(|e| e.has_database(db))
+    }
+
     fn tables(&self, db: &str) -> Vec<TableInfo> {
         self.engine.get().map(|e| e.tables(db)).unwrap_or_default()
     }

@@ -222,7 +222,7 @@ impl Bench {
     }
 
     fn database_exists(&self, db: &str) -> bool {
-        self.registry.catalog().databases.contains_key(db) || self.engine.databases().iter().any(|name| **name == *db)
+        self.registry.catalog().databases.contains_key(db) || self.engine.has_database(db)
     }
 
     /// Line protocol as a write would bring it.

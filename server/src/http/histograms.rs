@@ -142,12 +142,14 @@ impl<'a> Wanted<'a> {
     }
 
     fn is_of(&self, stats: &TriggerStats) -> bool {
-        self.db.is_none_or(|db| *stats.def.db == *db) && self.trigger.is_none_or(|name| *stats.def.name == *name)
+        self.db.is_none_or(|db| *stats.trigger.def.db == *db)
+            && self.trigger.is_none_or(|name| *stats.trigger.def.name == *name)
     }
 }
 
 fn of_trigger(stats: TriggerStats) -> Vec<(&'static str, Named)> {
-    let TriggerStats { def, activation_ns, queue_ns, run_ns, response_ns, schedule, .. } = stats;
+    let TriggerStats { trigger, activation_ns, queue_ns, run_ns, response_ns, schedule, .. } = stats;
+    let def = &trigger.def;
     let first = if schedule.is_some() { "schedule_delay" } else { "activation" };
     let mut stages = vec![(first, activation_ns), ("queue", queue_ns), ("run", run_ns)];
     if def.spec.kind() == TriggerKind::Request {

@@ -23,6 +23,8 @@ pub trait ShardPort: Clone + Unpin + 'static {
     fn write(&self, request: WriteRequest) -> impl Future<Output = WriteOutcome>;
     /// Databases that have tables.
     fn databases(&self) -> Vec<Arc<str>>;
+    /// Whether a database has tables.
+    fn has_database(&self, db: &str) -> bool;
     /// Makes an empty table.
     fn create_table(
         &self,
@@ -69,6 +71,10 @@ impl ShardPort for ShardHandle {
 
     fn databases(&self) -> Vec<Arc<str>> {
         self.engine().databases()
+    }
+
+    fn has_database(&self, db: &str) -> bool {
+        self.engine().has_database(db)
     }
 
     async fn create_table(&self, db: &str, name: &str, columns: Vec<ColumnDef>) -> Result<TableInfo, TableError> {

@@ -49,7 +49,7 @@ impl<P: ShardPort> Ctx<'_, P> {
     pub(crate) fn database_exists(&self, db: &str) -> bool {
         db == INTERNAL_DB
             || self.shared.parts.registry.catalog().databases.contains_key(db)
-            || self.port.databases().iter().any(|name| **name == *db)
+            || self.port.has_database(db)
     }
 }
 

@@ -51,6 +51,9 @@ impl ShardPort for FakeShard {
     fn databases(&self) -> Vec<Arc<str>> {
         self.engine.databases.lock().clone()
     }
+    fn has_database(&self, db: &str) -> bool {
+        self.engine.databases.lock().iter().any(|name| **name == *db)
+    }
     async fn create_table(&self, db: &str, name: &str, columns: Vec<ColumnDef>) -> Result<TableInfo, TableError> {
         saltus_core::names::check_new_table(name, &columns)?;
         let id = TableId::new(Epoch(1), ShardId(0), 1);

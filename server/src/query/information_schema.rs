@@ -12,6 +12,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::information_schema::{InformationSchemaProvider, InformationSchemataBuilder};
 use datafusion::catalog::{EmptyCatalogProviderList, MemTable, SchemaProvider, TableProvider};
 use datafusion::error::Result;
+use saltus_core::catalog::TableInfo;
+use saltus_core::schema::TableSchema;
 
 use super::catalog::{CATALOG, INFORMATION_SCHEMA, IOX, SYSTEM, Sources, TableAnswer};
 
@@ -43,18 +45,19 @@ impl InformationSchema {
         Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
     }
 
-    /// Schema, name and columns of every table, system tables included.
-    fn described(&self) -> Vec<(&'static str, String, SchemaRef)> {
+    /// Schema and name of every table, system tables included, with what is told of its columns.
+    fn described<T>(&self, told: impl Fn(Columns<'_>) -> T) -> Vec<(&'static str, String, T)> {
         let Some(db) = &self.db else { return Vec::new() };
         let mut tables = self.sources.tables.tables(db);
         tables.sort_by(|a, b| a.name.cmp(&b.name));
-        let users = tables.into_iter().map(|table| (IOX, table.name.to_string(), table.schema.arrow_schema()));
-        let system = self.sources.system_tables(db).into_iter();
-        users.chain(system.map(|(name, schema)| (SYSTEM, name.to_owned(), schema))).collect()
+        let user = |table: &TableInfo| (IOX, table.name.to_string(), told(Columns::Own(&table.schema)));
+        let system = |(name, schema): &(&str, SchemaRef)| (SYSTEM, (*name).to_owned(), told(Columns::System(schema)));
+        tables.iter().map(user).chain(self.sources.system_tables(db).iter().map(system)).collect()
     }
 
     fn tables(&self) -> Result<RecordBatch> {
-        let base = self.described().into_iter().map(|(schema, name, _)| (schema, name, "BASE TABLE"));
+        // Columns are not described where there may be thousands of tables and nobody asks for that.
+        let base = self.described(|_| ()).into_iter().map(|(schema, name, ())| (schema, name, "BASE TABLE"));
         let views = VIEWS.iter().map(|name| (INFORMATION_SCHEMA, (*name).to_owned(), "VIEW"));
         let rows: Vec<_> = base.chain(views).collect();
         let columns = [
@@ -67,7 +70,10 @@ impl InformationSchema {
     }
 
     fn columns(&self) -> Result<RecordBatch> {
-        let tables = self.described();
+        let tables = self.described(|columns| match columns {
+            Columns::Own(schema) => schema.arrow_schema(),
+            Columns::System(schema) => schema.clone(),
+        });
         let rows: Vec<ColumnRow<'_>> =
             tables.iter().flat_map(|(schema, table, fields)| of(schema, table, fields)).collect();
         let null_text = |name: &str| text(name, rows.iter().map(|_| None));
@@ -90,6 +96,12 @@ impl InformationSchema {
             null_text("interval_type"),
         ])
     }
+}
+
+/// The columns of a user's table, or of one of ours.
+enum Columns<'a> {
+    Own(&'a TableSchema),
+    System(&'a SchemaRef),
 }
 
 impl fmt::Debug for InformationSchema {

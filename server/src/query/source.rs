@@ -15,18 +15,14 @@ pub trait TableSource: Send + Sync + 'static {
     /// Every database except `_internal`.
     fn databases(&self) -> Vec<Arc<str>>;
 
-    /// Whether there is such a database; `_internal` is not asked for.
-    fn database_exists(&self, db: &str) -> bool {
-        self.databases().iter().any(|name| name.as_ref() == db)
-    }
+    /// Whether there is such a database; `_internal` is not asked for. Asked by each query.
+    fn database_exists(&self, db: &str) -> bool;
 
     /// The tables of a database; none if there is no such database.
     fn tables(&self, db: &str) -> Vec<TableInfo>;
 
-    /// The table of exactly that name.
-    fn table(&self, db: &str, name: &str) -> Option<TableInfo> {
-        self.tables(db).into_iter().find(|table| table.name.as_ref() == name)
-    }
+    /// The table of exactly that name. Asked by each query.
+    fn table(&self, db: &str, name: &str) -> Option<TableInfo>;
 
     /// The table's rows as they are now. Called once per query and table, on the query runtime.
     fn snapshot(&self, table: &TableInfo) -> BoxFuture<'static, Result<Arc<dyn TableScan>, QueryError>>;

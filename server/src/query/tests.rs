@@ -82,9 +82,17 @@ impl TableSource for Memory {
         self.databases.lock().unwrap().keys().cloned().collect()
     }
 
+    fn database_exists(&self, db: &str) -> bool {
+        self.databases.lock().unwrap().contains_key(db)
+    }
+
     fn tables(&self, db: &str) -> Vec<TableInfo> {
         let databases = self.databases.lock().unwrap();
         databases.get(db).into_iter().flatten().map(|table| table.info.clone()).collect()
+    }
+
+    fn table(&self, db: &str, name: &str) -> Option<TableInfo> {
+        self.tables(db).into_iter().find(|table| *table.name == *name)
     }
 
     fn snapshot(&self, table: &TableInfo) -> BoxFuture<'static, Result<Arc<dyn TableScan>, QueryError>> {

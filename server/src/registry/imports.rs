@@ -115,7 +115,7 @@ impl Keeper {
     /// All plugins of triggers in force are to be tried.
     pub(super) fn try_all(&mut self) {
         let mut seen = std::collections::HashSet::new();
-        let sources = self.in_force.iter().map(|known| known.source.clone());
+        let sources = self.in_force.values().map(|known| known.source.clone());
         self.untried = sources.filter(|source| seen.insert(Arc::as_ptr(source))).collect();
         self.try_next();
     }
@@ -136,16 +136,16 @@ impl Keeper {
     }
 
     fn imports_found(&mut self, source: &Arc<PluginSource>, hash: u64, found: &ImportsFound) {
-        let theirs: Vec<_> = self.in_force.iter().filter(|known| Arc::ptr_eq(&known.source, source)).collect();
+        let theirs: Vec<_> = self.in_force.values().filter(|known| Arc::ptr_eq(&known.source, source)).collect();
         if source.current().hash == hash {
             for known in &theirs {
-                for text in self.import_warnings(&known.def, found) {
-                    self.log(&known.def, text);
+                for text in self.import_warnings(&known.trigger.def, found) {
+                    self.log(&known.trigger.def, text);
                 }
             }
         }
         if let Some(engine) = self.engine.as_ref().filter(|_| !theirs.is_empty()) {
-            engine.note_code(&theirs.iter().map(|known| known.def.id).collect::<Vec<_>>());
+            engine.note_code(&theirs.iter().map(|known| known.trigger.def.id).collect::<Vec<_>>());
         }
         self.try_next();
     }

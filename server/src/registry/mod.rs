@@ -3,6 +3,7 @@
 //! Contract: readers take [`Registry::catalog`], an immutable snapshot swapped in whole. Every change is made by the thread
 //! `saltus-catalog`, one after the other: checked, stored durably, published, and only then put in force in the engine.
 //! Callers on a shard's thread await the answer; they never touch the store or a file.
+//! A change costs what it changes: snapshots share what they have in common, and the engine hears of the difference only.
 //!
 //! A database exists if it was created here or has a table in the engine: a write makes databases by itself.
 
@@ -11,6 +12,7 @@ pub mod plugins;
 pub mod settings;
 mod store;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::future::Future;
 use std::path::Path;
@@ -22,18 +24,20 @@ use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use futures_channel::oneshot;
 use futures_lite::future::block_on;
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use saltus_core::ids::TriggerId;
 use saltus_core::limits::{DATABASES_MAX, TRIGGER_NAME_BYTES_MAX};
 use saltus_core::names::{DbNameError, INTERNAL_DB, check_db_name};
 use saltus_core::policy::Lane;
 use saltus_core::ports::{CodeSource, Trigger};
-use saltus_core::route::Route;
+use saltus_core::route::{Route, Routes};
 use saltus_core::schedule::Schedule;
+use saltus_core::shared_map::SharedMap;
 use saltus_core::trigger::{
     ApiSettings, ErrorBehavior, Execution, Isolation, Timing, TriggerDef, TriggerLimits, TriggerSpec,
 };
-use saltus_shards::api::TableError;
+use saltus_shards::api::{TableError, TriggersChange};
 use saltus_shards::data_dir::DataDir;
 use saltus_shards::engine::EngineHandle;
 use uuid::Uuid;
@@ -46,6 +50,8 @@ pub use store::StoreError;
 
 /// Changes that wait for the catalog's thread.
 const COMMANDS_MAX: usize = 1024;
+/// Tables of a database that are dropped in one round of the log.
+const DROPS_AT_ONCE: usize = 256;
 /// Triggers of all databases.
 const TRIGGERS_MAX: usize = 100_000;
 
@@ -66,15 +72,30 @@ pub struct Catalog {
     /// The identity of this data directory (header `cluster-uuid`).
     pub instance: Uuid,
     /// Databases that were created by a command, by name.
-    pub databases: BTreeMap<Arc<str>, DatabaseInfo>,
+    pub databases: SharedMap<Arc<str>, DatabaseInfo>,
     /// Triggers by database and name.
-    pub triggers: BTreeMap<(Arc<str>, Arc<str>), Arc<TriggerDef>>,
+    pub triggers: SharedMap<(Arc<str>, Arc<str>), Arc<TriggerDef>>,
 }
 
 impl Catalog {
+    /// One without databases and triggers.
+    fn empty(instance: Uuid) -> Self {
+        Catalog { instance, databases: SharedMap::default(), triggers: SharedMap::default() }
+    }
+
+    /// The trigger of that name.
+    pub fn trigger(&self, db: &str, name: &str) -> Option<&Arc<TriggerDef>> {
+        self.triggers.find(|(known_db, known)| (**known_db).cmp(db).then_with(|| (**known).cmp(name)))
+    }
+
     /// The triggers of a database, by name.
     pub fn triggers_of<'a>(&'a self, db: &'a str) -> impl Iterator<Item = &'a Arc<TriggerDef>> {
-        self.triggers.values().filter(move |def| &*def.db == db)
+        let from = self.triggers.iter_from(move |(known, _)| match (**known).cmp(db) {
+            // Its first one is looked for.
+            Ordering::Equal => Ordering::Greater,
+            order => order,
+        });
+        from.map(|(_, def)| def).take_while(move |def| *def.db == *db)
     }
 }
 
@@ -182,15 +203,15 @@ pub enum RegistryError {
 
 /// What the registry needs of the engine. Every call blocks: it is made on the catalog's thread.
 pub trait EngineControl: Send {
-    /// Databases that have tables.
-    fn databases(&self) -> Vec<Arc<str>>;
+    /// Whether a database has tables.
+    fn has_database(&self, db: &str) -> bool;
     /// Drops all tables of a database.
     ///
     /// # Errors
     /// Why a table is still there.
     fn drop_tables(&self, db: &str) -> Result<(), String>;
-    /// Replaces the set of enabled triggers.
-    fn set_triggers(&self, triggers: Vec<Arc<Trigger>>);
+    /// Changes the set of enabled triggers; the first change brings all of them.
+    fn change_triggers(&self, change: TriggersChange);
     /// Ends the durable state of a deleted trigger, which is not in force any more.
     fn end_state(&self, trigger: TriggerId);
     /// There are no triggers but these: others have no state.
@@ -210,22 +231,25 @@ pub trait EngineControl: Send {
 }
 
 impl EngineControl for EngineHandle {
-    fn databases(&self) -> Vec<Arc<str>> {
-        EngineHandle::databases(self)
+    fn has_database(&self, db: &str) -> bool {
+        EngineHandle::has_database(self, db)
     }
 
     fn drop_tables(&self, db: &str) -> Result<(), String> {
-        for table in self.tables(db) {
-            match block_on(self.drop_table(db, &table.name)) {
-                Ok(()) | Err(TableError::NotFound(_)) => {}
-                Err(error) => return Err(format!("table {}: {error}", table.name)),
-            }
+        for some in self.tables(db).chunks(DROPS_AT_ONCE) {
+            let drops = some.iter().map(|table| async {
+                match self.drop_table(db, &table.name).await {
+                    Ok(()) | Err(TableError::NotFound(_)) => Ok(()),
+                    Err(error) => Err(format!("table {}: {error}", table.name)),
+                }
+            });
+            block_on(try_join_all(drops))?;
         }
         Ok(())
     }
 
-    fn set_triggers(&self, triggers: Vec<Arc<Trigger>>) {
-        block_on(EngineHandle::set_triggers(self, triggers));
+    fn change_triggers(&self, change: TriggersChange) {
+        EngineHandle::change_triggers(self, change);
     }
 
     fn end_state(&self, trigger: TriggerId) {
@@ -298,7 +322,8 @@ impl Registry {
             commands: commands.clone(),
             engine: None,
             checks: None,
-            in_force: Vec::new(),
+            in_force: HashMap::new(),
+            routes: Routes::default(),
             untried: VecDeque::new(),
         };
         let thread = std::thread::Builder::new()
@@ -345,7 +370,8 @@ impl Registry {
                 tracing::warn!(%error, "the catalog does not know of this start");
             }
             (keeper.engine, keeper.checks) = (Some(engine), checks);
-            keeper.put_in_force();
+            let all: Vec<_> = keeper.catalog.load().triggers.values().cloned().collect();
+            keeper.put_in_force(&[], &all);
             keeper.try_all();
             Ok(())
         })
@@ -580,15 +606,16 @@ struct Keeper {
     commands: Sender<Option<Command>>,
     engine: Option<Box<dyn EngineControl>>,
     checks: Option<PluginChecks>,
-    /// What the engine was given last, and of which definition it was made: one that has not changed is given again as it is.
-    in_force: Vec<InForce>,
+    /// What the engine was given.
+    in_force: HashMap<TriggerId, InForce>,
+    /// Which of those answer requests to which path.
+    routes: Routes<Arc<Trigger>>,
     /// Plugins whose imports are to be tried.
     untried: VecDeque<Arc<PluginSource>>,
 }
 
-/// An enabled trigger, and what it was made of.
+/// An enabled trigger, and its plugin.
 struct InForce {
-    def: Arc<TriggerDef>,
     source: Arc<PluginSource>,
     trigger: Arc<Trigger>,
 }
@@ -634,13 +661,16 @@ impl Keeper {
             return Err(RegistryError::DatabaseNotFound(name.to_string()));
         }
         let mut next = self.next();
-        let triggers: Vec<TriggerId> = next.triggers_of(name).map(|def| def.id).collect();
+        let defs: Vec<Arc<TriggerDef>> = next.triggers_of(name).cloned().collect();
+        let triggers: Vec<TriggerId> = defs.iter().map(|def| def.id).collect();
         // Triggers go first: nothing may run on tables that are half gone.
         self.store.remove_database(name, &triggers)?;
         next.databases.remove(name);
-        next.triggers.retain(|(db, _), _| db != name);
+        for def in &defs {
+            next.triggers.remove(&(def.db.clone(), def.name.clone()));
+        }
         self.publish(next);
-        self.put_in_force();
+        self.put_in_force(&defs, &[]);
         let engine = self.engine()?;
         triggers.iter().for_each(|trigger| engine.end_state(*trigger));
         engine.drop_tables(name).map_err(RegistryError::Engine)
@@ -683,8 +713,7 @@ impl Keeper {
             return Err(RegistryError::DatabaseNotFound(new.db.clone()));
         }
         let catalog = self.catalog.load();
-        let key: (Arc<str>, Arc<str>) = (new.db.as_str().into(), new.name.as_str().into());
-        if catalog.triggers.contains_key(&key) {
+        if catalog.trigger(&new.db, &new.name).is_some() {
             return Err(RegistryError::Exists(format!("trigger '{}' of database '{}'", new.name, new.db)));
         }
         if catalog.triggers.len() >= TRIGGERS_MAX {
@@ -692,8 +721,8 @@ impl Keeper {
         }
         let mut def = TriggerDef {
             id: TriggerId(0),
-            name: key.1,
-            db: key.0,
+            name: new.name.as_str().into(),
+            db: new.db.as_str().into(),
             plugin_filename: new.plugin_filename.clone(),
             spec: new.spec.clone(),
             run_async: false,
@@ -721,7 +750,7 @@ impl Keeper {
         let mut next = self.next();
         next.triggers.insert((def.db.clone(), def.name.clone()), def.clone());
         self.publish(next);
-        self.put_in_force();
+        self.put_in_force(&[], std::slice::from_ref(&def));
         Ok(self.changed(&def, warnings, trial))
     }
 
@@ -766,7 +795,7 @@ impl Keeper {
         let (before, def) = self.changed_trigger(change)?;
         let warnings = self.warnings(&def);
         if def != *before {
-            self.change_trigger(def.clone())?;
+            self.change_trigger(before, def.clone())?;
         }
         Ok(self.changed(&def, warnings, trial))
     }
@@ -781,15 +810,12 @@ impl Keeper {
         if def.disabled {
             return Ok(());
         }
-        let catalog = self.catalog.load();
-        let others = catalog.triggers.values().filter(|other| !other.disabled && other.id != def.id);
-        let clashes = |other: &TriggerSpec| matches!(other, TriggerSpec::Request(path) if Route::parse(path).is_ok_and(|other| other.clashes(&route)));
-        match others.into_iter().find(|other| clashes(&other.spec)) {
+        match self.routes.clashing(&route).find(|other| other.def.id != def.id) {
             None => Ok(()),
             Some(other) => Err(RegistryError::PathTaken {
                 path: path.clone(),
-                trigger: other.name.to_string(),
-                db: other.db.to_string(),
+                trigger: other.def.name.to_string(),
+                db: other.def.db.to_string(),
             }),
         }
     }
@@ -831,7 +857,7 @@ impl Keeper {
         let mut next = self.next();
         next.triggers.remove(&(def.db.clone(), def.name.clone()));
         self.publish(next);
-        self.put_in_force();
+        self.put_in_force(std::slice::from_ref(&def), &[]);
         if let Some(engine) = &self.engine {
             engine.end_state(def.id);
         }
@@ -848,7 +874,7 @@ impl Keeper {
             changed.timing.since_ns = wall_clock_ns();
             self.check_path(&changed)?;
         }
-        self.change_trigger(changed)
+        self.change_trigger(def, changed)
     }
 
     /// Disables a trigger that failed, unless its user was faster.
@@ -857,20 +883,24 @@ impl Keeper {
         if def.id != failed.id || def.disabled {
             return Ok(());
         }
-        self.change_trigger(TriggerDef { disabled: true, disabled_reason: Some(reason), ..TriggerDef::clone(&def) })
+        let changed = TriggerDef { disabled: true, disabled_reason: Some(reason), ..TriggerDef::clone(&def) };
+        self.change_trigger(def, changed)
     }
 
-    fn change_trigger(&mut self, changed: TriggerDef) -> Result<(), RegistryError> {
+    fn change_trigger(&mut self, before: Arc<TriggerDef>, changed: TriggerDef) -> Result<(), RegistryError> {
         self.store.put_trigger(&changed)?;
         let mut next = self.next();
-        next.triggers.insert((changed.db.clone(), changed.name.clone()), Arc::new(changed));
+        let changed = Arc::new(changed);
+        next.triggers.insert((changed.db.clone(), changed.name.clone()), changed.clone());
         self.publish(next);
-        self.put_in_force();
+        self.put_in_force(&[before], &[changed]);
         Ok(())
     }
 
     fn trigger(&self, db: &str, name: &str) -> Result<Arc<TriggerDef>, RegistryError> {
-        let known = self.catalog.load().triggers.get(&(db.into(), name.into())).cloned();
+        // Before there is an engine nothing can be put in force.
+        self.engine()?;
+        let known = self.catalog.load().trigger(db, name).cloned();
         match known {
             Some(def) => Ok(def),
             None if self.database_exists(db)? => Err(RegistryError::TriggerNotFound(name.to_owned())),
@@ -879,8 +909,7 @@ impl Keeper {
     }
 
     fn database_exists(&self, name: &str) -> Result<bool, RegistryError> {
-        let made_by_writes = self.engine()?.databases().iter().any(|db| **db == *name);
-        Ok(made_by_writes || self.catalog.load().databases.contains_key(name))
+        Ok(self.engine()?.has_database(name) || self.catalog.load().databases.contains_key(name))
     }
 
     fn engine(&self) -> Result<&dyn EngineControl, RegistryError> {
@@ -898,34 +927,40 @@ impl Keeper {
         }
     }
 
-    /// Hands the enabled triggers to the engine. One whose file cannot be read stays in force and fails its runs.
-    fn put_in_force(&mut self) {
+    /// Tells the engine what has changed: these were triggers, and those are. One whose file cannot be read fails its runs.
+    fn put_in_force(&mut self, before: &[Arc<TriggerDef>], after: &[Arc<TriggerDef>]) {
         let Some(engine) = &self.engine else { return };
-        let catalog = self.catalog.load();
-        // Both are in the order of the catalog, and all but a few are the same.
-        let mut before = std::mem::take(&mut self.in_force).into_iter().peekable();
-        // Many triggers may have one plugin, and a look at a file is a system call.
-        let mut sources: HashMap<&str, Arc<PluginSource>> = HashMap::new();
-        let place = |def: &TriggerDef| (def.db.clone(), def.name.clone());
-        for def in catalog.triggers.values().filter(|def| !def.disabled) {
-            let file = def.plugin_filename.as_str();
-            let look = || self.shelf.source_or_failing(file);
-            let source = sources.entry(file).or_insert_with(look).clone();
-            let known = match before.peek() {
-                Some(known) if Arc::ptr_eq(&known.def, def) => before.next(),
-                _ => {
-                    while before.next_if(|other| place(&other.def) < place(def)).is_some() {}
-                    before.next_if(|other| place(&other.def) == place(def))
-                }
-            };
-            let same = |known: &InForce| Arc::ptr_eq(&known.def, def) && Arc::ptr_eq(&known.source, &source);
-            self.in_force.push(known.filter(same).unwrap_or_else(|| {
-                let trigger = Arc::new(Trigger { def: TriggerDef::clone(def), code: source.clone() });
-                InForce { def: def.clone(), source, trigger }
-            }));
+        let gone: Vec<Arc<Trigger>> =
+            before.iter().filter_map(|def| self.in_force.remove(&def.id)).map(|known| known.trigger).collect();
+        for trigger in &gone {
+            if let Some(route) = route_of(&trigger.def) {
+                self.routes.remove(&route, |other| other.def.id == trigger.def.id);
+            }
         }
-        let triggers = self.in_force.iter().map(|known| known.trigger.clone()).collect();
-        engine.set_triggers(triggers);
+        // Many triggers may have one plugin, and a look at a file is a system call.
+        let mut sources = HashMap::new();
+        let mut come = Vec::new();
+        for def in after.iter().filter(|def| !def.disabled) {
+            let file = def.plugin_filename.as_str();
+            let source = sources.entry(file).or_insert_with(|| self.shelf.source_or_failing(file)).clone();
+            let trigger = Arc::new(Trigger { def: TriggerDef::clone(def), code: source.clone() });
+            if let Some(route) = route_of(def) {
+                self.routes.add(route, trigger.clone());
+            }
+            self.in_force.insert(def.id, InForce { source, trigger: trigger.clone() });
+            come.push(trigger);
+        }
+        if !gone.is_empty() || !come.is_empty() || before.is_empty() {
+            engine.change_triggers(TriggersChange { gone, come });
+        }
+    }
+}
+
+/// What requests a trigger answers, if it answers any.
+fn route_of(def: &TriggerDef) -> Option<Route> {
+    match &def.spec {
+        TriggerSpec::Request(path) => Route::parse(path).ok(),
+        _ => None,
     }
 }
 
@@ -992,15 +1027,17 @@ pub(crate) mod tests {
     }
 
     impl EngineControl for FakeEngine {
-        fn databases(&self) -> Vec<Arc<str>> {
-            self.databases.lock().clone()
+        fn has_database(&self, db: &str) -> bool {
+            self.databases.lock().iter().any(|name| **name == *db)
         }
         fn drop_tables(&self, db: &str) -> Result<(), String> {
             self.databases.lock().retain(|name| &**name != db);
             Ok(())
         }
-        fn set_triggers(&self, triggers: Vec<Arc<Trigger>>) {
-            *self.in_force.lock() = triggers.iter().map(|t| t.def.name.to_string()).collect();
+        fn change_triggers(&self, change: TriggersChange) {
+            let mut in_force = self.in_force.lock();
+            in_force.retain(|name| change.gone.iter().all(|gone| *gone.def.name != **name));
+            in_force.extend(change.come.iter().map(|t| t.def.name.to_string()));
         }
         fn end_state(&self, _trigger: TriggerId) {}
         fn retain_states(&self, _triggers: &BTreeSet<TriggerId>) {}
@@ -1049,7 +1086,7 @@ pub(crate) mod tests {
         let after = registry.catalog();
         assert_eq!(before.instance, after.instance);
         assert_eq!(before.databases, after.databases);
-        assert_eq!(after.databases["db"].retention, month);
+        assert_eq!(after.databases.get("db").unwrap().retention, month);
         assert_eq!(before.triggers, after.triggers);
         assert_eq!(*engine.in_force.lock(), ["t1"]);
         registry.stop();
@@ -1060,7 +1097,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (registry, _engine) = open(dir.path());
         block_on(registry.create_database("db", None)).unwrap();
-        let id = |name: &str| registry.catalog().triggers[&("db".into(), name.into())].id;
+        let id = |name: &str| registry.catalog().trigger("db", name).unwrap().id;
         create(&registry, new_trigger("a")).unwrap();
         let first = id("a");
         block_on(registry.delete_trigger("db", "a", true)).unwrap();

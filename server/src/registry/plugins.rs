@@ -36,6 +36,8 @@ use saltus_core::trigger::TriggerKind;
 
 /// A change younger than this may be followed by another one with the same time stamp.
 const RACY: Duration = Duration::from_millis(PLUGIN_FILE_RACY_MS);
+/// Between two looks at all files there is this many times what one takes: thousands of them are looked at less often.
+const LOOK_PAUSE_MIN: u32 = 20;
 /// What makes a directory a plugin.
 const INIT: &str = "__init__.py";
 
@@ -197,13 +199,18 @@ impl PluginShelf {
         Ok(Some((path, without_mark(&text).to_owned())))
     }
 
-    /// Like [`PluginShelf::source`] for a trigger that is in the catalog already: if the file cannot be read, the runs
-    /// fail with that reason until it can.
+    /// Like [`PluginShelf::source`] for a trigger that is in the catalog already: if the file cannot be read, it has the last
+    /// good text, if another trigger does, or its runs fail with the reason until it can be read.
     pub fn source_or_failing(&self, filename: &str) -> Arc<PluginSource> {
         self.source(filename).unwrap_or_else(|error| {
             let name = filename.trim_end_matches('/');
             let safe = check_relative(name).is_ok() && !matches!(error, PluginFileError::Traversal(_));
-            let path = self.root.as_ref().filter(|_| safe).map(|root| root.join(name));
+            let path =
+                self.root.as_ref().filter(|_| safe).map(|root| root.join(name).components().collect::<PathBuf>());
+            let known = path.as_ref().and_then(|path| self.sources.lock().get(path).and_then(Weak::upgrade));
+            if let Some(known) = known {
+                return known;
+            }
             self.shelve(Arc::new(PluginSource::failing(
                 path.unwrap_or_default(),
                 &error.to_string(),
@@ -325,10 +332,12 @@ impl PluginShelf {
         let thread = std::thread::Builder::new().name("saltus-plugins".into()).spawn(move || {
             // Looking at files can wait; a shard on the same core cannot.
             let _ = rustix::process::nice(19);
-            let mut pause = PLUGIN_LOOK_MS;
+            let mut pause = Duration::from_millis(PLUGIN_LOOK_MS);
             while !asked.load(Ordering::Acquire) {
-                std::thread::park_timeout(Duration::from_millis(pause));
-                pause = if shelf.look() { PLUGIN_LOOK_AGAIN_MS } else { PLUGIN_LOOK_MS };
+                std::thread::park_timeout(pause);
+                let began = Instant::now();
+                let again = if shelf.look() { PLUGIN_LOOK_AGAIN_MS } else { PLUGIN_LOOK_MS };
+                pause = Duration::from_millis(again).max(began.elapsed() * LOOK_PAUSE_MIN);
             }
         })?;
         Ok(PluginWatcher { stop, thread: Some(thread) })

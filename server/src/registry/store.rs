@@ -225,7 +225,7 @@ impl Store {
         let identity = expected.as_ref().and_then(|expected| Uuid::parse_str(&expected.identity).ok());
         let instance = identity.unwrap_or_else(Uuid::new_v4);
         let generation = expected.map_or(0, |expected| expected.generation);
-        let catalog = Catalog { instance, databases: BTreeMap::new(), triggers: BTreeMap::new() };
+        let catalog = Catalog::empty(instance);
         let mut store = Store { path: path.to_owned(), db: None, generation, catalog };
         store.change(|tx| {
             tx.open_table(DATABASES).map_err(failed)?;
@@ -427,11 +427,7 @@ fn read(db: &Database) -> Result<Option<Read>, Failure> {
     }
     let damaged = |error: &dyn std::fmt::Display| Failure::File(error.to_string());
     let instance = value(INSTANCE_KEY)?.ok_or_else(|| damaged(&"the instance's id is missing"))?;
-    let mut catalog = Catalog {
-        instance: Uuid::parse_str(&instance).map_err(|error| damaged(&error))?,
-        databases: BTreeMap::new(),
-        triggers: BTreeMap::new(),
-    };
+    let mut catalog = Catalog::empty(Uuid::parse_str(&instance).map_err(|error| damaged(&error))?);
     for entry in tx.open_table(DATABASES).map_err(failed)?.iter().map_err(failed)? {
         let (name, record) = entry.map_err(failed)?;
         let info = database_info(name.value(), record.value())?;

@@ -4,12 +4,12 @@
 //! its rows are read from the logs a chunk at a time and run as events of their own, behind what is in line. What fails
 //! again becomes a new letter; then the old one is ended.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
-use saltus_core::ids::{EventId, RunId, Sequence, Stream};
+use saltus_core::ids::{EventId, RunId, Sequence, Stream, TriggerId};
 use saltus_core::limits::{DEAD_LETTER_EVENT_BYTES_MAX, DEAD_LETTER_TRACEBACK_BYTES_MAX, DEAD_LETTERS_BYTES_MAX};
 use saltus_core::line_protocol::render;
 use saltus_core::ports::{LogLevel, TableBatch, Trigger};
@@ -151,8 +151,9 @@ impl Shard {
     /// The letters of earlier lives that are this shard's to keep.
     pub fn claim_letters(&self, ledger: &crate::cursors::Ledger, set: &[Arc<Trigger>]) {
         let placement = self.shared.directory.placement();
+        let by_id: HashMap<TriggerId, &Arc<Trigger>> = set.iter().map(|trigger| (trigger.def.id, trigger)).collect();
         for letter in ledger.dead_letters() {
-            let trigger = set.iter().find(|trigger| trigger.def.id == letter.trigger);
+            let trigger = by_id.get(&letter.trigger);
             let home =
                 trigger.map_or_else(|| placement.home(letter.trigger), |trigger| home_of(placement, &trigger.def));
             if home == self.id {

@@ -19,6 +19,7 @@ pub(crate) mod run;
 pub(crate) mod schedules;
 pub(crate) mod states;
 pub(crate) mod stats;
+pub(crate) mod tables;
 pub(crate) mod triggers;
 pub(crate) mod write_back;
 
@@ -43,7 +44,7 @@ use saltus_core::route::Routes;
 use saltus_core::schema::ColumnDef;
 use saltus_core::state::State;
 
-use crate::api::{EngineConfig, ShardStats, TableError, TriggerStats, WriteOutcome, WriteRequest};
+use crate::api::{EngineConfig, ShardStats, TableError, TriggerStats, TriggersChange, WriteOutcome, WriteRequest};
 use crate::cursors::Left;
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::directory::{Directory, TableEntry};
@@ -198,8 +199,8 @@ pub(crate) enum Message {
     },
     /// Drop a table. Lost: as `Deliver`.
     DropTable { db: Arc<str>, name: Arc<str>, reply: oneshot::Sender<Result<(), TableError>> },
-    /// The set of enabled triggers from now on. Lost: the caller waits for the reply and sees it dropped.
-    Triggers { set: Arc<Vec<Arc<Trigger>>>, step: Coming, reply: oneshot::Sender<()> },
+    /// A change of the triggers in force. Never lost while the engine runs: the sender waits for room.
+    Triggers { change: Arc<TriggersChange>, step: Coming, reply: oneshot::Sender<()> },
     /// Further events of a trigger whose home is here are in a log. Lost: counted at the sender.
     LeftInLog { trigger: TriggerId, left: Left },
     /// The dead letters. Lost: the reader sees one shard less.
@@ -280,7 +281,7 @@ impl Completions for Finished {
     }
 }
 
-/// How a set of triggers comes into force: each step on all shards, before the next begins on any.
+/// How a change of the triggers comes into force: each step on all shards, before the next begins on any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Coming {
     /// The homes know their triggers, and what earlier lives left for them: no event comes to a home that would not take it.
@@ -384,14 +385,14 @@ impl Shard {
         }
     }
 
-    /// One step of a new set of triggers.
-    fn put_in_force(self: &Rc<Self>, set: &Arc<Vec<Arc<Trigger>>>, step: Coming) {
+    /// One step of a change of the triggers.
+    fn put_in_force(self: &Rc<Self>, change: &TriggersChange, step: Coming) {
+        let placement = self.shared.directory.placement();
         match step {
             Coming::Known => {
-                let placement = self.shared.directory.placement();
                 let runs_stopped = {
                     let mut triggers = self.triggers.borrow_mut();
-                    triggers.replace(self.id, placement, self.shared.config.limits, set);
+                    triggers.change(self.id, placement, self.shared.config.limits, change);
                     std::mem::take(&mut triggers.runs_stopped)
                 };
                 if let Some(plugins) = self.plugins.borrow_mut().as_mut().filter(|_| runs_stopped) {
@@ -399,20 +400,19 @@ impl Shard {
                 }
                 let coming = self.triggers.borrow().coming();
                 self.look_at_code_of(&coming);
-                self.claim_backlogs(set);
+                self.claim_backlogs(&change.come);
             }
             Coming::Offered => {
                 let changes = self.triggers.borrow_mut().offer_from_now_on();
-                *self.routes.borrow_mut() = requests::routes(self.shared.directory.placement(), set);
+                requests::change_routes(&mut self.routes.borrow_mut(), placement, change);
                 self.note_triggers(&changes);
                 self.part_with(&changes.gone);
             }
             Coming::Running => {
                 self.resume();
-                self.replace_agenda();
-                let cold = self.triggers.borrow().inline_at_home(self.id);
-                *self.cold.borrow_mut() = cold.into();
-                self.warm_up();
+                let changed = self.triggers.borrow_mut().take_changed(self.id);
+                self.look_at_schedules(&changed);
+                self.look_at_cold(&changed);
                 self.runnable.notify();
             }
         }
@@ -436,8 +436,8 @@ impl Shard {
             Message::Snapshot { table, reply } => drop(reply.send(self.publish(table))),
             Message::CreateTable { db, name, columns, reply } => self.create_table(db, name, columns, reply),
             Message::DropTable { db, name, reply } => self.drop_table(&db, &name, reply),
-            Message::Triggers { set, step, reply } => {
-                self.put_in_force(&set, step);
+            Message::Triggers { change, step, reply } => {
+                self.put_in_force(&change, step);
                 let _ = reply.send(());
             }
             Message::LeftInLog { trigger, left } => self.queue_left(trigger, left),
@@ -448,7 +448,10 @@ impl Shard {
             Message::States { reply } => drop(reply.send(self.states())),
             Message::EndState { trigger, reply } => self.end_state(trigger, reply),
             Message::Stats { reply } => drop(reply.send(self.stats())),
-            Message::TriggerStats { reply } => drop(reply.send(self.triggers.borrow().stats(self.id))),
+            Message::TriggerStats { reply } => {
+                let shard = self.clone();
+                self.spawn(async move { drop(reply.send(shard.trigger_stats().await)) });
+            }
             Message::Code { triggers } => {
                 let known: Vec<_> = {
                     let set = self.triggers.borrow();

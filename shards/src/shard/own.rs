@@ -30,18 +30,13 @@ use crate::table::{Table, TableSnapshot};
 use crate::wal::{Columns, Record};
 
 use super::arrive::new_columns;
+use super::tables::{Owned, Tables};
 use super::triggers::Event;
 use super::{Delivery, Message, Shard, Verdict, WriteOptions};
 
-/// A table with its face to other threads.
-pub(crate) struct Owned {
-    pub table: Table,
-    pub entry: Arc<TableEntry>,
-}
-
 /// The tables of a shard, and what waits for its log.
 pub(crate) struct Owner {
-    pub tables: HashMap<TableId, Owned>,
+    pub tables: Tables,
     pub clock: RisingClock,
     pub tables_created: u32,
     /// In sequence order: what happens when the log is durable up to there.
@@ -94,7 +89,7 @@ impl Wait {
 impl Owner {
     pub fn new() -> Self {
         Owner {
-            tables: HashMap::new(),
+            tables: Tables::default(),
             clock: RisingClock::default(),
             tables_created: 0,
             waiting: VecDeque::new(),
@@ -140,10 +135,10 @@ impl Owner {
     }
 
     fn apply(&mut self, table: TableId, batch: Arc<Batch>) {
-        if let Some(owned) = self.tables.get_mut(&table) {
+        self.tables.change(table, |owned| {
             owned.table.apply(batch);
             owned.entry.set_version(owned.table.version());
-        }
+        });
     }
 
     /// Applies the durable writes of a table that still wait, in order: a `no_sync` write behind them is about to be applied.
@@ -242,7 +237,7 @@ impl Shard {
             owner.apply_waiting(table);
             owner.apply(table, batch.clone());
             drop(reply.send(verdict));
-            let db = owner.tables.get(&table).map(|owned| owned.entry.db.clone());
+            let db = owner.tables.get(table).map(|owned| owned.entry.db.clone());
             let sees_all = db.is_some_and(|db| self.triggers.borrow().see_all_tables(&db));
             if !owner.is_in_line(table, sees_all) {
                 // The room stays taken until the frame is durable: memory that waits for the disk is bounded too.
@@ -318,7 +313,7 @@ impl Shard {
     }
 
     fn activate(self: &Rc<Self>, table: TableId, batch: &Arc<Batch>, sequence: Sequence, options: WriteOptions) {
-        let entry = match self.owner.borrow().tables.get(&table) {
+        let entry = match self.owner.borrow().tables.get(table) {
             Some(owned) => owned.entry.clone(),
             None => return,
         };
@@ -336,7 +331,7 @@ impl Shard {
         if let Some(entry) = self.shared.directory.get(db, name) {
             return Ok(entry);
         }
-        let is_new = self.shared.directory.tables(db).is_empty() && !self.shared.host.was_created(db);
+        let is_new = !self.shared.directory.has_database(db) && !self.shared.host.was_created(db);
         let (entry, _) = self.make_table(db.clone(), name.clone(), &[])?;
         if is_new {
             tracing::info!(%db, table = %name, "a write has made a database: none had this name");
@@ -373,7 +368,7 @@ impl Shard {
         }
         let entry = TableEntry::new(id, db, name, self.id, table.schema().clone());
         entry.set_version(table.version());
-        owner.tables.insert(id, Owned { table, entry: entry.clone() });
+        owner.tables.insert(Owned { table, entry: entry.clone() });
         self.shared.directory.insert(entry.clone());
         Ok((entry, sequence))
     }
@@ -390,12 +385,14 @@ impl Shard {
     fn add_columns(&self, entry: &TableEntry, columns: &[ColumnDef]) -> Result<(), String> {
         self.log.check()?;
         let mut owner = self.owner.borrow_mut();
-        let Some(owned) = owner.tables.get_mut(&entry.id) else { return Err("the table was dropped".into()) };
-        owned.table.add_columns(columns);
-        let logged = self.log_columns(&owned.table, columns);
-        owned.entry.set_schema(owned.table.schema().clone());
-        owned.entry.set_version(owned.table.version());
-        logged.map(|_| ())
+        let logged = owner.tables.change(entry.id, |owned| {
+            owned.table.add_columns(columns);
+            let logged = self.log_columns(&owned.table, columns);
+            owned.entry.set_schema(owned.table.schema().clone());
+            owned.entry.set_version(owned.table.version());
+            logged
+        });
+        logged.unwrap_or_else(|| Err("the table was dropped".to_owned())).map(|_| ())
     }
 
     /// `Ensure`: may these columns be added? Adds them if so.
@@ -406,7 +403,7 @@ impl Shard {
         let entry = self.entry_for(db, table).map_err(|error| error.to_string())?;
         let check = {
             let owner = self.owner.borrow();
-            let Some(owned) = owner.tables.get(&entry.id) else { return Err("the table was dropped".into()) };
+            let Some(owned) = owner.tables.get(entry.id) else { return Err("the table was dropped".into()) };
             owned.table.check(columns.iter().map(|c| (c.name.as_ref(), c.kind)))
         };
         if !check.fits() {
@@ -440,7 +437,7 @@ impl Shard {
             .owner
             .borrow()
             .tables
-            .get(&entry.id)
+            .get(entry.id)
             .map(|owned| owned.table.check(batch.columns.iter().map(|c| (c.name.as_ref(), c.kind))));
         let check = check.ok_or_else(|| Verdict::Unavailable("the table was dropped".into()))?;
         let fitted = if check.fits() {
@@ -530,7 +527,7 @@ impl Shard {
         match self.log.append(&Record::DropTable { table: entry.id }) {
             Ok(sequence) => {
                 self.shared.directory.remove(&entry);
-                self.owner.borrow_mut().tables.remove(&entry.id);
+                self.owner.borrow_mut().tables.remove(entry.id);
                 self.wait_for(sequence, Wait::Dropped { reply: Some(reply) });
             }
             Err(reason) => drop(reply.send(Err(TableError::Unavailable(reason)))),
@@ -543,11 +540,11 @@ impl Shard {
 
     /// `Snapshot`: all rows of a table, published for the next reader too.
     pub fn publish(&self, table: TableId) -> Option<Arc<TableSnapshot>> {
-        let mut owner = self.owner.borrow_mut();
-        let owned = owner.tables.get_mut(&table)?;
-        let snapshot = Arc::new(owned.table.snapshot());
-        owned.entry.publish(snapshot.clone());
-        Some(snapshot)
+        self.owner.borrow_mut().tables.change(table, |owned| {
+            let snapshot = Arc::new(owned.table.snapshot());
+            owned.entry.publish(snapshot.clone());
+            snapshot
+        })
     }
 }
 

@@ -20,7 +20,8 @@ use crate::wal::recovery::VisitorError;
 use crate::wal::{Columns, DataDirLock, Entry, Record, RecoveryOptions, RecoveryReport, recover};
 
 use super::Shard;
-use super::own::{Owned, Owner};
+use super::own::Owner;
+use super::tables::Owned;
 
 /// The one table whose lines are read again.
 struct Only<'a>(&'a str, &'a Arc<TableSchema>);
@@ -51,10 +52,15 @@ impl Shard {
         });
         self.parser.replace(parser.into_current());
         let report = report.map_err(|error| format!("the log cannot be recovered: {error}"))?;
-        for owned in owner.tables.values() {
+        let mut entries = Vec::with_capacity(owner.tables.len());
+        for owned in owner.tables.iter() {
             owned.entry.set_schema(owned.table.schema().clone());
             owned.entry.set_version(owned.table.version());
+            entries.push(owned.entry.clone());
         }
+        // Where the end of a table was lost with its log, the one that was made later counts.
+        entries.sort_by_key(|entry| entry.id);
+        self.shared.directory.insert_all(self.id, entries);
         // One shard speaks for all: they read the same files.
         if self.id.0 == 0 {
             self.shared.shelf.fill(states.states());
@@ -110,9 +116,7 @@ impl Shard {
             Record::AddColumns { table, columns, .. } => recover_columns(owner, table, &columns),
             Record::Write { .. } => return self.recover_rows(owner, parser, record),
             Record::DropTable { table } => {
-                if let Some(owned) = owner.tables.remove(&table) {
-                    self.shared.directory.remove(&owned.entry);
-                }
+                owner.tables.remove(table);
             }
             Record::Cursor { .. } | Record::ScheduleMark { .. } => {}
             Record::TriggerBegin { .. } | Record::TriggerLeave { .. } | Record::TriggerEnd { .. } => {}
@@ -129,31 +133,33 @@ impl Shard {
         let (db, name): (Arc<str>, Arc<str>) = (db.into(), name.into());
         let table = Table::new(id, db.clone(), name.clone());
         let entry = TableEntry::new(id, db, name, self.id, table.schema().clone());
-        owner.tables.insert(id, Owned { table, entry: entry.clone() });
-        self.shared.directory.insert(entry);
+        owner.tables.insert(Owned { table, entry });
     }
 
     fn recover_rows(&self, owner: &mut Owner, parser: &mut LogParser, record: Record<'_>) -> Result<(), VisitorError> {
         let Record::Write { table, parser_version, precision, base_time_ns, text, .. } = record else { return Ok(()) };
-        let Some(owned) = owner.tables.get_mut(&table) else { return Ok(()) };
-        let body = Bytes::copy_from_slice(text);
-        let schemas = Only(&owned.entry.name, owned.table.schema());
-        let parsed = parser
-            .parse(parser_version, &owned.entry.db, &body, precision, &schemas)
-            .map_err(|why| format!("table {}: {why}", owned.entry.name))?;
-        for batch in parsed.batches {
-            self.counters.rows_recovered.add(batch.rows() as u64);
-            owned.table.apply(Arc::new(batch.freeze(base_time_ns)));
-        }
-        Ok(())
+        let recovered = owner.tables.change(table, |owned| {
+            let body = Bytes::copy_from_slice(text);
+            let schemas = Only(&owned.entry.name, owned.table.schema());
+            let parsed = parser
+                .parse(parser_version, &owned.entry.db, &body, precision, &schemas)
+                .map_err(|why| format!("table {}: {why}", owned.entry.name))?;
+            for batch in parsed.batches {
+                self.counters.rows_recovered.add(batch.rows() as u64);
+                owned.table.apply(Arc::new(batch.freeze(base_time_ns)));
+            }
+            Ok(())
+        });
+        recovered.unwrap_or(Ok(()))
     }
 }
 
 fn recover_columns(owner: &mut Owner, id: TableId, columns: &Columns<'_>) {
-    let Some(owned) = owner.tables.get_mut(&id) else { return };
-    let added: Vec<ColumnDef> = columns.iter().map(|(kind, name)| ColumnDef { name: name.into(), kind }).collect();
-    let new = owned.table.check(added.iter().map(|c| (c.name.as_ref(), c.kind))).new;
-    owned.table.add_columns(&new);
+    owner.tables.change(id, |owned| {
+        let added: Vec<ColumnDef> = columns.iter().map(|(kind, name)| ColumnDef { name: name.into(), kind }).collect();
+        let new = owned.table.check(added.iter().map(|c| (c.name.as_ref(), c.kind))).new;
+        owned.table.add_columns(&new);
+    });
 }
 
 fn say(report: &RecoveryReport) {

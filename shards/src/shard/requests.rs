@@ -19,6 +19,7 @@ use saltus_core::request::{PluginRequest, PluginResponse, RequestError};
 use saltus_core::route::{Found, Route, Routes};
 use saltus_core::trigger::{Limits, TriggerSpec};
 
+use crate::api::TriggersChange;
 use crate::clock::mono_now;
 use crate::placement::Placement;
 
@@ -52,20 +53,27 @@ pub enum Routed {
     Nothing,
 }
 
-/// The routes of all request triggers in force.
-pub(crate) fn routes(placement: Placement, set: &[Arc<Trigger>]) -> Routes<Target> {
-    let mut routes = Routes::default();
-    for trigger in set {
-        let TriggerSpec::Request(path) = &trigger.def.spec else { continue };
-        let target = Target { trigger: trigger.def.id, home: home_of(placement, &trigger.def) };
-        match Route::parse(path) {
-            Ok(route) => routes.add(route, target),
-            Err(why) => {
-                tracing::warn!(trigger = %trigger.def.name, path, %why, "the trigger answers no request");
-            }
+/// Changes the routes, which are those of all request triggers in force.
+pub(crate) fn change_routes(routes: &mut Routes<Target>, placement: Placement, change: &TriggersChange) {
+    let route_of = |trigger: &Arc<Trigger>| match &trigger.def.spec {
+        TriggerSpec::Request(path) => Some(Route::parse(path).map_err(|why| (path.clone(), why))),
+        _ => None,
+    };
+    for trigger in &change.gone {
+        if let Some(Ok(route)) = route_of(trigger) {
+            routes.remove(&route, |target| target.trigger == trigger.def.id);
         }
     }
-    routes
+    for trigger in &change.come {
+        let target = Target { trigger: trigger.def.id, home: home_of(placement, &trigger.def) };
+        match route_of(trigger) {
+            Some(Ok(route)) => routes.add(route, target),
+            Some(Err((path, why))) => {
+                tracing::warn!(trigger = %trigger.def.name, path, %why, "the trigger answers no request");
+            }
+            None => {}
+        }
+    }
 }
 
 /// The error of a run, as whoever asked gets it (reference, 1.7).

@@ -4,6 +4,7 @@
 //! back through [`super::Finished`]; a second task takes them. No borrow of the shard is held while a plugin runs.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::dead_letters::Reason;
 
 use super::letters::Failure;
 use super::requests;
-use super::triggers::{Due, Event, TriggerState};
+use super::triggers::{Changed, Due, Event, TriggerState};
 use super::{Finished, Shard, Told};
 
 /// How often it is said that runs of a trigger wait for CPU time.
@@ -183,6 +184,17 @@ impl Shard {
             state.put_back(event);
         }
         refused.is_none()
+    }
+
+    /// These triggers have changed: those that were told to run inline are to be ready for it.
+    pub fn look_at_cold(&self, changed: &[Changed]) {
+        let ids: HashSet<TriggerId> = changed.iter().map(|(id, _)| *id).collect();
+        let triggers = changed.iter().filter_map(|(_, state)| Some(state.as_ref()?.borrow().trigger.clone()));
+        let mut cold = self.cold.borrow_mut();
+        cold.retain(|trigger| !ids.contains(&trigger.def.id));
+        cold.extend(triggers.filter(|trigger| trigger.def.execution == Execution::Inline));
+        drop(cold);
+        self.warm_up();
     }
 
     /// Has triggers made ready for the inline lane, one after the other, before they have anything to run for.

@@ -23,7 +23,7 @@ use crate::wal::Record;
 
 use super::Shard;
 use super::run::State;
-use super::triggers::{Event, TriggerState};
+use super::triggers::{Changed, Event, TriggerState};
 
 const LOOK: Duration = Duration::from_millis(SCHEDULE_LOOK_MS);
 /// The wall clock was set if it moved against the monotonic one by so many nanoseconds between two looks.
@@ -33,21 +33,23 @@ const CLOCK_SET_NS: i64 = 100_000_000;
 #[derive(Default)]
 pub(crate) struct Agenda {
     by_time: BTreeSet<(i64, TriggerId)>,
-    triggers: HashMap<TriggerId, (Option<i64>, State)>,
-    /// Somebody has come further than the log says.
-    marks_moved: bool,
+    triggers: HashMap<TriggerId, (Option<i64>, State), ahash::RandomState>,
+    /// Those that have come further than the log says.
+    moved: BTreeSet<TriggerId>,
 }
 
 impl Agenda {
-    /// These are the schedule triggers now; all are looked at.
-    fn replace(&mut self, triggers: Vec<State>) {
-        self.by_time.clear();
-        let known = triggers.into_iter().map(|state| {
-            let id = state.borrow().trigger.def.id;
-            (id, (None, state))
-        });
-        self.triggers = known.collect();
-        self.all_due();
+    /// A trigger has a schedule from now on, or another one: it is looked at.
+    fn put(&mut self, id: TriggerId, state: State) {
+        self.remove(id);
+        self.triggers.insert(id, (None, state));
+        self.set(id, Some(i64::MIN));
+    }
+
+    /// A trigger has no schedule here any more.
+    fn remove(&mut self, id: TriggerId) {
+        self.set(id, None);
+        self.triggers.remove(&id);
     }
 
     fn all_due(&mut self) {
@@ -90,11 +92,15 @@ pub(crate) fn scheduler_of(def: &TriggerDef, mark: Option<saltus_core::schedule:
 }
 
 impl Shard {
-    /// The set of triggers has changed.
-    pub fn replace_agenda(&self) {
-        let scheduled = self.triggers.borrow().at_home(self.id);
-        let scheduled = scheduled.into_iter().filter(|state| state.borrow().schedule.is_some());
-        self.agenda.borrow_mut().replace(scheduled.collect());
+    /// These triggers have changed: those with a schedule are on the agenda from now on, the others are not.
+    pub fn look_at_schedules(&self, changed: &[Changed]) {
+        let mut agenda = self.agenda.borrow_mut();
+        for (id, state) in changed {
+            match state.as_ref().filter(|state| state.borrow().schedule.is_some()) {
+                Some(state) => agenda.put(*id, state.clone()),
+                None => agenda.remove(*id),
+            }
+        }
         self.time_due.notify();
     }
 
@@ -114,7 +120,7 @@ impl Shard {
             }
             let (next, marks_moved) = {
                 let agenda = self.agenda.borrow();
-                (agenda.next(), agenda.marks_moved)
+                (agenda.next(), !agenda.moved.is_empty())
             };
             let until_next =
                 |at: i64| Duration::from_nanos(u64::try_from(at.saturating_sub(wall_now_ns())).unwrap_or(0));
@@ -169,7 +175,7 @@ impl Shard {
         let Some(schedule) = &mut state.schedule else { return };
         schedule.finish(scheduled_ns);
         let mut agenda = self.agenda.borrow_mut();
-        agenda.marks_moved = true;
+        agenda.moved.insert(state.trigger.def.id);
         if agenda.next().is_none() {
             self.time_due.notify();
         }
@@ -177,10 +183,8 @@ impl Shard {
 
     /// Writes down how far schedule triggers have come.
     pub fn write_marks(&self) {
-        if !std::mem::take(&mut self.agenda.borrow_mut().marks_moved) {
-            return;
-        }
-        for state in self.triggers.borrow().at_home(self.id) {
+        let moved = std::mem::take(&mut self.agenda.borrow_mut().moved);
+        for state in moved.into_iter().filter_map(|id| self.triggers.borrow().find(id)) {
             self.write_mark_of(&mut state.borrow_mut());
         }
     }
@@ -245,7 +249,8 @@ mod tests {
     #[test]
     fn the_agenda_gives_triggers_in_the_order_of_their_times_and_each_once() {
         let mut agenda = Agenda::default();
-        agenda.replace(vec![state(1), state(2), state(3)]);
+        (1..=4).for_each(|id| agenda.put(TriggerId(id), state(id)));
+        agenda.remove(TriggerId(4));
         let due = |agenda: &mut Agenda, now| {
             let mut ids = Vec::new();
             while let Some(state) = agenda.take_due(now) {
@@ -261,6 +266,13 @@ mod tests {
         assert_eq!(due(&mut agenda, 25), [3, 2]);
         agenda.all_due();
         assert_eq!(due(&mut agenda, 0).len(), 3);
+        assert_eq!(agenda.next(), None);
+        // One that was changed is looked at again, others are where they were.
+        agenda.set(TriggerId(1), Some(30));
+        agenda.set(TriggerId(2), Some(40));
+        agenda.put(TriggerId(2), state(2));
+        assert_eq!((due(&mut agenda, 0), agenda.next()), (vec![2], Some(30)));
+        agenda.remove(TriggerId(1));
         assert_eq!(agenda.next(), None);
     }
 }

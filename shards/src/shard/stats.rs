@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::api::{ShardStats, TableStats};
+use crate::api::ShardStats;
 use crate::pulse::cpu_time_of_this_thread;
 
 use super::Shard;
@@ -141,16 +141,7 @@ impl Counters {
 impl Shard {
     pub fn stats(&self) -> ShardStats {
         let owner = self.owner.borrow();
-        let tables: Vec<TableStats> = owner
-            .tables
-            .iter()
-            .map(|(&id, owned)| TableStats {
-                id,
-                shard: self.id,
-                rows: owned.table.rows(),
-                bytes: owned.table.bytes() as u64,
-            })
-            .collect();
+        let (tables, sizes) = (owner.tables.len(), owner.tables.sizes());
         let turns = self.turns.measured();
         let mailbox = self.shared.mailbox(self.id);
         let connections = self.face().connections.load(Ordering::Relaxed) as u64;
@@ -162,9 +153,9 @@ impl Shard {
             gauges: vec![
                 ("mailbox_items", mailbox.items() as f64),
                 ("mailbox_bytes", mailbox.bytes() as f64),
-                ("tables", tables.len() as f64),
-                ("table_rows", tables.iter().map(|t| t.rows).sum::<u64>() as f64),
-                ("table_bytes", tables.iter().map(|t| t.bytes).sum::<u64>() as f64),
+                ("tables", tables as f64),
+                ("table_rows", sizes.rows as f64),
+                ("table_bytes", sizes.bytes as f64),
                 ("writes_waiting", owner.waiting.len() as f64),
                 ("dead_letters", self.letters.borrow().len() as f64),
             ],
@@ -175,7 +166,6 @@ impl Shard {
             stalls: turns.stalls,
             poisoned: self.face().refuses.load().as_ref().map(|reason| reason.to_string()),
             short: self.face().short.load().as_ref().map(|reason| reason.to_string()),
-            tables,
         }
     }
 }

@@ -6,11 +6,13 @@
 //! and said.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_lite::future::yield_now;
 use hdrhistogram::Histogram;
 use saltus_core::cpu_share::{self, CpuShare};
 use saltus_core::ids::{Epoch, EventId, MonoNs, Sequence, ShardId, Stream, TriggerId};
@@ -18,9 +20,9 @@ use saltus_core::limits::{CHAIN_DEPTH_MAX, TRIGGER_BACKLOG_BYTES_MAX};
 use saltus_core::policy::{Lane, Policy};
 use saltus_core::ports::{LogLevel, LogLine, LogText, MemoryUse, RunEvent, RunStop, StopCause, TableBatch, Trigger};
 use saltus_core::schedule::Scheduler;
-use saltus_core::trigger::{ErrorBehavior, Execution, Limits, TriggerDef, TriggerKind, TriggerSpec};
+use saltus_core::trigger::{ErrorBehavior, Limits, TriggerDef, TriggerKind, TriggerSpec};
 
-use crate::api::{ScheduleStats, TriggerStats};
+use crate::api::{ScheduleStats, TriggerStats, TriggersChange};
 use crate::clock::mono_now;
 use crate::cursors::{Left, Pending, Progress};
 use crate::dead_letters::DeadLetter;
@@ -469,7 +471,7 @@ pub(crate) struct Due {
     pub event: Event,
 }
 
-/// What a new set of triggers changes for a shard.
+/// What a change of the triggers changes for a shard.
 #[derive(Default)]
 pub(crate) struct Changes {
     /// Write triggers that see this shard's stream from now on, or see it by another specification.
@@ -529,57 +531,42 @@ impl Move {
     }
 }
 
-/// What is in one set of triggers and not in the other. Both are in one order, and most of them are the same.
-fn different<'a>(
-    before: &'a [Arc<Trigger>],
-    after: &'a [Arc<Trigger>],
-) -> (Vec<&'a Arc<Trigger>>, Vec<&'a Arc<Trigger>>) {
-    let same = |(one, other): &(&Arc<Trigger>, &Arc<Trigger>)| Arc::ptr_eq(one, other);
-    let first = before.iter().zip(after).take_while(same).count();
-    let (before, after) = (&before[first..], &after[first..]);
-    let last = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
-    let (before, after) = (&before[..before.len() - last], &after[..after.len() - last]);
-    let pointers = |set: &[Arc<Trigger>]| set.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
-    let (old, new) = (pointers(before), pointers(after));
-    let gone = before.iter().filter(|trigger| !new.contains(&Arc::as_ptr(trigger))).collect();
-    let come = after.iter().filter(|trigger| !old.contains(&Arc::as_ptr(trigger))).collect();
-    (gone, come)
-}
-
 type ByDb = HashMap<Arc<str>, Offered, ahash::RandomState>;
 
 /// The triggers that matter to a shard.
 #[derive(Default)]
 pub(crate) struct TriggerSet {
-    all: States,
+    /// In the order of their ids, so that one can go through them a few at a time.
+    all: BTreeMap<TriggerId, Rc<RefCell<TriggerState>>>,
     by_id: HashMap<TriggerId, Rc<RefCell<TriggerState>>, ahash::RandomState>,
     line: Rc<Line>,
     /// Those that are offered what is written here, by database.
     by_db: ByDb,
     /// Who will be and who will not be, and what changes then: see [`super::Coming`].
     coming: Option<(Vec<Move>, Changes)>,
-    /// All that are in force, as they came.
-    set: Arc<Vec<Arc<Trigger>>>,
+    /// Those that have changed since somebody took note: see [`TriggerSet::take_changed`].
+    changed: BTreeSet<TriggerId>,
     /// Where every trigger is at home, on whichever shard.
-    homes: HashMap<TriggerId, ShardId>,
+    homes: HashMap<TriggerId, ShardId, ahash::RandomState>,
     /// Triggers whose next run has been found to wait for CPU time, and how long.
     pub throttled: Vec<(Rc<RefCell<TriggerState>>, Duration)>,
     /// Runs under way were told to end early, and whoever makes them does not know yet.
     pub runs_stopped: bool,
 }
 
+/// A trigger that was changed, or came or went; and what it is now, if it is at home here.
+pub(crate) type Changed = (TriggerId, Option<Rc<RefCell<TriggerState>>>);
+
 impl TriggerSet {
-    /// The set of enabled triggers from now on: as a home, this shard takes events for them. A trigger whose id stays keeps what
+    /// The set of enabled triggers has changed: as a home, this shard takes events for them. A trigger whose id stays keeps what
     /// waits for it, what was measured, and its home, whatever its specification is now; if that was changed, it sees this shard's
     /// stream by the new one from the next step on.
-    ///
-    /// What it takes is that of what has changed: of ten thousand triggers one is created at the cost of one.
-    pub fn replace(&mut self, shard: ShardId, placement: Placement, defaults: Limits, set: &Arc<Vec<Arc<Trigger>>>) {
-        let before = std::mem::replace(&mut self.set, set.clone());
-        let (gone, come) = different(&before, set);
-        // Of a set that never came further: what it would have changed is to be changed now.
+    pub fn change(&mut self, shard: ShardId, placement: Placement, defaults: Limits, change: &TriggersChange) {
+        let TriggersChange { gone, come } = change;
+        // Of a change that never came further: what it would have changed is to be changed now.
         let (mut moves, mut changes) = self.coming.take().unwrap_or_default();
         let stay: HashSet<TriggerId> = come.iter().map(|trigger| trigger.def.id).collect();
+        self.changed.extend(gone.iter().chain(come).map(|trigger| trigger.def.id));
         for id in gone.iter().map(|trigger| trigger.def.id).filter(|id| !stay.contains(id)) {
             self.homes.remove(&id);
             changes.ended.push(id);
@@ -625,9 +612,8 @@ impl TriggerSet {
             let new = || TriggerState::new(trigger.clone(), home, limits, self.line.clone());
             let state = known.unwrap_or_else(|| Rc::new(RefCell::new(new())));
             moves.push(Move::into(&state));
-            if self.by_id.insert(id, state.clone()).is_none() {
-                self.all.push(state);
-            }
+            self.by_id.insert(id, state.clone());
+            self.all.insert(id, state);
         }
         self.coming = Some((moves, changes));
     }
@@ -639,12 +625,18 @@ impl TriggerSet {
     }
 
     fn take_out(&mut self, id: TriggerId) -> Option<Rc<RefCell<TriggerState>>> {
-        let state = self.by_id.remove(&id)?;
-        self.all.retain(|other| !Rc::ptr_eq(other, &state));
-        Some(state)
+        self.all.remove(&id);
+        self.by_id.remove(&id)
     }
 
-    /// The triggers of the set that came last are offered what is written here from now on; what that changes.
+    /// The triggers that have changed since the last time.
+    pub fn take_changed(&mut self, shard: ShardId) -> Vec<Changed> {
+        let changed = std::mem::take(&mut self.changed);
+        let at_home = |id: TriggerId| self.find(id).filter(|state| state.borrow().home == shard);
+        changed.into_iter().map(|id| (id, at_home(id))).collect()
+    }
+
+    /// The triggers of the change that came last are offered what is written here from now on; what that changes.
     pub fn offer_from_now_on(&mut self) -> Changes {
         let Some((moves, changes)) = self.coming.take() else { return Changes::default() };
         for Move { state, db, spec, into } in moves {
@@ -673,7 +665,7 @@ impl TriggerSet {
 
     /// The triggers at home on this shard.
     pub fn at_home(&self, shard: ShardId) -> Vec<Rc<RefCell<TriggerState>>> {
-        self.all.iter().filter(|state| state.borrow().home == shard).cloned().collect()
+        self.all.values().filter(|state| state.borrow().home == shard).cloned().collect()
     }
 
     pub fn find(&self, id: TriggerId) -> Option<Rc<RefCell<TriggerState>>> {
@@ -730,12 +722,6 @@ impl TriggerSet {
         total != 0 && total <= nanoseconds
     }
 
-    /// The triggers at home on this shard that were told to run inline.
-    pub fn inline_at_home(&self, shard: ShardId) -> Vec<Arc<Trigger>> {
-        let states = self.all.iter().map(|s| s.borrow()).filter(|s| s.home == shard);
-        states.map(|s| s.trigger.clone()).filter(|trigger| trigger.def.execution == Execution::Inline).collect()
-    }
-
     /// Whatever triggers wait for may be there.
     pub fn ask_again(&self) {
         for state in self.line.waiting().iter().filter_map(|id| self.by_id.get(id)) {
@@ -745,7 +731,7 @@ impl TriggerSet {
 
     /// Whether any run is under way or due.
     pub fn busy(&self, shard: ShardId) -> bool {
-        self.all.iter().any(|s| {
+        self.all.values().any(|s| {
             let s = s.borrow();
             s.home == shard && (s.running > 0 || s.writing_back > 0 || s.may_run())
         })
@@ -753,20 +739,33 @@ impl TriggerSet {
 
     /// Events that wait for a run or for their next attempt.
     pub fn waiting(&self, shard: ShardId) -> usize {
-        let at_home = self.all.iter().map(|s| s.borrow()).filter(|s| s.home == shard);
+        let at_home = self.all.values().map(|s| s.borrow()).filter(|s| s.home == shard);
         at_home.map(|s| s.queue.len() + s.retrying).sum()
     }
 
-    /// What was measured of the triggers at home here.
-    pub fn stats(&self, shard: ShardId) -> Vec<TriggerStats> {
-        self.all.iter().map(|s| s.borrow()).filter(|s| s.home == shard).map(|s| stats_of(&s)).collect()
+    /// What was measured of some of the triggers at home here, those that come behind `after`; and the last one that was looked at, if
+    /// there may be more.
+    fn some_stats(&self, shard: ShardId, after: Option<TriggerId>, stats: &mut Vec<TriggerStats>) -> Option<TriggerId> {
+        let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (id, state) in self.all.range((behind, Bound::Unbounded)).take(STATS_AT_ONCE) {
+            last = Some(*id);
+            let state = state.borrow();
+            if state.home == shard {
+                stats.push(stats_of(&state));
+            }
+        }
+        last
     }
 }
+
+/// Triggers whose statistics are gathered in one turn.
+const STATS_AT_ONCE: usize = 256;
 
 fn stats_of(state: &TriggerState) -> TriggerStats {
     let m = &state.measured;
     TriggerStats {
-        def: state.trigger.def.clone(),
+        trigger: state.trigger.clone(),
         home: state.home,
         activation_ns: m.activation.clone(),
         queue_ns: m.queue.clone(),
@@ -903,6 +902,18 @@ impl Outbox {
 }
 
 impl Shard {
+    /// What was measured of the triggers at home here. There may be many: others have their turn in between.
+    pub async fn trigger_stats(&self) -> Vec<TriggerStats> {
+        let (mut stats, mut after) = (Vec::new(), None);
+        loop {
+            after = self.triggers.borrow().some_stats(self.id, after, &mut stats);
+            if after.is_none() {
+                return stats;
+            }
+            yield_now().await;
+        }
+    }
+
     /// Rows of a table of `db` were written: every trigger that wants them gets them in line, here or at its home.
     pub fn offer(self: &Rc<Self>, db: &str, event: &Event) {
         let Some(table) = event.tables().first().map(|table| table.table.clone()) else { return };
