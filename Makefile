@@ -84,7 +84,7 @@ profile: build ## where a single-row write spends its time, by samples that hard
 scaling: build ## whether two shards run twice the Python of one
 	@$(ENV) .ci/demo measure scaling
 
-neighbours: build ## what an innocent inline trigger notices of evil ones on its shard; LANE=deferred|process|auto for one lane
+neighbours: build ## what light triggers of every lane notice of evil and of heavy neighbours; LANE=deferred|process for other lanes of those
 	@$(ENV) .ci/demo measure neighbours $(if $(LANE),--lane $(LANE))
 
 many: build ## what thousands of triggers, tables and databases cost, and what a write notices of them; COUNT=1000 for fewer

@@ -187,8 +187,6 @@ pub const INLINE_SHARE_PERCENT_MAX: u64 = 30;
 pub const RUNS_BEFORE_ANSWER_US: u64 = 20;
 /// Microseconds of CPU time beyond which an event holds the interpreter for long: its trigger is to have one of its own.
 pub const LONG_RUN_US: u64 = 5_000;
-/// Microseconds after which a run in a deferred interpreter lets another one go on that waits for its GIL.
-pub const GIL_SWITCH_US: u64 = 500;
 /// Interpreters of their own that triggers with long runs may have, in the whole process; each shard may have one in any case.
 pub const OWN_INTERPRETERS_MAX: usize = 16;
 /// Bytes that such interpreters may hold together, with all that their triggers hold in them, before no more are made.

@@ -1,12 +1,12 @@
 //! An ordered map whose copies share what they have in common: for values that many read while one changes them.
 //!
-//! **Mechanism.** Entries lie in order in chunks of at most [`CHUNK_MAX`]; the map is the list of its chunks, each with its first key.
+//! **Mechanism.** Entries lie in order in chunks of at most `CHUNK_MAX`; the map is the list of its chunks, each with its first key.
 //! A copy of the map raises a counter. A change of a map that others hold copies the chunk that it is about and the list of
 //! chunks: of 10,000 entries some hundred, of 100,000 some thousand. Where nobody else holds it nothing is copied, so that many
 //! changes in a row cost what one costs.
 //!
 //! **Invariants.** No chunk is empty, and each has its first key beside it; keys ascend over all chunks; two neighbours have
-//! more than half of [`CHUNK_MAX`] entries together, so that what was taken out leaves no trail of small chunks.
+//! more than half of `CHUNK_MAX` entries together, so that what was taken out leaves no trail of small chunks.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;

@@ -530,7 +530,7 @@ impl Guard {
         self.crew.book.lock().iter().map(|(job, under_way)| (*job, under_way.cpu_ns())).collect()
     }
 
-    /// Jobs whose worker has been running since, and is. Who waits for the GIL looks for it every `GIL_SWITCH_US`, which uses the
+    /// Jobs whose worker has been running since, and is. Who waits for the GIL looks for it now and then, which uses the
     /// processor as well, but is asleep in between.
     fn busy_since(&self, before: &HashMap<u64, u64>) -> Vec<u64> {
         let after = self.cpu_times();

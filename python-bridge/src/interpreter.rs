@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use saltus_core::ids::{RoomId, TriggerId};
-use saltus_core::limits::{GIL_SWITCH_US, INLINE_CACHE_ITEMS_MAX};
+use saltus_core::limits::INLINE_CACHE_ITEMS_MAX;
 use saltus_core::ports::{
     CodeVerdict, LogLevel, LogText, MemoryUse, PluginCode, PluginError, PluginFolder, PluginHost, QueuedWrite,
     RunEvent, RunReport, RunRequest,
@@ -171,9 +171,6 @@ impl Interpreter {
         };
         let py = pylifecycle::new_interpreter(daemons).map_err(|text| failure("RuntimeError", &text))?;
         prepare(py, surroundings).map_err(|raised| plain_error(py, raised))?;
-        if lane == Lane::Deferred {
-            share_often(py).map_err(|raised| plain_error(py, raised))?;
-        }
         Interpreter::over(py, lane)
     }
 
@@ -739,12 +736,6 @@ pub fn files_of(py: Py, folder: &PluginFolder) -> PyResult {
         files.dict_set(py, &Object::text(py, name)?, &Object::text(py, text)?)?;
     }
     Ok(files)
-}
-
-/// A run gives way to others that wait for the interpreter.
-fn share_often(py: Py) -> PyResult<()> {
-    let seconds = Object::float(py, GIL_SWITCH_US as f64 / 1e6)?;
-    Object::import(py, "sys")?.call_method(py, "setswitchinterval", [&seconds]).map(drop)
 }
 
 /// Loads the plugin API into this thread's new interpreter and closes what must be closed.

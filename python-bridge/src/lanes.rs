@@ -415,11 +415,15 @@ impl ShardPlugins for Lanes {
         if self.rooms.of(trigger).is_full() {
             return Err(Box::new(request));
         }
-        let Some(mut taken) = self.give_cache(&request) else { return Err(Box::new(request)) };
-        if taken.is_empty() {
-            taken = self.rooms.take_brought(trigger);
-        }
-        let cache = self.cache_for(&request.trigger.def, taken);
+        let Some(taken) = self.give_cache(&request) else { return Err(Box::new(request)) };
+        let cache = match self.rooms.take_brought(trigger).filter(|_| taken.is_empty()) {
+            // Whatever was kept of an earlier life was in it.
+            Some(brought) => {
+                self.shared.vault.forget(trigger);
+                CacheIn::Fresh(brought.into())
+            }
+            None => self.cache_for(&request.trigger.def, taken),
+        };
         let (room, lost) = self.rooms.enter(trigger);
         if lost {
             let text = "the interpreter that the trigger ran in was given up because of another plugin's run: what its cache held there is lost";

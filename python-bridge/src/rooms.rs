@@ -52,8 +52,8 @@ struct Place {
     ran: Option<u64>,
     /// Its cache is on the way to another one.
     moving: Option<Receiver<Result<Vec<u8>, String>>>,
-    /// What its cache was in the one before, for its next run.
-    brought: Vec<u8>,
+    /// What its cache was in the one before, for its next run; empty if there was nothing.
+    brought: Option<Vec<u8>>,
 }
 
 /// A shard's deferred interpreters.
@@ -98,7 +98,7 @@ impl Rooms {
     pub fn seat(&mut self, trigger: TriggerId, seat: Seat, cost_ns: u64, alone: bool) -> Seated {
         let (room, crowded) = self.room_for(trigger, seat, cost_ns);
         let Some(place) = self.places.get_mut(&trigger) else {
-            self.places.insert(trigger, Place { room: room.clone(), ran: None, moving: None, brought: Vec::new() });
+            self.places.insert(trigger, Place { room: room.clone(), ran: None, moving: None, brought: None });
             return ready(&room, crowded);
         };
         let stays = Arc::ptr_eq(&place.room, &room);
@@ -126,7 +126,7 @@ impl Rooms {
             Err(channel::TryRecvError::Empty) => return Seated::Wait,
             // The interpreter was given up: what was there is lost, and that is said with the next run there.
             Err(channel::TryRecvError::Disconnected) => {}
-            Ok(Ok(bytes)) => (place.room, place.ran, place.brought) = (room, None, bytes),
+            Ok(Ok(bytes)) => (place.room, place.ran, place.brought) = (room, None, Some(bytes)),
             Ok(Err(why)) => {
                 place.moving = None;
                 return Seated::Stays(seat_in(&place.room, self.shard), why.into());
@@ -193,8 +193,8 @@ impl Rooms {
     }
 
     /// What the cache of a trigger was in the interpreter before, if it has been moved since its last run.
-    pub fn take_brought(&mut self, trigger: TriggerId) -> Vec<u8> {
-        self.places.get_mut(&trigger).map(|place| std::mem::take(&mut place.brought)).unwrap_or_default()
+    pub fn take_brought(&mut self, trigger: TriggerId) -> Option<Vec<u8>> {
+        self.places.get_mut(&trigger)?.brought.take()
     }
 
     /// A run of the trigger is submitted: where, and whether what its cache held there is lost.
@@ -204,7 +204,7 @@ impl Rooms {
             room: new.clone(),
             ran: None,
             moving: None,
-            brought: Vec::new(),
+            brought: None,
         });
         let generation = place.room.generation();
         let before = place.ran.replace(generation);

@@ -120,7 +120,7 @@ impl Priority {
     pub fn take(self) -> std::io::Result<()> {
         static FIRST: OnceLock<i32> = OnceLock::new();
         let first = *FIRST.get_or_init(|| rustix::process::getpriority_process(None).unwrap_or(0));
-        let nice = if self == Priority::Long { NICE_LONG } else { first };
+        let nice = if self == Priority::Long && first > 0 { NICE_LONG } else { first };
         rustix::process::setpriority_process(None, nice).map_err(std::io::Error::from)
     }
 }
@@ -135,7 +135,7 @@ pub struct Scheduling {
     shares: bool,
 }
 
-/// The lowest priority.
+/// The lowest priority, beside shards.
 const NICE_LONG: i32 = 19;
 /// Below the shards, and far above what may take long.
 const NICE_SHORT: i32 = 5;
@@ -155,9 +155,10 @@ impl Scheduling {
 
     fn nice(&self, priority: Priority) -> i32 {
         match priority {
+            // Where no shard is, all are equal.
+            _ if !self.shares => 0,
             Priority::Long => NICE_LONG,
-            Priority::Short if self.shares => NICE_SHORT,
-            Priority::Short => 0,
+            Priority::Short => NICE_SHORT,
         }
     }
 
@@ -419,7 +420,7 @@ mod tests {
         check(&[3], Some(&[0, 100_000]), &[3], false);
         let (apart, shares) =
             (Scheduling::beside(Some(set(&[0, 1])), Some(&[0])), Scheduling::beside(None, Some(&[0])));
-        assert_eq!([Priority::Short, Priority::Long].map(|priority| apart.nice(priority)), [0, NICE_LONG]);
+        assert_eq!([Priority::Short, Priority::Long].map(|priority| apart.nice(priority)), [0, 0]);
         assert_eq!([Priority::Short, Priority::Long].map(|priority| shares.nice(priority)), [NICE_SHORT, NICE_LONG]);
     }
 }

@@ -116,7 +116,7 @@ fn plugin_workers_and_queries_keep_off_the_cores_of_shards_or_come_after_them() 
     let server = Start::new(root.path()).shards(1).run();
     let threads = threads(server.pid());
     let named = |start: &str| threads.iter().filter(|(name, ..)| name.starts_with(start)).collect::<Vec<_>>();
-    let (shard, workers, queries) = (named("saltus-shard"), named("saltus-py-0-"), named("saltus-query-"));
+    let (shard, workers, queries) = (named("saltus-shard"), named("saltus-py-0s-"), named("saltus-query-"));
     assert!(!shard.is_empty() && workers.len() >= 3 && !queries.is_empty(), "{threads:?}");
     assert!(shard[0].1.parse::<usize>().is_ok(), "the shard is pinned: {:?}", shard[0]);
     for (name, cpus, nice) in workers.iter().chain(&queries) {

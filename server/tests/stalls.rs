@@ -220,7 +220,7 @@ fn workers_and_the_watchdog_are_not_pinned_to_a_shard_and_have_priorities_of_the
     }
     // As many shards as CPUs share them with the workers: those of new triggers behind those of known ones, all of them behind the shards.
     if all <= 2 {
-        let of_new = |name: &str| ["0n-0", "0n-1"].iter().any(|end| name.ends_with(end));
+        let of_new = |name: &str| ["n-0", "n-1"].iter().any(|end| name.ends_with(end));
         for (name, nice, _) in workers {
             assert!(if of_new(name) { *nice == 19 } else { (1..19).contains(nice) }, "{name} at {nice}: {threads:?}");
         }

@@ -169,12 +169,7 @@ fn a_change_of_anything_but_the_specification_loses_no_event() {
     let settings = json!({"run_async": false, "error_behavior": "log", "execution": "deferred"});
     server.create_trigger_with("main", "t", "copy.py", "table:in", settings, json!({"takes": "0.05", "k": "0"}));
     let change = |more: Value| {
-        let mut body = json!({"db": "main", "trigger_name": "t"});
-        for (name, value) in more.as_object().unwrap() {
-            body[name] = value.clone();
-        }
-        let reply = server.put_json(TRIGGER, &body);
-        assert_eq!((reply.status, reply.body.as_str()), (200, ""));
+        server.update_trigger("main", "t", more);
     };
     for n in 1..=100 {
         assert_eq!(server.write("main", &format!("in n={n}i {n}")).status, 204);

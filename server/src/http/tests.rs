@@ -631,7 +631,10 @@ fn triggers_live_through_their_endpoints() {
         "trigger_settings": {"run_async": false, "error_behavior": "log"},
         "trigger_specification": "table:cpu", "disabled": false,
     });
-    assert_eq!(server.json("POST", path, &body), (200, String::new()));
+    let (status, answer) = server.json("POST", path, &body);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let lane = json!({"lane": "inline", "lane_reason": "chosen by the operator", "warnings": []});
+    assert_eq!((status, answer), (200, lane));
     assert_eq!(server.json("POST", path, &body).0, 409);
     assert_eq!(*server.shard.engine.in_force.lock(), ["t"]);
     let (_, list) = server.call("GET", &format!("{path}?db=db"), &[], "");
