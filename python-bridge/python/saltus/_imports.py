@@ -165,11 +165,11 @@ def _of_folder(path: str, files: dict[str, str]) -> dict[str, str]:
     todo, seen = [""], {""}
     while todo:
         module = todo.pop()
-        name = folder.modules.get(module)
-        tree = None if name is None else trees.get(name)
-        if name is None or tree is None:
+        file = folder.modules.get(module)
+        tree = None if file is None else trees.get(file)
+        if file is None or tree is None:
             continue
-        package = module if name.endswith("__init__.py") else module.rpartition(".")[0]
+        package = module if file.endswith("__init__.py") else module.rpartition(".")[0]
         statements = _Statements(folder, package)
         for what, weight in statements.of(tree).items():
             found[what] = _heavier(found.get(what, weight), weight)
